@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gazal.answer_text import fold
 from gazal.answers import Extraction, Reason, extract, has_format
 
 OPTIONS = {"A": "Aspirin", "B": "Warfarin", "C": "Heparin", "D": "Metformin"}
@@ -30,7 +31,8 @@ ACCEPTED = [
     "A. Aspirin\nB. Warfarin\nC. Heparin\nD. Metformin\n\nAnswer: C", "A. Aspirin\nB. Warfarin\nC. Heparin\nD. Metformin\n\nC",
     "Answer: C\n\nExplanation: aspirin and warfarin are contraindicated; option A is wrong.", "Answer: C\nAnswer: C. Heparin",
     "The answer is not A. The answer is C.", "Answer: C, not A", "Answer: C. Start an infusion now", "Answer: C. Heparin - see A",
-    "The answer is not obvious at first.\nAnswer: C", "Is the answer A? No.\nAnswer: C", "C. Heparin 5000 units is first line\nAnswer: C",
+    "Answer: C, not A or B.", "Answer: C\n\nAnd A is wrong.", "Answer: C. Heparin and monitor aPTT", "<answer>Final answer: C</answer>",
+    "The answer is:\n\nThe answer is C. Heparin.", "\\boxed{Answer: C}", "The answer is not obvious at first.\nAnswer: C", "Is the answer A? No.\nAnswer: C", "C. Heparin 5000 units is first line\nAnswer: C",
 ]  # fmt: skip
 
 
@@ -58,6 +60,9 @@ NULL = {
         "Answer: aspirin or heparin", "heparin or aspirin", "Answer: C. heparin or aspirin", "Answer: C?", "A B C D", "A, B, C, D",
         "Answer: A B C D", '{"answer": ["A", "C"]}', "The answer is C (or A).", "Answer: heparin / aspirin", "Answer: c or a",
         "Answer: A. B.", "<answer>A or C</answer>", "\\boxed{A, C}",
+        "Answer: C, or else A", "Answer: C (if not, A)", "Answer: C. Or A.", "Answer: C. Or aspirin.", "Answer: C\nor A", "Answer: C, alternatively A",
+        "Answer: C, also A", "Answer: C as well as A", "Answer: C, failing that A", "Answer: C. A is also right.", "Answer: A (or rather C)",
+        "Answer: A, no, C", "Answer: C. Heparin, or else A.",
     ],
     Reason.RETRACTED: [
         "Answer: C. Wait, that is wrong.", "Answer: C\nActually, no.", "Answer: C. On second thought, it may be A.",
@@ -65,7 +70,9 @@ NULL = {
     ],
     Reason.CONFLICTING_ANSWERS: [
         "Answer: C\nAnswer: A", "<answer>A</answer> and <answer>C</answer>", "Answer: C. Wait, the answer is A.", "\\boxed{A} \\boxed{C}",
-        "Answer: heparin\nFinal answer: aspirin", '{"answer": "C"}\nThe answer is A',
+        "Answer: heparin\nFinal answer: aspirin", "Answer: C\nA", "Answer: C\n\nA", "Answer: C\nB\nA",
+        "Answer: A<answer>C</answer>", "Answer: A\\boxed{C}", "Answer: A Final answer: C", "Answer: aspirin <answer>C</answer>", "Answer: A-Answer: C",
+        '{"answer": "C"}\nThe answer is A',
     ],
     Reason.SEVERAL_CANDIDATES: ["A\nB\nC\nD", "A. Aspirin\nB. Warfarin\nC. Heparin\nD. Metformin", "Aspirin\nHeparin", "A\n\nC"],
     Reason.LETTER_NOT_AN_OPTION: ["Answer: E", "Answer: K", "E", "\\boxed{J}", "<answer>F. Heparin</answer>", "Answer: C\nAnswer: E"],
@@ -148,30 +155,57 @@ GOOD = "<think>\nStep 1: a fact\nStep 2: another\n</think>\n\n## Clinical Assess
 
 @pytest.mark.parametrize(
     "text",
-    [GOOD, GOOD + "\n", GOOD.replace("C. Heparin", "C"), GOOD.replace("**Answer:** C. Heparin", "<answer>C</answer>"),
-     GOOD.replace("**Answer:** C. Heparin", "\\boxed{C}"), GOOD.replace("Step 1:", "**Step 1:**"), GOOD.replace("**", "")],
+    [GOOD, GOOD + "\n", GOOD.replace("C. Heparin", "C"), *(GOOD.replace("**Answer:** C. Heparin", form) for form in ("<answer>C</answer>", "<answer>\nC\n</answer>", "<answer>\n(C) Heparin\n</answer>")),
+     GOOD.replace("**Answer:** C. Heparin", "\\boxed{C}"), GOOD.replace("Step 1:", "First,"), GOOD.replace("**", ""),
+     GOOD.replace("**Answer:** C. Heparin", "C"), GOOD.replace("**Answer:** C. Heparin", "(C)"), GOOD.replace("**Answer:** C. Heparin", "Option C"),
+     GOOD.replace("**Answer:** C. Heparin", '{"answer": "C"}'), GOOD.replace("**Answer:** C. Heparin", "The answer is (C).")],
 )  # fmt: skip
 def test_format_holds(text: str) -> None:
-    assert has_format(text) and has_format(text, options=OPTIONS)
-    assert has_format(text.replace("<think>", ""), think_open=True, options=OPTIONS)
-    assert not has_format(text, think_open=True) and not has_format(text.replace("<think>", ""))
+    assert has_format(text, OPTIONS)
+    assert has_format(text.replace("<think>", ""), OPTIONS, think_open=True)
+    assert not has_format(text, OPTIONS, think_open=True) and not has_format(text.replace("<think>", ""), OPTIONS)
 
 
 @pytest.mark.parametrize(
     "text",
     ["", GOOD + "\nI hope this helps.", GOOD + "\n```", GOOD + "\n**Answer:** C", GOOD + "<|im_end|>", GOOD + "<|im_end|>more",
-     "x " + GOOD, GOOD.replace("Step", "Part"), GOOD.replace("</think>", "</think></think>"), "<think>" + GOOD,
+     "x " + GOOD, "<think>\n \n</think>\n\nAnswer: C", "<think>\u200b</think>Answer: C", GOOD.replace("</think>", "</think></think>"), "<think>" + GOOD,
      GOOD.replace("**Answer:**", "C\n**Answer:**"), GOOD.replace("**Answer:**", "The answer is A.\n**Answer:**"),
      GOOD.replace("**Answer:**", "C. Heparin\n**Answer:**"), GOOD.replace("C. Heparin", "unknown"), "Answer: C",
-     GOOD.replace("Step 1: a fact\nStep 2: another", "text Step 1: in the middle of a long line"), GOOD + " Answer: C"],
+     *(GOOD.replace("**Answer:** C. Heparin", cut) for cut in ("<answer>C", "\\boxed{C", '{"answer": "C', "(C", "Answer: (C")),
+     GOOD.replace("C. Heparin", "\u0421"), GOOD.replace("C. Heparin", "C\u200b"), GOOD.replace("C. Heparin", "\uff23"), GOOD + " Answer: C"],
 )  # fmt: skip
 def test_format_fails(text: str) -> None:
-    assert not has_format(text)
+    assert not has_format(text, OPTIONS)
+
+
+OTHERS = [
+    "A is correct.", "Option A is the best.", "Aspirin is correct.", "Aspirin, warfarin", "Aspirin or heparin", "A, B", "<b>A</b>", "1. A", "Diagnosis: A",
+    "Diagnosis: A. Aspirin", "Result: A", "(Aspirin)", "C", "C. Heparin", "BA BA", "}B)D",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("line", OTHERS)
+def test_format_fails_where_an_earlier_line_states_an_option(line: str) -> None:
+    assert not has_format(GOOD.replace("**Answer:**", f"{line}\n**Answer:**"), OPTIONS)
+
+
+@pytest.mark.parametrize(
+    "line", ["**Primary Diagnosis:** Heparin", "**Reasoning**", "Aspirin would not be enough here.", "1. Heparin", "---", "Both A and B are options."]
+)
+def test_format_holds_with_sections_before_the_answer(line: str) -> None:
+    assert has_format(GOOD.replace("**Answer:**", f"{line}\n**Answer:**"), OPTIONS)
 
 
 @pytest.mark.parametrize("line", ["C. Aspirin", "E", "C. Heparin and then some junk", "C. words", "A or B"])
 def test_format_with_options_wants_a_clean_readable_answer(line: str) -> None:
-    assert not has_format(GOOD.replace("C. Heparin", line), options=OPTIONS)
+    assert not has_format(GOOD.replace("C. Heparin", line), OPTIONS)
+
+
+@given(st.text(max_size=60) | st.lists(st.sampled_from(["A", "e", "\u0301", "\u200b", "\uff21", "\ud83d", "\ufdfa", "x ", "\u2163", "\x1b[8m", "\r\n", "\u1100", "\u1161"])).map("".join))
+@settings(max_examples=300, deadline=None)
+def test_folding_by_runs_is_folding_as_a_whole(text: str) -> None:
+    assert fold(text) == fold(text + "x" * 20_001)[: -20_001]
 
 
 PIECES = st.sampled_from(
@@ -187,8 +221,8 @@ def test_any_text_gives_one_consistent_verdict(text: str, think_open: bool) -> N
     assert result == extract(text, OPTIONS, think_open)
     assert (result.letter is None) == (result.reason is not Reason.OK)
     assert result.letter is None or result.letter in OPTIONS
-    if has_format(text, think_open, OPTIONS):
-        assert result.letter and has_format(text, think_open)
+    if has_format(text, OPTIONS, think_open):
+        assert result.letter
 
 
 @given(st.permutations(list(OPTIONS)), st.sampled_from(ACCEPTED[:40]))

@@ -1,4 +1,4 @@
-"""The forms in which completions state an answer: where they stand, and what each says. Used by `gazal.answers` only.
+"""What one statement of an answer says: a letter, a letter with a text, or a text; denied, hedged or not. For `gazal.answers` only.
 
 Every function here looks at a bounded piece of text from each place it is called for, so that work stays linear.
 """
@@ -6,12 +6,11 @@ Every function here looks at a bounded piece of text from each place it is calle
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from enum import Enum
 
 from gazal.answer_text import LETTER, NOT_GLUED, Options, plain_letter
 
-MAX_ANCHORS = 300
+MAX_ANCHORS = 500
 MAX_LINES = 2000
 MAX_STATEMENT = 2000
 """Longest statement after an anchor, and longest unanchored line, in characters."""
@@ -42,13 +41,10 @@ class Reason(str, Enum):
     TOO_MANY_CANDIDATES = "too_many_candidates", f"over {MAX_ANCHORS} anchors, or over {MAX_LINES} lines without one"
 
 
-Anchored = tuple[str, bool, int, int]
-"""The text after an anchor, whether the anchor denies it, and where that text starts and ends in the region."""
-
 Reading = tuple[Reason, str | None]
 """What one statement says: OK or NEGATED with a letter, or another reason with None."""
 
-_CLOSERS = " \t\n*_`\"'$)]}\\.,;:!。"
+_CLOSERS = " \t\n*_`\"'$)]}\\.,;:!。->|\ufffd"
 _WRAP = r"(?:[\s*_\"'`$(\[{:]|\\(?:boxed|text|textbf|textit|mathrm|mathbf|mathsf|bf|rm)\s*\{|\\[(\[])"
 _FILLER = r"(?:it(?:'s|\s+is)\s)?(?:(?:most\s+likely|likely|probably|clearly|definitely|therefore|thus|indeed)[,\s]\s*)?"
 _WRAPS = re.compile(rf"{_WRAP}{{0,24}}+")
@@ -66,9 +62,24 @@ _DENIED = re.compile(
     r"[^\w\n]{0,6}(?:is|are|was|would\s+be)(?:\s+(?:not|never|incorrect|wrong|false|unlikely|excluded|ruled\s+out)\b|n't)",
     re.I,
 )
+_ALL_DENIED = re.compile(r"(?:[^\w\n]{1,4}(?:and\s|or\s|nor\s)?(?-i:[A-J])\b){1,9}[^\w\n]{1,4}(?:are|is)\s(?:all\s|both\s)?(?:not|wrong|incorrect|excluded|ruled\sout)\b", re.I)
 _CONTINUES = re.compile(r"(?:because|since|as|due|given|based|which|for|is|with|and\s+not|but\s+not|not|rather)\b", re.I)
 _NOT = re.compile(r"\W{0,6}(?:definitely\s|certainly\s)?(?:not|never|neither|anything\s+but)\b\s*", re.I)
 _CONTRAST = re.compile(r"\b(?:not|never|nor|except|rather than|instead of|unlike)\b|n't\b")
+_ALTERNATIVE = re.compile(
+    r"\W{0,6}(?:(?:and|or|but|and/or)\s+)?(?:and/or|and|or|else|rather|also|alternatively|otherwise|maybe|perhaps|possibly|equally|as\s+well(?:\s+as)?"
+    r"|failing\s+that|if\s+(?:not|wrong)|no|plus|then|followed\s+by|vs\.?|versus)\b\W{0,6}(?:(?:option|choice|letter|it\s+is|it's|is|the)\s)?",
+    re.I,
+)
+_OTHER_LETTER = re.compile(rf"({LETTER}){NOT_GLUED}(?=\W*$|[*)\]\"']*(?:[.,;:!?\n]|\s(?:is|would|could|may|might)\b(?!\s(?:not|wrong|incorrect))))", re.I)
+_UNLESS = re.compile(r"[ ,(]{1,3}(?:unless|except|if)\b[^\n]{0,200}", re.I)
+_JSON_KEY = re.compile(r"[\"']\s*:\s*[\d\"'\[{]")
+SPEECH = set("says said claims claimed insists insisted thinks believes wrote told argues argued alleges".split())
+_QUOTED = re.compile(rf"[.,]?[\"'”’»][\s,.-]*(?:\w+\s+){{0,4}}(?:{'|'.join(sorted(SPEECH))}|according\s+to)\b", re.I)
+_SENTENCE_ENDS = re.compile(r"[)\]}*\"']+\.\s")
+_ONE_MORE = re.compile(rf"[^\w\n]{{1,8}}({LETTER}){NOT_GLUED}")
+_NEXT_LETTER = re.compile(rf"(?:[^\w\n]{{0,8}}({LETTER}){NOT_GLUED}[^\w\n]*)+")
+_ALSO_RIGHT = re.compile(rf"\W{{1,6}}([A-J]){NOT_GLUED}\W{{1,4}}(?:is|would\s+be|may\s+be|could\s+be)\s+(?:also|equally|just\s+as)\b")
 _EITHER = re.compile(r"[\s,]*(?:and/or\b|or\b|and\b|vs\b|versus\b|/)")
 
 
@@ -81,11 +92,18 @@ def read_value(value: str, opts: Options) -> Reading:
             return Reason.OK, letter
         hits = opts.equal_to(opts.canon(match[1]))
         return (Reason.OK, hits[0]) if len(hits) == 1 else (Reason.LETTER_NOT_AN_OPTION, None)
-    whole = opts.canon(value[wrap.end() if (wrap := _WRAPS.match(value)) else 0 :])
+    if match and plain_letter(match[1]) not in _lettered(opts):
+        if reading := _read_letter(plain_letter(match[1]), value[match.end() :], opts):
+            return reading
+    wrap = _WRAPS.match(value)
+    opener = _OPENERS.match(value)
+    bare = wrap.end() if wrap else 0
+    start = opener.end() if opener else 0
+    whole = opts.canon(value[bare:])
     hits = opts.equal_to(whole)
-    body = value[opener.end() if (opener := _OPENERS.match(value)) else 0 :]
-    if not hits:
-        hits = opts.equal_to(whole := opts.canon(body))
+    if not hits and start != bare:
+        hits = opts.equal_to(whole := opts.canon(value[start:]))
+    body = value[start:]
     if hits:
         if match:
             letter, text = plain_letter(match[1]), opts.canon(tail_of(value[match.end() :])[0])
@@ -97,6 +115,13 @@ def read_value(value: str, opts: Options) -> Reading:
     if match and (reading := _read_letter(plain_letter(match[1]), value[match.end() :], opts)):
         return reading
     return _read_text(whole, opts)
+
+
+def _lettered(opts: Options) -> set[str]:
+    """The letters that an option's own text may be read as (`E. coli`)."""
+    if opts.lettered is None:
+        opts.lettered = {plain_letter(match[1]) for text in opts.texts.values() if (match := _VALUE.match(text))}
+    return opts.lettered
 
 
 def tail_of(after: str) -> tuple[str, bool]:
@@ -118,15 +143,28 @@ def _read_denied(rest: str, opts: Options) -> Reading:
 def _read_letter(letter: str, after: str, opts: Options) -> Reading | None:
     """The reading of `letter` followed by the text `after`; None where the letter is only a word (`a beta blocker`)."""
     known = letter in opts.letters
+    own = opts.texts.get(letter)
     tail, parted = tail_of(after)
     text = opts.canon(tail)
-    own = opts.texts.get(letter)
+    for _ in range(20):  # the same letter again: `(C)(C)`, but not `C. C. difficile`
+        again = _ONE_MORE.match(after)
+        if not again or plain_letter(again[1]) != letter or (own and text.startswith(own)):
+            break
+        after = after[again.end() :]
+        tail, parted = tail_of(after)
+        text = opts.canon(tail)
     if own and text == own:
         return Reason.OK, letter
-    if after.lstrip(_CLOSERS).startswith("?"):
+    if after.lstrip(_CLOSERS).startswith("?") or _JSON_KEY.match(after):
         return Reason.HEDGED, None
+    if _QUOTED.match(after):
+        return Reason.NO_ANSWER, None
     second = _SECOND_LETTER.match(after)
-    if second and (other := plain_letter(second[1] or second[2])) != letter and other in opts.letters:
+    if known and _ALL_DENIED.match(after):
+        return Reason.NEGATED, letter
+    if known and second and (other := plain_letter(second[1] or second[2])) != letter and other in opts.letters:
+        return Reason.HEDGED, None
+    if known and offers_another(after, letter, opts):
         return Reason.HEDGED, None
     if known and _DENIED.match(after):
         return Reason.NEGATED, letter
@@ -134,10 +172,13 @@ def _read_letter(letter: str, after: str, opts: Options) -> Reading | None:
         return Reason.LETTER_TEXT_CONFLICT, None
     if parted and len(text) == 1 and text.upper() != letter and text.upper() in opts.letters:
         return Reason.HEDGED, None
-    if known and own and text.startswith(own) and _EITHER.match(rest := text[len(own) :]):
-        if opts.mentioned_in(rest) - {letter}:
+    if known and own and text.startswith(own):
+        rest = text[len(own) :]
+        if _EITHER.match(rest) and opts.mentioned_in(rest) - {letter} or offers_another(rest, letter, opts):
             return Reason.HEDGED, None
     opening = opts.prefix_of(text, word=True)[0] if known else []
+    if opening and letter not in opening and _SENTENCE_ENDS.match(after) and not opts.prefix_of(text)[0]:
+        return Reason.OK, letter
     if opening:
         return (Reason.OK, letter) if letter in opening else (Reason.LETTER_TEXT_CONFLICT, None)
     if text and opts.opens_with(letter, text):
@@ -145,6 +186,33 @@ def _read_letter(letter: str, after: str, opts: Options) -> Reading | None:
     if parted or not text or _CONTINUES.match(tail):
         return (Reason.OK, letter) if known else (Reason.LETTER_NOT_AN_OPTION, None)
     return None
+
+
+def offers_another(rest: str, letter: str, opts: Options) -> bool:
+    """Whether what follows an answer begins by offering another option: `, or else A`, ` (if not, A)`, `. A is also right`."""
+    if not rest.strip(_CLOSERS):
+        return False
+    also = _ALSO_RIGHT.match(rest)
+    if also and _is_other(also[1], letter, opts):
+        return True
+    opening = _ALTERNATIVE.match(rest)
+    if opening:
+        other = _OTHER_LETTER.match(rest, opening.end())
+        line = rest[opening.end() : opening.end() + MAX_STATEMENT].partition("\n")[0]
+        return bool(other and _is_other(other[1], letter, opts)) or any(found != letter for found in opts.prefix_of(opts.canon(line))[0])
+    if condition := _UNLESS.match(rest):
+        letters = (found[1] for found in _OTHER_LETTER.finditer(rest, condition.start() + 1, condition.end()) if found[1].isupper())
+        return any(_is_other(found, letter, opts) for found in letters) or bool(opts.mentioned_in(opts.canon(condition[0])) - {letter})
+    following = _NEXT_LETTER.match(rest)
+    if following and _is_other(following[1], letter, opts):
+        text = opts.canon(rest[following.end() : following.end() + MAX_STATEMENT].partition("\n")[0])
+        own = opts.texts.get(plain_letter(following[1]), "")
+        return not text or (text.startswith(own) and (not text[len(own) :].strip(_CLOSERS) or bool(_NEXT_LETTER.match(text[len(own) :]))))
+    return False
+
+
+def _is_other(found: str, letter: str, opts: Options) -> bool:
+    return (other := plain_letter(found)) != letter and other in opts.letters
 
 
 def _read_text(whole: str, opts: Options) -> Reading:
@@ -165,85 +233,3 @@ def _read_text(whole: str, opts: Options) -> Reading:
     if closing and closing[1].upper() != found[0]:
         return Reason.LETTER_TEXT_CONFLICT, None
     return Reason.OK, found[0]
-
-
-_VERBS = ("choose", "select", "pick", "go with")
-_ASCII_KEYS = ("answer", "boxed{", "ans:", "ans.", "option", "choice", *_VERBS, "respuesta", "antwort")
-_KEYS = (*_ASCII_KEYS, "答案", "réponse", "ответ")
-_QUALITY = r"(?:correct|best|right|final|chosen|selected|appropriate|likely|my)\s+"
-_QUALIFIED = re.compile(rf"{_QUALITY}(?:answer\s+)?$|^[\W_]*$")
-_FIRST_PERSON = re.compile(r"\bi(?:\s+would|\s+will|\s+must|'d|'ll)?\s+$")
-_CONNECTIVE = re.compile(
-    r"(?:[_ ](?:idx|index|letter|choice|option|key))?(?![a-z0-9])"
-    r"(?:\s*[(\[][^()\[\]\n]{2,60}[)\]])?(?:\s+(?:to|for|of|in|here|from|among|that)\b[^\n.:;?!]{0,80}?)?[ \t*_\"'`\])]*+"
-    r"(?:\b(?:(?P<no>(?:is|would|can|could)(?:n't|not|\s+not)(?:\s+be)?)|is|would\s+be|should\s+be|must\s+be|will\s+be|remains)"
-    r"(?!\w)|:|=+>?|-+>|→|>|\||是|为|[–—]|-(?=\s))[ \t*_:]*+",
-    re.I,
-)
-_HEADING = re.compile(r"[ \t*_\"'`:#]*+(?=\n)|[ \t*_]++(?=\W?[A-J]\W{0,6}(?:\n|$))")
-_HEADING_BEFORE = re.compile(r"^[\W_]*(?:(?:the|my|final|correct|best)\s+){0,2}$")
-_NOT_THE_ANSWER = re.compile(
-    r"(?:[a-z/]|\b(?:wrong|incorrect|other|another|alternative|worst|previous|initial|tempting|no|any|an|each|every|which|what)\W+)$"
-    r"|^\W*(?:if|unless|suppose|assuming)\b|\bwhether\b|\b(?:if|could|would|might|is)\s+(?:the|my)\s+(?:\w+\s+)?$"
-)
-_DOUBTED = re.compile(
-    rf"(?:not|n't|never)\s+(?:think|believe|say|agree|mean|sure|certain)\s+(?:that\s+|if\s+)?(?:the\s+|my\s+)?(?:{_QUALITY})?$"
-    rf"|\bdoubt\s+(?:that\s+)?(?:the\s+)?(?:{_QUALITY})?$"
-)
-_BLANK = re.compile(r"[\s*_\"'`:#>]*+")
-
-
-def too_many_anchors(lower: str) -> bool:
-    """Whether some anchor word occurs more than `MAX_ANCHORS` times in the lower-case region."""
-    return any(lower.count(key) > MAX_ANCHORS for key in _KEYS)
-
-
-def anchored_values(region: str, lower: str) -> Iterator[Anchored]:
-    """One entry per anchor, by kind of anchor; `lower`: region.lower(), of the same length."""
-    for key in _ASCII_KEYS if lower.isascii() else _KEYS:
-        at = lower.find(key)
-        while at >= 0:
-            after = at + len(key)
-            found = _value_start(key, region, lower, at, after)
-            if found:
-                yield _statement(region, found[0], "}" if key == "boxed{" else "\n", found[1])
-            at = lower.find(key, after)
-
-
-def _value_start(key: str, region: str, lower: str, at: int, after: int) -> tuple[int, bool] | None:
-    """Where the value of the anchor word at `at` begins and whether it is denied; None where the word is no anchor."""
-    if key == "boxed{":
-        return (after, False) if lower[at - 1 : at] == "\\" else None
-    before = lower[max(0, at - 100) : at]
-    before = before[max(map(before.rfind, ".!?\n")) + 1 :]
-    if key in _VERBS:
-        return (after, False) if _FIRST_PERSON.search(before) else None
-    if key[:3] == "ans" and key != "answer":
-        return (after, False) if _HEADING_BEFORE.search(before) else None
-    if key in ("option", "choice"):
-        if not _QUALIFIED.search(before):
-            return None
-    elif _NOT_THE_ANSWER.search(before):
-        return None
-    elif _HEADING_BEFORE.search(before) and (heading := _HEADING.match(region, after)):
-        return heading.end(), False
-    connective = _CONNECTIVE.match(region, after, after + 160)
-    if not connective:
-        return None
-    return connective.end(), bool(connective["no"] or _DOUBTED.search(before))
-
-
-def _statement(region: str, start: int, stop: str, denied: bool) -> Anchored:
-    """The value from `start` to `stop` (or the next non-blank line, where nothing is left of this one)."""
-    end = region.find(stop, start, start + MAX_STATEMENT)
-    end = min(len(region), start + MAX_STATEMENT) if end < 0 else end
-    value = region[start:end]
-    if not value.strip(" \t*_\"'`:#>"):
-        blank = _BLANK.match(region, start, start + 80)
-        start = blank.end() if blank else start
-        end = region.find("\n", start, start + MAX_STATEMENT)
-        end = min(len(region), start + MAX_STATEMENT) if end < 0 else end
-        value = region[start:end]
-    if (tag := value.find("</")) >= 0:
-        value = value[:tag]
-    return value, denied, start, end

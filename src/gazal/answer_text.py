@@ -1,7 +1,7 @@
 """Text folding and option comparison for the answer extractor. No decision is taken here.
 
 Stated rule for odd characters: NFKC (full-width, circled, mathematical and Roman-numeral letters become plain ones),
-characters that are invisible (zero-width, bidirectional marks, variation selectors) are dropped, and a stand-alone
+characters that are invisible (zero-width, bidirectional marks, variation selectors, terminal escapes) are dropped, and a stand-alone
 Cyrillic or Greek capital that looks like a Latin letter is read as the letter it looks like.
 """
 
@@ -15,13 +15,17 @@ from functools import lru_cache
 _INVISIBLE = re.compile(
     "[\u00ad\u034f\u061c\u180b-\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff\U000e0000-\U000e0fff]+"
 )
-_EXPLOSIVE = re.compile("[\ufdfa\ufdfb]")
-"""Two ligatures that NFKC writes out as 18 and 8 characters: a megabyte of them would not stay one."""
+_UNFIT = re.compile("[\ufdfa\ufdfb\ud800-\udfff]")
+"""Two ligatures that NFKC writes out as 18 and 8 characters (a megabyte of them would not stay one), and lone surrogates."""
+_ESCAPES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _DASHES = str.maketrans({c: "-" for c in "‐‑‒–—−"} | dict.fromkeys("’‘ʼ", "'") | dict.fromkeys("“”„", '"'))
 _LOOK_ALIKES = dict(zip("АВСЕНІЈΑΒΕΗΙϹ", "ABCEHIJABEHIC", strict=True))
 LETTER = "[A-Za-z" + "".join(_LOOK_ALIKES) + "]"
 NOT_GLUED = r"(?![\w+\u0300-\u036f\u20d0-\u20ff]|[-'’]\w)"
 """What may not follow a stand-alone letter: a word, an apostrophe, `D-dimer`, `A+`, a combining (strike-through) mark."""
+
+VISIBLE = re.compile(r"[^\W_]")
+"""A letter or a digit."""
 
 _LEADING = " \t*_`\"'($[{"
 _TRAILING = " \t*_`\"'$)]}.,;:!。"
@@ -32,9 +36,31 @@ _WORD_END = re.compile(r"(?![\w%]|[.,:/-]\w)")
 def fold(text: str) -> str:
     """`text` under the stated rule, with `\\n` as its only line break; ASCII text without `\\r` comes back as it is."""
     if not text.isascii():
-        text = unicodedata.normalize("NFKC", _EXPLOSIVE.sub("\ufffd", _INVISIBLE.sub("", text))).replace("İ", "I")
-        text = text.replace("\u2028", "\n").replace("\u2029", "\n").replace("\x85", "\n")
+        text = _fold_run(text) if len(text) > 20_000 else _fold_by_run(text)
+    if "\x1b" in text:
+        text = _ESCAPES.sub("", text)
     return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
+
+
+def _fold_run(text: str) -> str:
+    text = unicodedata.normalize("NFKC", _UNFIT.sub("\ufffd", _INVISIBLE.sub("", text))).replace("İ", "I")
+    return text.replace("\u2028", "\n").replace("\u2029", "\n").replace("\x85", "\n")
+
+
+_RUN = re.compile("[^\\x00-\\x7f]+")
+_fold_known = lru_cache(maxsize=16384)(_fold_run)
+
+
+def _fold_by_run(text: str) -> str:
+    """`_fold_run` of each run of characters beyond ASCII with the one before it, to which a combining mark may belong."""
+    parts = []
+    done = 0
+    for run in _RUN.finditer(text):
+        start = max(run.start() - 1, done)
+        piece = text[start : run.end()]
+        parts += (text[done:start], _fold_known(piece) if len(piece) < 32 else _fold_run(piece))
+        done = run.end()
+    return "".join((*parts, text[done:]))
 
 
 def plain_letter(char: str) -> str:
@@ -59,12 +85,14 @@ class Options:
     Case is kept in comparisons where it is all that tells two options apart (genotypes: `Bb`, `bb`).
     """
 
-    __slots__ = ("letters", "_texts", "_keep_case")
+    __slots__ = ("letters", "longest", "lettered", "_texts", "keep_case")
 
     def __init__(self, options: Mapping[str, str | None]) -> None:
         self.letters = {letter: text for letter, text in options.items() if text is not None}
+        self.longest = max(map(len, self.letters.values()), default=0)
+        self.lettered: set[str] | None = None
         self._texts: dict[str, str] | None = None
-        self._keep_case = False
+        self.keep_case = False
 
     @property
     def texts(self) -> dict[str, str]:
@@ -74,13 +102,13 @@ class Options:
             if len(set(forms.values())) < len(forms):
                 exact = {letter: _canon_option(text, keep_case=True) for letter, text in self.letters.items()}
                 if len(set(exact.values())) > len(set(forms.values())):
-                    forms, self._keep_case = exact, True
+                    forms, self.keep_case = exact, True
             self._texts = {letter: text for letter, text in forms.items() if text}
         return self._texts
 
     def canon(self, text: str) -> str:
         """`text` in the form in which this item's option texts are compared."""
-        return canon(text, keep_case=bool(self.texts) and self._keep_case)
+        return canon(text, keep_case=bool(self.texts) and self.keep_case)
 
     def equal_to(self, text: str) -> list[str]:
         """Letters whose text equals `text` (already in its compared form) as a whole."""
@@ -113,3 +141,13 @@ class Options:
         """Whether an option's own text opens with `letter` and the first word of `tail`: `E. coli`, `B cells`."""
         word = tail.split(" ", 1)[0].rstrip(".,;:")
         return any(t[0].upper() == letter and t[1:].lstrip(". -").startswith(word) for t in self.texts.values())
+
+
+@lru_cache(maxsize=4096)
+def _known_options(options: tuple[tuple[str, str | None], ...]) -> Options:
+    return Options(dict(options))
+
+
+def known_options(options: Mapping[str, str | None]) -> Options:
+    """The `Options` of an item; made once for all completions of that item."""
+    return _known_options(tuple(options.items()))

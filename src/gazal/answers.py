@@ -17,29 +17,30 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
-from gazal.answer_forms import MAX_STATEMENT, Reason, anchored_values, read_value, too_many_anchors
-from gazal.answer_lines import LETTERED, LONE, retracted, unanchored
-from gazal.answer_text import LETTER, NOT_GLUED, Options, fold
+from gazal.answer_anchors import anchored_values
+from gazal.answer_forms import MAX_STATEMENT, Reason, read_value
+from gazal.answer_lines import contradicted, retracted, states_other, unanchored
+from gazal.answer_text import NOT_GLUED, VISIBLE, fold, known_options
 
-__all__ = ["Extraction", "Reason", "answer_region", "extract", "has_format"]
+__all__ = ["Extraction", "Reason", "answer_region", "extract", "has_format", "has_think_block"]
 
 
-@dataclass(frozen=True, slots=True)
-class Extraction:
+class Extraction(NamedTuple):
     """`letter`: `A` to `J`, or None; `reason`: `Reason.OK` exactly when there is a letter."""
 
     letter: str | None
     reason: Reason
 
 
-_END_OF_TURN = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end_of_text|>", "<|end|>", "</s>")
-_STEP = re.compile(r"Step \d+\**:\**[ \t]*\S")
+_END_OF_TURN = re.compile(r"<\|(?:im_end|endoftext|eot_id|end_of_text|end)\|>|</s>")
+_TAGS = re.compile(rf"</?think>|<\|im_start\|>|{_END_OF_TURN.pattern}")
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _ANSWER_LINE = re.compile(
-    rf"(?:[*_]*(?:(?:the|final|correct|best)\s+){{0,2}}answer[*_]*\s*(?:is\b|:)[*_:\s]*|<answer>\s*|[*$]*\\boxed\{{)"
-    rf"(?:\\boxed\{{)?(?:\\text\{{)?[*(\[]*{LETTER}{NOT_GLUED}[*)\]]*(?:[.:),\s-]\s*(?P<text>\S.*?))?[*.}}$]*(?:</answer>)?",
-    re.I,
+    r"(?:(?:option|choice)\s+|[*_{\"']*(?:(?:the|final|correct|best)\s+){0,2}answer[*_\"']*\s*(?:is\b|:)[*_:\s\"']*|<answer>\s*|[*$]*\\boxed\{)?"
+    rf"(?:\\boxed\{{)?(?:\\text\{{)?[*(\[]*[A-J]{NOT_GLUED}[*)\]]*(?:[.:),\s-]\s*(?P<text>[^\s<].*?))?[*.\"'}}$]*(?:\s*</answer>)?",
+    re.I | re.A,
 )
 
 
@@ -55,15 +56,19 @@ def extract(completion: str, options: Mapping[str, str | None], think_open: bool
     if not region:
         return Extraction(None, Reason.EMPTY)
     lower = region.lower()
-    if len(region) > 2000 and too_many_anchors(lower):
+    anchored = anchored_values(region, lower)
+    if anchored is None:
         return Extraction(None, Reason.TOO_MANY_CANDIDATES)
-    opts = Options(options)
+    opts = known_options(options)
     letters: set[str] = set()
     denied: set[str] = set()
+    named: set[str] = set()
     problem: Reason | None = None
     start = end = 0
-    for value, negated, value_start, value_end in anchored_values(region, lower):
-        reason, letter = read_value(value, opts)
+    for value, cut, negated, value_start, value_end in anchored:
+        reason, letter = read_value(cut, opts) if cut else (Reason.NO_ANSWER, None)
+        if letter is None:
+            reason, letter = read_value(value, opts)
         if letter and (negated or reason is Reason.NEGATED):
             denied.add(letter)
         elif letter:
@@ -71,75 +76,72 @@ def extract(completion: str, options: Mapping[str, str | None], think_open: bool
             start, end = max((start, end), (value_start, value_end))
         elif reason is not Reason.NO_ANSWER:
             problem = problem or reason
+        else:
+            named.update(opts.prefix_of(opts.canon(value[: opts.longest + 40]), word=True)[0])
     if not letters and not problem:
         reason, letter, end = unanchored(region, lower, opts)
         if letter is None:
             return Extraction(None, Reason.NEGATED if denied else reason)
         letters = {letter}
         start = end
-    if len(letters) > 1:
+    if len(letters) > 1 or named - letters:
         problem = Reason.CONFLICTING_ANSWERS
     elif not problem and (letters & denied or retracted(lower, start, opts.letters[min(letters)])):
         problem = Reason.RETRACTED
     elif not problem and end < len(region):
-        following = opts.equal_to(opts.canon(region[end : end + MAX_STATEMENT].lstrip().split("\n", 1)[0]))
-        if following and not letters & set(following):
-            problem = Reason.LETTER_TEXT_CONFLICT
+        problem = contradicted(region, end, min(letters), opts)
     return Extraction(None, problem) if problem else Extraction(letters.pop(), Reason.OK)
 
 
 def answer_region(completion: str, think_open: bool = False) -> str | None:
     """The folded text in which an answer counts, stripped; None where a `<think>` block is still open at the end."""
-    if "<|" in completion or "</s>" in completion:
-        ends = [at for marker in _END_OF_TURN if (at := completion.find(marker)) >= 0]
-        completion = completion[: min(ends)] if ends else completion
-    close = completion.rfind("</think>")
-    if completion.find("<think>", close + 1) >= 0 or (think_open and close < 0):
+    if "<" not in completion:
+        return None if think_open else fold(completion).strip()
+    marker = _END_OF_TURN.search(completion)
+    end = marker.start() if marker else len(completion)
+    close = completion.rfind("</think>", 0, end)
+    if completion.find("<think>", close + 1, end) >= 0 or (think_open and close < 0):
         return None
-    return fold(completion[close + 8 :] if close >= 0 else completion).strip()
+    return fold(completion[close + 8 if close >= 0 else 0 : end]).strip()
 
 
 def has_format(
-    completion: str,
-    think_open: bool = False,
-    options: Mapping[str, str | None] | None = None,
-    extraction: Extraction | None = None,
+    completion: str, options: Mapping[str, str | None], think_open: bool = False, extraction: Extraction | None = None
 ) -> bool:
-    """Exactly one think block with a numbered `Step n:` line, then exactly one answer, a letter, on the last line.
+    """Exactly one think block at the start, then exactly one answer, a letter, which is the last line; nothing after it.
 
-    think_open: the prompt opened the block, so the completion holds only its end. With `options` the answer must also
-    be readable, and its line may hold nothing but the letter and that option's text; `extraction` spares reading again.
+    The answer line is plain (ASCII, no look-alikes, nothing invisible) and holds nothing but an accepted form, the letter and
+    that option's text. Lines before it state no other option. think_open: the prompt opened the block, so the completion
+    holds only its end. `extraction`: what `extract` says of the completion, to spare reading it again.
     """
     text = completion.strip()
     if not has_think_block(text, think_open):
         return False
-    region = fold(text.partition("</think>")[2]).strip()
-    before, _, last = region.rpartition("\n")
-    line = _ANSWER_LINE.fullmatch(last.strip()) if len(last) <= MAX_STATEMENT else None
-    if line is None or any(True for _ in anchored_values(before, before.lower())):
+    region = text.partition("</think>")[2]
+    start = region.rfind("<answer>") if region.endswith("</answer>") else region.rfind("\n") + 1
+    before, last = fold(region[:start]), region[start:]
+    line = _ANSWER_LINE.fullmatch(" ".join(last.split())) if len(last) <= MAX_STATEMENT else None
+    if line is None or _CONTROL.search(region) or not _closed(last):
         return False
-    stated = line["text"] or ""
-    if any(True for _ in anchored_values(stated, stated.lower())):
-        return False
-    if any(LONE.fullmatch(s) or ((m := LETTERED.match(s)) and s[m.end() :][:1] in (".", ":", ")")) for s in before.split("\n")):
-        return False
-    if options is None:
-        return True
     letter = (extraction or extract(completion, options, think_open)).letter
-    opts = Options(options)
-    return letter is not None and opts.canon(stated) in ("", opts.texts.get(letter))
+    opts = known_options(options)
+    stated = line["text"]
+    if letter is None or (stated and opts.canon(stated) not in ("", opts.texts.get(letter))) or states_other(before, letter, opts):
+        return False
+    announced = anchored_values(before, before.lower())
+    return announced is not None and not any(True for _ in announced)
+
+
+def _closed(line: str) -> bool:
+    pairs = (("<answer>", "</answer>"), ("{", "}"), ("(", ")"), ("[", "]"))
+    return all(line.count(opened) == line.count(shut) for opened, shut in pairs) and line.count('"') % 2 == 0
 
 
 def has_think_block(completion: str, think_open: bool = False) -> bool:
-    """Exactly one closed think block at the start with at least one `Step n:` line, and no template token as text."""
+    """Exactly one closed think block at the start, with something in it, and no template token typed as text."""
     text = completion.strip()
-    if "<|im_start|>" in text or any(marker in text for marker in _END_OF_TURN) or text.count("</think>") != 1:
+    tags = [tag[0] for tag in _TAGS.finditer(text)]
+    if tags != (["</think>"] if think_open else ["<think>", "</think>"]) or not (think_open or text.startswith("<think>")):
         return False
-    if text.count("<think>") != (0 if think_open else 1) or not (think_open or text.startswith("<think>")):
-        return False
-    thinking = "\n" + text.partition("</think>")[0].removeprefix("<think>")
-    for step in _STEP.finditer(thinking):
-        line = thinking.rfind("\n", max(0, step.start() - 16), step.start())
-        if line >= 0 and not thinking[line : step.start()].strip(" \t\n*"):
-            return True
-    return False
+    inside = VISIBLE.search(text, 0 if think_open else 7)
+    return inside is not None and inside.start() < text.index("</think>")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict
 from typing import IO, Any
 
 from gazal.answers import extract
@@ -42,7 +41,7 @@ def reward_lines(lines_in: Iterable[str], out: IO[str], cfg: RewardConfig | None
         scores = score_completion(
             item["completion"], item["options"], answer, n_tokens, truncated=truncated, cfg=cfg, think_open=think_open
         )
-        out.write(json.dumps(asdict(scores)) + "\n")
+        out.write(json.dumps(scores._asdict()) + "\n")
 
 
 def _bad(row: int, field: str, what: str) -> GazalError:

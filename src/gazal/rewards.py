@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import json
 import math
+from array import array
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from trl.rewards import get_soft_overlong_punishment
 
-from gazal.answer_text import fold
+from gazal.answer_text import VISIBLE, fold
 from gazal.answers import Extraction, extract, has_format, has_think_block
 
+_ODD = np.uint64(0x9E3779B97F4A7C15)
 COMPONENTS = ("accuracy", "format", "length", "repetition")
 
 
@@ -77,8 +79,7 @@ class RewardConfig(BaseModel):
         return math.fsum(weight * value for weight, value in zip(self.weights(), values, strict=True))
 
 
-@dataclass(frozen=True, slots=True)
-class RewardScores:
+class RewardScores(NamedTuple):
     """Unweighted components and their weighted sum `total`."""
 
     accuracy: float
@@ -97,7 +98,7 @@ def format_reward(
     completion: str, options: Mapping[str, str | None], extraction: Extraction, cfg: RewardConfig, think_open: bool = False
 ) -> float:
     """1.0 for `gazal.answers.has_format`; `cfg.format_partial` for a good think block and a readable answer; else 0.0."""
-    if has_format(completion, think_open, options, extraction):
+    if has_format(completion, options, think_open, extraction):
         return 1.0
     return cfg.format_partial if cfg.format_partial and extraction.letter and has_think_block(completion, think_open) else 0.0
 
@@ -127,12 +128,19 @@ def repetition_reward(tokens: Sequence[Any], cfg: RewardConfig) -> float:
 
     Repeated n-grams: all less the distinct ones. TRL's `get_repetition_penalty_reward` divides by all n-grams instead,
     so that a loop is diluted by padding it with other text; this count can only grow when text is put before or after.
+    n-grams are told apart by 64-bit hashes (two of 10,000 share one by chance with probability below 1e-11).
     """
     size = cfg.repetition_ngram
-    total = len(tokens) - size + 1
-    if total < 2:
+    if len(tokens) <= size:
         return 0.0
-    repeated = total - len(set(zip(*(tokens[i:] for i in range(size)), strict=False)))
+    grams = np.frombuffer(array("q", tokens if isinstance(tokens[0], int) else map(hash, tokens)), dtype=np.uint64)
+    done = 1
+    while done < size:  # the hash of done + step tokens from those of its first and of its last `done` tokens
+        step = min(done, size - done)
+        grams = grams[:-step] * _ODD + grams[step:]
+        done += step
+    grams = np.sort(grams)
+    repeated = int(np.count_nonzero(grams[1:] == grams[:-1]))
     return cfg.repetition_max_penalty * min(1.0, repeated / cfg.repetition_budget) if repeated else 0.0
 
 
@@ -152,7 +160,7 @@ def score_completion(
     white space instead of tokens. truncated: generation stopped at its limit. think_open: the prompt opened `<think>`.
     """
     cfg = cfg or RewardConfig()
-    if truncated or not fold(completion).strip():
+    if truncated or not (VISIBLE.search(completion) or fold(completion).strip()):
         values = [low for low, _ in cfg.component_bounds().values()]
         return RewardScores(*values, total=cfg._total(values))
     tokens: Sequence[Any] = completion.split() if token_ids is None else token_ids

@@ -1,0 +1,120 @@
+"""Anchors, the words that announce an answer (`Answer:`, `\\boxed{`, `I choose`), and the statements after them. For `gazal.answers` only."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from ahocorasick_rs import AhoCorasick, MatchKind
+
+from gazal.answer_forms import MAX_ANCHORS, MAX_STATEMENT, SPEECH
+
+Anchored = tuple[str, str, bool, int, int]
+"""The text after an anchor; the part of it before the next anchor, where that stands in it; whether the anchor denies it; and
+where the text starts and ends in the region."""
+
+_VERBS = ("choose", "select", "pick", "go with")
+_KEYS = (
+    "answer", "boxed{", "ans:", "ans.", "option", "choice", "response", *_VERBS, "respuesta", "antwort", "答案", "réponse", "ответ",
+)  # fmt: skip
+_SCANNER = AhoCorasick(_KEYS, matchkind=MatchKind.LeftmostFirst)
+_QUALITIES = {"correct", "best", "right", "final", "chosen", "selected", "appropriate", "likely", "my"}
+_FIRST_PERSON = re.compile(r"(?<![a-z0-9])i(?:\s+would|\s+will|\s+must|'d|'ll)?\s+$")
+_CONNECTIVE = re.compile(
+    r"(?:[_ ](?:idx|index|letter|choice|option|key))?(?![a-z0-9])"
+    r"(?:\s*[(\[][^()\[\]\n]{2,60}[)\]])?(?:\s+(?:to|for|of|in|here|from|among|that)\b[^\n.:;?!]{0,80}?)?[ \t*_\"'`\])]*+"
+    r"(?:\b(?:(?P<no>(?:(?:is|would|could)(?:n't|\s+not)|can(?:not|'t|\s+not))(?:\s+be)?)|is|would\s+be|should\s+be|must\s+be|will\s+be|remains)"
+    r"(?!\w)|:|=+>?|-+>|→|>|\||是|为|[–—]|-(?=\s))[ \t*_:]*+",
+    re.I,
+)
+_HEADING = re.compile(r"[ \t*_\"'`:#]*+(?=\n)|[ \t*_]++(?=\W?[A-J]\W{0,6}(?:\n|$))")
+_HEADING_BEFORE = re.compile(r"^[\W_]*(?:(?:the|my|final|correct|best)\s+){0,2}$")
+_ANOTHER = set("wrong incorrect other another alternative worst previous initial tempting no any an each every which what not non".split())
+_IF = {"if", "unless", "suppose", "assuming", "else", "otherwise"}
+_SPEECH_OR_DOUBT = SPEECH | {"whether"}
+_ASKING = {"if", "could", "would", "might", "is"}
+_DOUBTED = re.compile(
+    r"(?:(?:not|n't|never)\s+(?:think|believe|say|agree|mean|sure|certain)\s+(?:that\s+|if\s+)?(?:the\s+|my\s+)?|\bdoubt\s+(?:that\s+)?(?:the\s+)?)"
+    rf"(?:(?:{'|'.join(sorted(_QUALITIES))})\s+)?$"
+)
+_DOUBTS = {"not", "cannot", "never", "doubt"}
+_LEAD_IN = re.compile(r"[\s\W]*(?:(?:the|my|so|thus|hence|therefore|final|correct|best|right)\b\W{0,4}){0,4}$", re.I)
+_MARKS = " \t*_\"'`([{#>,;:-"
+_BLANK = re.compile(r"[\s*_\"'`:#>]*+")
+
+
+def anchored_values(region: str, lower: str) -> Iterator[Anchored] | None:
+    """One entry per anchor, in order; None where anchor words stand more than `MAX_ANCHORS` times.
+
+    lower: region.lower(), of the same length.
+    """
+    if len(lower) > 20_000 and sum(map(lower.count, _KEYS)) > MAX_ANCHORS:
+        return None
+    hits = _SCANNER.find_matches_as_indexes(lower)
+    return _values(region, lower, hits) if len(hits) <= MAX_ANCHORS else None
+
+
+def _values(region: str, lower: str, hits: list[tuple[int, int, int]]) -> Iterator[Anchored]:
+    found = []
+    for number, at, after in hits:
+        if start := _value_start(_KEYS[number], region, lower, at, after):
+            found.append((_KEYS[number], at, *start))
+    nexts = [at for _, at, _, _ in found[1:]]
+    for (key, _, start, denied), following in zip(found, [*nexts, len(region)], strict=False):
+        value, begin, end = _statement(region, start, "}" if key == "boxed{" else "\n")
+        cut = value[: following - begin] if begin < following < end else ""
+        yield value, cut[:-60] + _LEAD_IN.sub("", cut[-60:]), denied, begin, end
+
+
+def _value_start(key: str, region: str, lower: str, at: int, after: int) -> tuple[int, bool] | None:
+    """Where the value of the anchor word at `at` begins and whether it is denied; None where the word is no anchor."""
+    if key == "boxed{":
+        return (after, False) if lower[at - 1 : at] == "\\" else None
+    if "a" <= lower[after : after + 1] <= "z" and key[-1] not in ":.":
+        return None
+    before = lower[max(0, at - 100) : at]
+    before = before[max(map(before.rfind, ".!?\n")) + 1 :]
+    parts = before.split()
+    words = [part.strip(_MARKS) for part in parts[-3:]] if before.strip(_MARKS) else []
+    if key in _VERBS:
+        return (after, False) if _FIRST_PERSON.search(before[-12:]) else None
+    if key[:3] == "ans" and key != "answer":
+        return (after, False) if _HEADING_BEFORE.search(before) else None
+    if key in ("option", "choice", "response"):
+        if words and not (before[-1].isspace() and _QUALITIES.intersection(words[-1:] if words[-1] != "answer" else words[-2:])):
+            return None
+    elif words and _of_another(before, parts, words):
+        return None
+    elif _HEADING_BEFORE.search(before) and (heading := _HEADING.match(region, after)):
+        return heading.end(), False
+    connective = _CONNECTIVE.match(region, after, after + 160)
+    if not connective:
+        return None
+    return connective.end(), bool(connective["no"] or (("n't" in before or not _DOUBTS.isdisjoint(parts)) and _DOUBTED.search(before)))
+
+
+def _of_another(before: str, parts: list[str], words: list[str]) -> bool:
+    """Whether the words before an anchor make it another's answer, or a question: `the wrong answer`, `if the answer`."""
+    if before[-1] == "/" or "a" <= before[-1] <= "z" or words[-1] in _ANOTHER or parts[0].strip(_MARKS) in _IF:
+        return True
+    if not _SPEECH_OR_DOUBT.isdisjoint(parts) or "according to" in before or (before[-1] == "_" and not _ANOTHER.isdisjoint(words[-1].split("_"))):
+        return True
+    if words[-1] not in ("the", "my"):
+        words = words[:-1]
+    return len(words) > 1 and words[-1] in ("the", "my") and words[-2] in _ASKING
+
+
+def _statement(region: str, start: int, stop: str) -> tuple[str, int, int]:
+    """The value from `start` to `stop` (or the next non-blank line, where nothing is left of this one), and where it stands."""
+    end = region.find(stop, start, start + MAX_STATEMENT)
+    end = min(len(region), start + MAX_STATEMENT) if end < 0 else end
+    value = region[start:end]
+    if not value.strip(" \t*_\"'`:#>"):
+        blank = _BLANK.match(region, start, start + 80)
+        start = blank.end() if blank else start
+        end = region.find("\n", start, start + MAX_STATEMENT)
+        end = min(len(region), start + MAX_STATEMENT) if end < 0 else end
+        value = region[start:end]
+    if (tag := value.find("</")) >= 0:
+        value = value[:tag]
+    return value, start, end
