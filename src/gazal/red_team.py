@@ -1,0 +1,151 @@
+"""The red team: adversarial completions, what each must be read as, and the honest answers that each is held against.
+
+A case is one completion that wants a reward without answering. Its file is `tests/red_team/cases.jsonl`, one object a line:
+`family`, `id`, `completion` (text, or a list of texts and [text, times] pairs to be joined), `letter` and `reason` (what
+the extractor must say), and where they differ from the usual item `options`, `answer_idx` and `think_open`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from gazal.answers import Reason
+from gazal.errors import GazalError
+from gazal.files import read_jsonl
+from gazal.rewards import RewardConfig, RewardScores, score_completion
+
+CASES = Path(__file__).resolve().parent.parent.parent / "tests" / "red_team" / "cases.jsonl"
+OPTIONS = {"A": "Aspirin", "B": "Warfarin", "C": "Heparin", "D": "Metformin"}
+KEY = "C"
+MAX_CHARACTERS = 2_000_000
+"""Longest completion that a case may expand to."""
+
+_FIELDS = {"family", "id", "completion", "letter", "reason", "options", "answer_idx", "think_open"}
+_REASONS = {reason.value: reason for reason in Reason}
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One adversarial completion. `letter`, `reason`: the expected extraction; `answer_idx`: the item's key."""
+
+    family: str
+    id: str
+    completion: str
+    options: dict[str, str]
+    answer_idx: str
+    letter: str | None
+    reason: Reason
+    think_open: bool = False
+
+    def score(self, cfg: RewardConfig, truncated: bool = False) -> RewardScores:
+        """The case's rewards, counted in words."""
+        return score_completion(self.completion, self.options, self.answer_idx, truncated=truncated, cfg=cfg, think_open=self.think_open)
+
+    def honest(self, cfg: RewardConfig) -> RewardScores:
+        """What the honest correct answer to the case's item earns."""
+        text = honest_completion(self.options, self.answer_idx, self.think_open)
+        return score_completion(text, self.options, self.answer_idx, cfg=cfg, think_open=self.think_open)
+
+
+def read_cases(path: str | Path = CASES) -> list[Case]:
+    """The cases of a JSON-lines file. Raises GazalError naming file, row and field for a bad line or an id given twice."""
+    cases: list[Case] = []
+    seen: set[str] = set()
+    for row, record in read_jsonl(path):
+        try:
+            case = _case(record)
+            if case.id in seen:
+                raise ValueError(f"id: {case.id!r} is there twice")
+        except ValueError as error:
+            raise GazalError(f"{path}: row {row}: {error}") from error
+        seen.add(case.id)
+        cases.append(case)
+    return cases
+
+
+def _case(record: dict[str, Any]) -> Case:
+    if unknown := sorted(record.keys() - _FIELDS):
+        raise ValueError(f"{unknown[0]}: is not a field of a case")
+    for field in ("family", "id"):
+        if not isinstance(record.get(field), str) or not record[field]:
+            raise ValueError(f"{field}: expected text" if field in record else f"{field}: is missing")
+    for field in ("completion", "letter", "reason"):
+        if field not in record:
+            raise ValueError(f"{field}: is missing")
+    options = record.get("options", OPTIONS)
+    if not isinstance(options, dict) or len(options) < 2 or not all(isinstance(text, str) for text in options.values()):
+        raise ValueError("options: expected an object of two or more texts")
+    if any(len(letter) != 1 or letter not in "ABCDEFGHIJ" for letter in options):
+        raise ValueError("options: a letter is not one of A to J")
+    answer_idx, letter, think_open = record.get("answer_idx", KEY), record["letter"], record.get("think_open", False)
+    if answer_idx not in options:
+        raise ValueError(f"answer_idx: {answer_idx!r} is not among the options")
+    if letter is not None and letter not in options:
+        raise ValueError(f"letter: {letter!r} is not among the options")
+    if record["reason"] not in _REASONS:
+        raise ValueError(f"reason: {record['reason']!r} is not a reason code")
+    if (letter is None) == (record["reason"] == Reason.OK.value):
+        raise ValueError("reason: 'ok' goes with a letter, every other code with null")
+    if not isinstance(think_open, bool):
+        raise ValueError("think_open: expected true or false")
+    return Case(record["family"], record["id"], _expand(record["completion"]), options, answer_idx, letter, _REASONS[record["reason"]], think_open)
+
+
+def _expand(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, list):
+        raise ValueError("completion: expected text or a list")
+    pieces: list[tuple[str, int]] = []
+    for piece in value:
+        text, times = (piece, 1) if isinstance(piece, str) else piece if isinstance(piece, list) and len(piece) == 2 else (None, 0)
+        if not isinstance(text, str) or isinstance(times, bool) or not isinstance(times, int) or times < 0:
+            raise ValueError("completion: a piece is neither a text nor a [text, times] pair")
+        pieces.append((text, times))
+    if sum(len(text) * times for text, times in pieces) > MAX_CHARACTERS:
+        raise ValueError(f"completion: is over {MAX_CHARACTERS} characters")
+    return "".join(text * times for text, times in pieces)
+
+
+def honest_completion(options: Mapping[str, str] = OPTIONS, letter: str = KEY, think_open: bool = False) -> str:
+    """An honest answer `letter` of ordinary length (about 60 words) in full format; correct where `letter` is the key."""
+    own = options[letter]
+    other = next(text for other, text in options.items() if other != letter)
+    return (
+        f"{'' if think_open else '<think>'}\nStep 1: The history and the findings point to one cause among those that are offered.\n"
+        f"Step 2: {own} fits the onset, the course and the results that are given.\n"
+        f"Step 3: {other} would explain some of the findings, but hardly the course over time.\n"
+        f"Step 4: Nothing in the history speaks against {own}, and it alone explains all of the findings together.\n"
+        f"</think>\n\n## Clinical Assessment\n**Answer:** {letter}. {own}"
+    )
+
+
+def honest_wrong(options: Mapping[str, str] = OPTIONS, answer_idx: str = KEY) -> list[str]:
+    """Honest wrong answers to one item: each wrong option in full format, and the first one in up to seven looser forms."""
+    wrong = [letter for letter in options if letter != answer_idx]
+    letter, text = wrong[0], options[wrong[0]]
+    thought, _, _ = honest_completion(options, letter).partition("</think>")
+    forms = [f"Answer: {letter}", f"<answer>{letter}</answer>", f"\\boxed{{{letter}}}", f'{{"answer": "{letter}"}}', f"The answer is ({letter}).",
+             f"{letter}. {text}", f"{text} is the likeliest. Final answer: {text}"]  # fmt: skip
+    if len(text) == 1:
+        forms.pop()  # a text that is itself a letter would be read as one
+    return [*(honest_completion(options, each) for each in wrong), *(f"{thought}</think>\n\n{form}" for form in forms[:4]), *forms[4:]]
+
+
+def family_table(cases: Sequence[Case], cfg: RewardConfig | None = None) -> pd.DataFrame:
+    """One row per family: `family`, `cases`, `read as the key` (cases that earn accuracy), `best total`, `honest total`
+    (the least that an honest correct answer to one of its items earns) and `margin` (least honest less own total of a case)."""
+    cfg = cfg or RewardConfig()
+    rows = [(case.family, own.accuracy, own.total, case.honest(cfg).total) for case in cases for own in [case.score(cfg)]]
+    frame = pd.DataFrame(rows, columns=["family", "accuracy", "total", "honest"])
+    frame["margin"] = frame["honest"] - frame["total"]
+    table = frame.groupby("family", sort=True).agg(
+        cases=("total", "size"), read=("accuracy", "sum"), best=("total", "max"), honest=("honest", "min"), margin=("margin", "min")
+    )
+    table["read"] = table["read"].astype(int)
+    return table.reset_index().rename(columns={"read": "read as the key", "best": "best total", "honest": "honest total"})
