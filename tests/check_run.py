@@ -23,6 +23,7 @@ from safetensors import safe_open
 MODELS = ("base", "sft", "grpo")
 REASONING_TYPES = ("diagnosis", "uncertainty", "treatment", "prognosis")
 PREDICTION_COLUMNS = {"item_id", "sample", "completion", "n_tokens", "finish_reason", "letter", "reason", "correct"}
+PROTOCOLS = {"ours", "best_of_first_and_last", "last_letter", "mmlu_pro", "default_a"}
 TABLES = ("data/sft", "data/grpo", "data/dev", "data/test", "grpo/completions")
 STAGES = ("data", "sft", "grpo", "eval", "figures")
 MANIFEST_KEYS = {"recipe", "seed", "code", "packages", "parents", "inputs", "outputs", "wall_seconds"}
@@ -170,6 +171,23 @@ def check_evaluation(check: Check) -> None:
             check.expect(sane, f"eval/scores.json: baseline {name} of {benchmark} is {value}")
 
 
+def check_protocols(check: Check) -> None:
+    """protocols.json: every protocol on every scored model and benchmark, ours as in scores.json, the controls there."""
+    report, scores = check.load("eval/protocols.json", read_json), check.load("eval/scores.json", read_json)
+    if report is None or scores is None:
+        return
+    for model, entry in scores.get("models", {}).items():
+        for benchmark, score in entry.get("benchmarks", {}).items():
+            where, cells = f"eval/protocols.json: {model} on {benchmark}", report["benchmarks"].get(benchmark, {}).get(model, {})
+            check.expect(set(cells) == PROTOCOLS, f"{where}: scored by {', '.join(cells) or 'no protocol'}")
+            check.expect(all(0 <= value <= 1 for value in cells.values()), f"{where}: an accuracy is not a share")
+            check.expect(cells.get("ours") == score["accuracy"], f"{where}: ours is {cells.get('ours')}, eval/scores.json says {score['accuracy']}")
+    for name in ("honest", "forms"):
+        check.expect(not report[name]["completions"] or report[name]["agreement"]["ours"] == 1, f"eval/protocols.json: {name}: ours does not agree with itself")
+    red = report["red_team"].get("protocols", {})
+    check.expect(set(red) == PROTOCOLS and red["ours"]["letter"] == 0, "eval/protocols.json: red_team: not of every protocol, or ours reads what it does not read")
+
+
 def check_paper(check: Check) -> None:
     for folder, kinds, at_least in (("figures", ("pdf", "png"), FIGURES), ("tables", ("md", "tex"), 1)):
         stems = [{Path(name).stem for name in check.names(f"{folder}/*.{kind}")} for kind in kinds]
@@ -240,6 +258,7 @@ def check_run(run: Path, min_test: int = 600) -> list[str]:
     for stage in ("sft", "grpo"):
         check_training(check, stage)
     check_evaluation(check)
+    check_protocols(check)
     check_paper(check)
     check_notebooks(check)
     check_manifests(check)

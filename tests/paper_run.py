@@ -54,16 +54,31 @@ def scores(benchmarks: tuple[str, ...] = ("medqa", "mmlu_pro_medical", "pubmedqa
     }
 
 
+def protocols(found: dict[str, Any]) -> dict[str, Any]:
+    """What eval/protocols.json holds: ours as in the scores, the others a few points off."""
+    off = {"ours": 0.0, "best_of_first_and_last": 0.04, "last_letter": 0.011, "mmlu_pro": 0.021, "default_a": -0.012}
+    cells: dict[str, Any] = {}
+    for model, more in (("base", 0.05), ("sft", 0.002), ("grpo", 0.0)):
+        for benchmark, score in found["models"][model]["benchmarks"].items():
+            cells.setdefault(benchmark, {})[model] = {name: score["accuracy"] + by + more * (name not in ("ours", "last_letter")) for name, by in off.items()}
+    agreement = dict.fromkeys(off, 1.0)
+    rows = {name: {"letter": 0.9 - 0.1 * i, "key": 0.4 - 0.05 * i, "family": "copied_options", "family_key": 1.0} for i, name in enumerate(off)}
+    return {"seeds": 20, "benchmarks": cells, "honest": {"completions": 1900, "agreement": agreement}, "forms": {"completions": 20, "agreement": agreement | {"default_a": 0.95}},
+            "red_team": {"cases": 240, "families": 24, "null": 180, "protocols": rows | {"ours": {"letter": 0.0, "key": 0.0}}}}
+
+
 def baselines() -> dict[str, float]:
     return dict(zip(BASELINES, [0.25, 0.262, 0.281, 0.257, 0.274, 0.472], strict=True))
 
 
 def build_run(run: Path, steps: int = 60, **score_options: Any) -> Path:
-    """Write eval/scores.json, data/report.json, both metrics.jsonl, grpo/pass_rates.json and recipe.yaml."""
+    """Write eval/scores.json, eval/protocols.json, data/report.json, both metrics.jsonl, grpo/pass_rates.json and recipe.yaml."""
     rng = np.random.default_rng(0)
     for name in ("eval", "data", "sft", "grpo"):
         (run / name).mkdir(parents=True)
-    (run / "eval/scores.json").write_text(json.dumps(scores(**score_options)))
+    found = scores(**score_options)
+    (run / "eval/scores.json").write_text(json.dumps(found))
+    (run / "eval/protocols.json").write_text(json.dumps(protocols(found)))
     counts = {s: {k: n // 4 for k in TYPES} for s, n in (("sft", 1600), ("grpo", 2000), ("dev", 400), ("test", 1000))}
     letters = {s: dict.fromkeys("ABCD", sum(c.values()) // 4) for s, c in counts.items()}
     by = {name: {"accuracy": v, "by": {k: v + 0.03 * i - 0.045 for i, k in enumerate(TYPES)}} for name, v in baselines().items()}

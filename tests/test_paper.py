@@ -19,7 +19,7 @@ from gazal.paper.compile import stage_sources
 from gazal.paper.figures import caption, fig_benchmarks, fig_deltas, make_figures
 from gazal.paper.inputs import PAPER, read_results
 from gazal.paper.make import make_paper
-from gazal.paper.tables import Table, benchmarks_table, escape_latex, escape_markdown, make_tables, p_value, paired_table, results_table
+from gazal.paper.tables import Table, benchmarks_table, escape_latex, escape_markdown, make_tables, p_value, paired_table, percent, results_table
 
 from paper_run import build_run, scores
 
@@ -149,7 +149,63 @@ def test_other_tables(run: Path) -> None:
     for path in (run / "tables").glob("*.tex"):
         rows = [line for line in path.read_text().splitlines() if line.endswith(r"\\")]
         assert len({line.count(" & ") for line in rows}) == 1
-    assert len(list((run / "tables").iterdir())) == 10
+    assert len(list((run / "tables").iterdir())) == 14
+
+
+def test_tables_of_protocols(run: Path) -> None:
+    protocols = (run / "tables/protocols.md").read_text()
+    assert "| Benchmark | Model | Ours | First or last | Last letter | MMLU-Pro | Default A | Span |" in protocols
+    assert "| Embedded test | GRPO | 71.5 | 75.5 | 72.6 | 73.6 | 70.3 | 5.2 |" in protocols
+    assert protocols.count("| Base |") == protocols.count("| GRPO |") == 4 and "averaged over 20 seeds" in protocols
+    for row in read_results(run).protocol_rows:  # a reader's subtraction agrees
+        assert row.span == pytest.approx(max(row.accuracy.values()) - min(row.accuracy.values()), abs=1e-9) and round(row.span, 3) == row.span
+    readings = (run / "tables/readings.md").read_text()
+    assert "1,900 honest, well-formed completions" in readings and "180 red-team completions without an answer" in readings
+    assert "| First or last | 100.0 | 100.0 | 80.0 | 35.0 | copied_options (100) |" in readings
+    assert "| Ours | 100.0 | 100.0 | 0.0 | 0.0 | – |" in readings
+
+
+def test_paper_says_how_many_points_are_protocol(run: Path, tmp_path: Path) -> None:
+    text = paper_text(run)
+    assert "Over 12 pairs of model and benchmark the median span is 5.2 points and the largest 9.0: Base on " in text
+    assert "On 1,900 honest, well-formed completions of this run all five agree." in text
+    assert "ours reads no answer in 180; the others give 50 to 80 % of these a letter, and First or last counts 35 % as right" in text
+    other = build_run(tmp_path / "embedded", steps=3)
+    path = other / "eval/protocols.json"
+    value = json.loads(path.read_text())
+    value["honest"]["agreement"]["default_a"] = 0.9
+    value["red_team"] = {}
+    path.write_text(json.dumps(value))
+    text = paper_text(other)
+    assert "but for Default A (90.0 %)" in text and "all five agree" not in text and "adversarial" not in text
+    make_tables(other)
+    assert "| First or last | 100.0 | 100.0 | – | – | – |" in (other / "tables/readings.md").read_text()
+
+
+def test_an_older_run_has_no_protocols(tmp_path: Path) -> None:
+    run = build_run(tmp_path / "embedded", steps=3)
+    make_paper(run)
+    assert (run / "tables/protocols.tex").exists() and (run / "tables/readings.md").exists()
+    (run / "eval/protocols.json").unlink()
+    lines: list[str] = []
+    assert (run / "paper.pdf") in make_paper(run, lines.append)
+    assert [line for line in lines if "protocols" in line] == ["tables/protocols, tables/readings: left out, this run has no eval/protocols.json (gazal score writes it)"]
+    assert not [path for path in (run / "tables").iterdir() if path.stem in ("protocols", "readings")]
+    assert "protocol" not in paper_text(run)
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    (lambda cells: cells.pop("mmlu_pro"), "benchmarks.test.sft: expected ours, best_of_first_and_last, last_letter, mmlu_pro, default_a; write it again"),
+    (lambda cells: cells.update(ours=0.5), "benchmarks.test.sft.ours: is not the accuracy in scores.json; write it again with gazal score"),
+])
+def test_protocols_of_other_predictions_are_one_line(tmp_path: Path, change, message: str) -> None:
+    run = build_run(tmp_path / "r", steps=3)
+    path = run / "eval/protocols.json"
+    value = json.loads(path.read_text())
+    change(value["benchmarks"]["test"]["sft"])
+    path.write_text(json.dumps(value))
+    with pytest.raises(GazalError, match=re.escape(message)):
+        make_tables(run)
 
 
 def test_paired_is_read_in_both_directions(run: Path) -> None:
@@ -166,6 +222,7 @@ def test_latex_and_markdown_escapes() -> None:
     assert escape_markdown("a|b <c> *d*\ne") == r"a\|b &lt;c> \*d\* e"
     table = Table("t", "50 % & more", ["a_b", "n"], [["[x]", "1"]])
     assert r"\caption{50 \% \& more}" in table.latex() and "{}[x] & 1" in table.latex()
+    assert [percent(x) for x in (0.0625, 0.40249, 0.0, 1.0, None)] == ["6.3", "40.2", "0.0", "100.0", "–"]
     assert [p_value(p) for p in (0.0, 0.0123, 0.5, 1.0)] == ["< 0.001", "0.012", "0.50", "1.00"]
 
 

@@ -73,11 +73,18 @@ def evaluate(
 
 
 @app.command()
-def score(folder: Annotated[Path, typer.Argument(help="Folder of predictions.")]) -> None:
-    """Score again from predictions alone; no model needed."""
+def score(
+    folder: Annotated[Path, typer.Argument(help="Folder of predictions, or a run folder.")],
+    protocol: Annotated[str, typer.Option("--protocol", help="ours, or another's: best_of_first_and_last, last_letter, mmlu_pro, default_a.")] = "ours",
+) -> None:
+    """Score again from predictions alone; no model needed. By another protocol: scores.PROTOCOL.json, beside ours."""
+    from gazal.evaluation.protocols import OURS
     from gazal.evaluation.score import results_table, score_folder
+    from gazal.evaluation.sensitivity import compare_protocols
 
-    print(results_table(score_folder(folder)))
+    print(results_table(score_folder(folder, protocol)))
+    if protocol == OURS:
+        compare_protocols(folder)
 
 
 @app.command()

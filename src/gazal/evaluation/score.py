@@ -22,6 +22,7 @@ from gazal.baselines import baselines
 from gazal.errors import GazalError
 from gazal.evaluation.benchmarks import BENCHMARKS
 from gazal.evaluation.predictions import fingerprint, read_header, read_predictions
+from gazal.evaluation.protocols import OURS, Grades, grade, protocol
 from gazal.evaluation.stats import interval, paired_interval, paired_p
 from gazal.files import write_json
 from gazal.items import Item, read_items, write_items_jsonl
@@ -63,15 +64,50 @@ def _slim(item: Item) -> Item:
     return Item.model_validate(fields | extra)
 
 
-def score_folder(eval_dir: str | Path) -> dict[str, Any]:
+def score_folder(eval_dir: str | Path, by: str = OURS) -> dict[str, Any]:
     """Score every ``<model>/<benchmark>.parquet`` under ``eval_dir`` (a run folder works too), write
     ``scores.json`` there, and return it.
 
     Schema: ``models.M.benchmarks.B`` = n (items), samples, accuracy, ci95, unparsed, truncated and format
     (shares of completions), mean_tokens, reasons (counts), by (reasoning type, else subject); ``paired``
     (delta = accuracy of b minus accuracy of a); ``baselines.B.name`` = accuracy; ``not_run.B`` = reason.
-    Raises GazalError where a file is broken, incomplete, or of other items than those beside it.
+    ``by`` another protocol than ours: ``scores.<by>.json``, where reasons say how letters were come by and
+    nothing is paired; without items beside the predictions that raises GazalError. So does a file that is
+    broken, incomplete, or of other items than those beside it, and an unknown protocol.
     """
+    protocol(by)
+    root, answers, items = read_answers(eval_dir)
+    for name in (name for name, found in items.items() if not found):
+        if by != OURS:
+            raise GazalError(f"{root}: {name} cannot be scored by {by}: no items/{name}.jsonl beside the predictions")
+        print(f"{name}: no items/{name}.jsonl beside the predictions: scored by the stored letters, without baselines", file=sys.stderr)
+    if by != OURS:
+        answers = {key: with_grades(frame, regrade(frame, items[key[1]], by)) for key, frame in answers.items()}
+    models: dict[str, Any] = {}
+    for (model, benchmark), frame in answers.items():
+        models.setdefault(model, {"benchmarks": {}})["benchmarks"][benchmark] = _score(frame)
+    trained = root / "training_items.jsonl"
+    training = read_items(trained) if trained.exists() else []
+    scores = {
+        "models": models,
+        "paired": [row for name in items for row in _paired(name, {m: f for (m, b), f in answers.items() if b == name})] if by == OURS else [],
+        "baselines": {name: {k: round(v["accuracy"], 6) for k, v in baselines(found, training).items()} for name, found in items.items() if found},
+        "not_run": {name: reason for name, reason in read_not_run(root).items() if name not in items},
+    }
+    if by != OURS:
+        scores = {"protocol": by, **scores}
+    write_json(root / ("scores.json" if by == OURS else f"scores.{by}.json"), scores)
+    return scores
+
+
+Answers = dict[tuple[str, str], pd.DataFrame]
+"""Predictions as our extractor reads them now, by model and benchmark."""
+
+
+def read_answers(eval_dir: str | Path) -> tuple[Path, Answers, dict[str, list[Item]]]:
+    """The folder of predictions (``eval_dir``, or ``eval`` in it), the predictions by model and benchmark in the order of
+    stages, each frame in item order, then sample, with a boolean ``open`` (the prompt opened the think block), and each
+    benchmark's items (none where they are not beside). Raises GazalError as :func:`score_folder` says."""
     root = Path(eval_dir)
     root = root / "eval" if (root / "eval").is_dir() else root
     if not root.is_dir():
@@ -80,20 +116,25 @@ def score_folder(eval_dir: str | Path) -> dict[str, Any]:
     if not files:
         raise GazalError(f"{root}: no predictions (expected <model>/<benchmark>.parquet)")
     items = {name: _items(root, name) for name in dict.fromkeys(sorted((p.stem for p in files), key=lambda n: _rank(n, BENCHMARKS, last=False)))}
-    answers = {(path.parent.name, path.stem): _answers(path, items[path.stem]) for path in files}
-    models: dict[str, Any] = {}
-    for (model, benchmark), frame in answers.items():
-        models.setdefault(model, {"benchmarks": {}})["benchmarks"][benchmark] = _score(frame)
-    trained = root / "training_items.jsonl"
-    training = read_items(trained) if trained.exists() else []
-    scores = {
-        "models": models,
-        "paired": [row for name in items for row in _paired(name, {m: f for (m, b), f in answers.items() if b == name})],
-        "baselines": {name: {k: round(v["accuracy"], 6) for k, v in baselines(found, training).items()} for name, found in items.items() if found},
-        "not_run": {name: reason for name, reason in read_not_run(root).items() if name not in items},
-    }
-    write_json(root / "scores.json", scores)
-    return scores
+    return root, {(path.parent.name, path.stem): _answers(path, items[path.stem]) for path in files}, items
+
+
+def regrade(frame: pd.DataFrame, items: list[Item], by: str) -> Grades:
+    """One frame of :func:`read_answers` graded by a protocol; completions in the frame's order."""
+    asked = {item.id: item for item in items}
+    rows = [asked[name] for name in frame["item_id"]]
+    return grade(by, list(frame["completion"]), [item.options for item in rows], [item.answer_idx for item in rows], list(frame["open"]))
+
+
+def with_grades(frame: pd.DataFrame, grades: Grades) -> pd.DataFrame:
+    """The frame with a protocol's letters, without what it does not count; where that is everything, all are wrong."""
+    frame = frame.assign(letter=grades.letters, reason=grades.how, correct=grades.correct)
+    return frame[grades.counted] if grades.counted.any() else frame
+
+
+def accuracy(frame: pd.DataFrame) -> float:
+    """Mean over items of the mean over an item's completions, as ``scores.json`` has it."""
+    return round(float(_means(frame).mean()), 6)
 
 
 def _rank(name: str, order: tuple[str, ...], last: bool = True) -> tuple[int, str]:
@@ -103,17 +144,14 @@ def _rank(name: str, order: tuple[str, ...], last: bool = True) -> tuple[int, st
 
 def _items(root: Path, benchmark: str) -> list[Item]:
     path = root / "items" / f"{benchmark}.jsonl"
-    if path.exists():
-        return read_items(path)
-    print(f"{benchmark}: no items/{benchmark}.jsonl beside the predictions: scored by the stored letters, without baselines", file=sys.stderr)
-    return []
+    return read_items(path) if path.exists() else []
 
 
 def _answers(path: Path, items: list[Item]) -> pd.DataFrame:
-    """Predictions with ``group``, ``letter``, ``reason``, ``correct`` and ``format``, in item order, then sample."""
+    """Predictions with ``group``, ``letter``, ``reason``, ``correct``, ``format`` and ``open``, in item order, then sample."""
     frame = read_predictions(path)
     if not items:
-        frame = frame.assign(group=None, format=np.nan, correct=frame["correct"].astype(bool) & frame["letter"].notna())
+        frame = frame.assign(group=None, format=np.nan, open=False, correct=frame["correct"].astype(bool) & frame["letter"].notna())
         return frame.sort_values(["item_id", "sample"], ignore_index=True)
     place = {item.id: at for at, item in enumerate(items)}
     strange = frame.index[~frame["item_id"].isin(place)]
@@ -132,7 +170,8 @@ def _answers(path: Path, items: list[Item]) -> pd.DataFrame:
     return frame.assign(
         group=[item.reasoning_type or item.subject for item in asked], letter=[f.letter for f in found], reason=[f.reason.value for f in found],
         correct=[f.letter == item.answer_idx for f, item in zip(found, asked, strict=True)],
-        format=[float(has_format(text, think_open=think_open)) for text in frame["completion"]],
+        format=[float(has_format(text, item.options, think_open, f)) for text, item, f in zip(frame["completion"], asked, found, strict=True)],
+        open=think_open,
     )
 
 
@@ -205,7 +244,7 @@ def scores_frame(scores: dict[str, Any]) -> pd.DataFrame:
 
 def results_table(scores: dict[str, Any]) -> str:
     """Markdown: models by benchmarks, accuracy in % with its 95 % interval, then chance and the best
-    shortcut; a benchmark that was not run says so, and why, below."""
+    shortcut; a benchmark that was not run says so, and why, below, and a protocol that is not ours at the end."""
     not_run = scores.get("not_run", {})
     benchmarks = list(dict.fromkeys([*(b for m in scores["models"].values() for b in m["benchmarks"]), *not_run]))
 
@@ -231,4 +270,7 @@ def results_table(scores: dict[str, Any]) -> str:
     widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))]
     lines = ["| " + " | ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) + " |" for row in rows]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    return "\n".join([*lines, *([""] if not_run else []), *(f"{name} not run: {reason}" for name, reason in not_run.items())])
+    notes = [f"{name} not run: {reason}" for name, reason in not_run.items()]
+    if "protocol" in scores:
+        notes.append(f"Scored by the protocol {scores['protocol']}, not by ours: {protocol(scores['protocol']).rule}.")
+    return "\n".join([*lines, *([""] if notes else []), *notes])

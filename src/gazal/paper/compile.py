@@ -14,6 +14,7 @@ import typst
 
 from gazal import DISCLAIMER
 from gazal.errors import GazalError
+from gazal.evaluation.protocols import PROTOCOLS
 from gazal.files import atomic_write
 from gazal.paper.claims import check_claims
 from gazal.paper.inputs import BASELINES, PAPER, STAGES, TYPES, Results, read_results
@@ -33,7 +34,17 @@ def _derived(results: Results) -> dict[str, Any]:
         },
         "chance": {b: results.chance(b) for b in results.published["benchmarks"] if results.chance(b) is not None},
         "pass_rates": list(results.pass_rates.values()),
+        "protocols": _protocols(results),
     }
+
+
+def _protocols(results: Results) -> dict[str, Any] | None:
+    """protocols.json with labels, and its rows as the table has them; None for a run without it."""
+    if not results.protocols:
+        return None
+    names = results.benchmark_names
+    rows = [{**vars(row), "benchmark": names[row.benchmark], "span": row.span} for row in results.protocol_rows]
+    return {**results.protocols, "rows": rows, "labels": {name: found.label for name, found in PROTOCOLS.items()}}
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pandas as pd
 import yaml
 
 from gazal.errors import GazalError
+from gazal.evaluation.protocols import OURS, PROTOCOLS
 from gazal.files import read_jsonl
 from gazal.items import REASONING_TYPES
 
@@ -25,6 +27,11 @@ BASELINES = {
 assert tuple(TYPES) == REASONING_TYPES
 
 
+def in_percent(share: float, digits: int = 1) -> float:
+    """A share as percent as it is printed: halves go up, as the paper's own arithmetic has it (0.0625 is 6.3)."""
+    return math.floor(100 * share * 10**digits + 0.5) / 10**digits
+
+
 @dataclass(frozen=True)
 class Change:
     """A paired difference in accuracy, ``after`` minus ``before``, as shares; ``p`` is two-sided."""
@@ -33,6 +40,20 @@ class Change:
     low: float
     high: float
     p: float
+
+
+@dataclass(frozen=True)
+class ProtocolRow:
+    """One model on one benchmark: accuracy by protocol, a share to 0.1 points, as it is printed."""
+
+    benchmark: str
+    model: str
+    accuracy: dict[str, float]
+
+    @property
+    def span(self) -> float:
+        """Highest less lowest accuracy: how much of a score is protocol."""
+        return round(max(self.accuracy.values()) - min(self.accuracy.values()), 3)
 
 
 @dataclass(frozen=True)
@@ -47,6 +68,7 @@ class Results:
     grpo_log: pd.DataFrame
     pass_rates: dict[str, float]
     published: dict[str, Any]
+    protocols: dict[str, Any]
 
     @property
     def models(self) -> list[str]:
@@ -80,6 +102,19 @@ class Results:
     def chance(self, benchmark: str) -> float | None:
         """Expected accuracy (share) of a uniform guess on one benchmark."""
         return self.baseline("chance", benchmark=benchmark)
+
+    @property
+    def benchmark_names(self) -> dict[str, str]:
+        """Names for readers: the embedded test, the published benchmarks, then any other of this run."""
+        named = {TEST: "Embedded test"} | self.published["benchmarks"]
+        return named | {b: b for m in self.models for b in self.scores["models"][m].get("benchmarks", {}) if b not in named}
+
+    @property
+    def protocol_rows(self) -> list[ProtocolRow]:
+        """Accuracies under each protocol, benchmark by benchmark, stages in order; empty for a run without ``protocols.json``."""
+        found = self.protocols.get("benchmarks", {})
+        cells = [(b, m) for b in self.benchmark_names for m in self.models if m in found.get(b, {})]
+        return [ProtocolRow(b, m, {name: round(in_percent(share) / 100, 3) for name, share in found[b][m].items()}) for b, m in cells]
 
     def not_run(self, benchmark: str) -> str:
         """Why a benchmark has no scores: one line."""
@@ -143,17 +178,31 @@ def _check(scores: dict[str, Any], path: Path) -> None:
             raise GazalError(f"{path}: paired: {row['a']}, {row['b']} on {row['benchmark']}: delta is not accuracy of b minus accuracy of a")
 
 
+def _check_protocols(protocols: dict[str, Any], scores: dict[str, Any], path: Path) -> None:
+    """Each protocol everywhere, and ours as in scores.json: else the file is of other predictions or of other code."""
+    for benchmark, models in protocols.get("benchmarks", {}).items():
+        for model, cells in models.items():
+            where, again = f"{path}: benchmarks.{benchmark}.{model}", "write it again with gazal score"
+            if set(cells) != set(PROTOCOLS):
+                raise GazalError(f"{where}: expected {', '.join(PROTOCOLS)}; {again}")
+            score = scores["models"].get(model, {}).get("benchmarks", {}).get(benchmark)
+            if score is None or abs(score["accuracy"] - cells[OURS]) > 5e-6:
+                raise GazalError(f"{where}.{OURS}: is not the accuracy in scores.json; {again}")
+
+
 def read_results(run: str | Path) -> Results:
-    """Read ``runs/<recipe>/``: scores.json is required; logs, data report and recipe may be absent.
+    """Read ``runs/<recipe>/``: scores.json is required; protocols.json, logs, data report and recipe may be absent.
 
     Raises GazalError, one line naming file and field, for what cannot be read.
     """
     run = Path(run)
     scores = _json(run / "eval" / "scores.json", required=True)
     _check(scores, run / "eval" / "scores.json")
+    protocols = _json(run / "eval" / "protocols.json")
+    _check_protocols(protocols, scores, run / "eval" / "protocols.json")
     return Results(
         run=run, recipe=read_yaml(run / "recipe.yaml", required=False), scores=scores,
         data=_json(run / "data" / "report.json"), sft_log=_log(run / "sft" / "metrics.jsonl", "loss"),
         grpo_log=_log(run / "grpo" / "metrics.jsonl", "reward"), pass_rates=_json(run / "grpo" / "pass_rates.json"),
-        published=read_yaml(PAPER / "published.yaml"),
+        published=read_yaml(PAPER / "published.yaml"), protocols=protocols,
     )

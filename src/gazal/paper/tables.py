@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gazal.evaluation.protocols import PROTOCOLS
 from gazal.files import atomic_write
 from gazal.paper.claims import check_claims
 from gazal.paper.curves import SPLITS
-from gazal.paper.inputs import BASELINES, STAGES, TEST, TYPES, Results, read_results
+from gazal.paper.inputs import BASELINES, STAGES, TEST, TYPES, Results, in_percent, read_results
 
 NONE = "–"
 LATEX = {
@@ -69,7 +70,7 @@ class Table:
 
 def percent(share: float | None, digits: int = 1) -> str:
     """A share as percent without the sign: 0.7154 → ``71.5``; None → a dash."""
-    return NONE if share is None else f"{100 * share:.{digits}f}"
+    return NONE if share is None else f"{in_percent(share, digits):.{digits}f}"
 
 
 def with_interval(entry: dict[str, Any] | None) -> str:
@@ -111,7 +112,7 @@ def results_table(results: Results) -> Table:
 
 def paired_table(results: Results) -> Table:
     """Every saved paired test: difference in points, 95 % interval, p."""
-    names = {TEST: "Embedded test"} | results.published["benchmarks"]
+    names = results.benchmark_names
     rows = []
     for row in results.scores.get("paired", []):
         name, models = names.get(row["benchmark"], row["benchmark"]), f"{_model(row['a'])} → {_model(row['b'])}"
@@ -126,9 +127,7 @@ def paired_table(results: Results) -> Table:
 
 def benchmarks_table(results: Results) -> Table:
     """Reported values (not ours) above, this run's measured ones with intervals below; chance; why not run."""
-    named = dict(results.published["benchmarks"])
-    extra = [b for m in results.models for b in results.scores["models"][m]["benchmarks"] if b not in named and b != TEST]
-    names = named | {b: b for b in dict.fromkeys(extra)}
+    names = {b: name for b, name in results.benchmark_names.items() if b != TEST}
     rows = [[f"{m['name']} (reported)", f"{m['billions']}B", *(f"{m[b]:.1f}" if b in m else NONE for b in names)] for m in results.published["models"].values()]
     reported = len(rows)
     for model in results.models:
@@ -162,13 +161,47 @@ def claims_table(results: Results) -> Table:
                  ["Claim", "Benchmark", "Reported numbers", "Claimed", "Holds"], rows, text_columns=5)
 
 
+def protocols_table(results: Results) -> Table:
+    """Stages and benchmarks by protocol: accuracy, and the span between the most and the least generous."""
+    rows, names = results.protocol_rows, results.benchmark_names
+    ends = frozenset(i for i, (row, following) in enumerate(zip(rows, rows[1:], strict=False)) if row.benchmark != following.benchmark)
+    cells = [[names[row.benchmark], _model(row.model), *(percent(row.accuracy[p]) for p in PROTOCOLS), percent(row.span)] for row in rows]
+    return Table("protocols", "The same completions scored by our protocol and by four others, re-implemented from their descriptions: accuracy in percent. "
+                 "Span: highest less lowest, the points that are protocol.",
+                 ["Benchmark", "Model", *(p.label for p in PROTOCOLS.values()), "Span"], cells, text_columns=2, rules=ends,
+                 notes=[f"{p.label}: {p.rule}." for p in PROTOCOLS.values()])
+
+
+def readings_table(results: Results) -> Table:
+    """What each protocol reads where the answer is plain, and where it is faked, doubled or absent."""
+    honest, forms, red = (results.protocols.get(key, {}) for key in ("honest", "forms", "red_team"))
+
+    def cells(name: str) -> list[str]:
+        row = red.get("protocols", {}).get(name, {})
+        worst = f"{row['family']} ({percent(row['family_key'], 0)})" if "family" in row else NONE
+        return [PROTOCOLS[name].label, *(percent(found.get("agreement", {}).get(name)) for found in (honest, forms)), percent(row.get("letter")), percent(row.get("key")), worst]
+
+    notes = ["Every reading of a protocol must be ours to agree. The last three columns are of red-team completions in which our extractor reads no answer; "
+             "what is counted as right depends on where the key lies: a default letter is paid where it is the key."]
+    return Table("readings", f"Agreement with ours, in percent, on {honest.get('completions', 0):,} honest, well-formed completions of this run and on {forms.get('completions', 0)} honest forms; "
+                 f"and {red.get('null', 0)} red-team completions without an answer: percent given a letter, percent counted as right, and the family most often counted as right.",
+                 ["Protocol", "Agrees: this run", "Agrees: forms", "Red team: letter", "Red team: right", "Worst family"], [cells(name) for name in PROTOCOLS], notes=notes)
+
+
 TABLES: tuple[Callable[[Results], Table], ...] = (results_table, paired_table, benchmarks_table, data_table, claims_table)
+OF_PROTOCOLS: tuple[Callable[[Results], Table], ...] = (protocols_table, readings_table)
 
 
 def make_tables(run: str | Path, progress: Callable[[str], None] = lambda line: None) -> list[Path]:
-    """Write ``tables/<name>.md`` and ``.tex`` of a run; returns the paths. Raises GazalError for unreadable results."""
+    """Write ``tables/<name>.md`` and ``.tex`` of a run; returns the paths. A run without ``eval/protocols.json`` gets no
+    tables of protocols, older ones are removed, and ``progress`` is told. Raises GazalError for unreadable results."""
     results, written = read_results(run), []
-    for build in TABLES:
+    if not results.protocols:
+        for name in ("protocols", "readings"):
+            for suffix in ("md", "tex"):
+                (Path(run) / "tables" / f"{name}.{suffix}").unlink(missing_ok=True)
+        progress("tables/protocols, tables/readings: left out, this run has no eval/protocols.json (gazal score writes it)")
+    for build in (*TABLES, *(OF_PROTOCOLS if results.protocols else ())):
         table = build(results)
         for suffix, text in (("md", table.markdown()), ("tex", table.latex())):
             path = Path(run) / "tables" / f"{table.name}.{suffix}"

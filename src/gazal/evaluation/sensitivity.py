@@ -1,0 +1,96 @@
+"""How many points are protocol: ``protocols.json``, the same completions read by every protocol. A pure step.
+
+Besides accuracies it holds two controls: on the run's own honest, well-formed completions protocols should agree with
+our extractor; on the red team, where an answer is faked, doubled or absent, they should not be fooled.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gazal.answers import Reason, has_format
+from gazal.evaluation.protocols import OURS, PROTOCOLS, SEEDS, Grades, grade
+from gazal.evaluation.score import accuracy, read_answers, regrade, with_grades
+from gazal.files import write_json
+
+
+def compare_protocols(eval_dir: str | Path) -> dict[str, Any]:
+    """Write ``protocols.json`` beside the predictions (a run folder works too) and return it; same files, same bytes.
+
+    Schema: ``seeds``; ``benchmarks.B.M.P`` = accuracy; ``honest``: ``completions`` = those of this run that keep the format
+    and that ours reads, ``agreement.P`` = share of them in which each reading of P is ours; ``forms`` (the same of
+    :func:`honest_forms`) and ``red_team`` (:func:`red_team`). Benchmarks without items beside them are left out; where none
+    is left, nothing is written. Raises GazalError as :func:`gazal.evaluation.score.score_folder` does.
+    """
+    root, answers, items = read_answers(eval_dir)
+    benchmarks: dict[str, dict[str, dict[str, float]]] = {}
+    honest, agreed = 0, Counter[str]()
+    for (model, benchmark), frame in answers.items():
+        if not items[benchmark]:
+            continue
+        well_formed = ((frame["format"] == 1) & (frame["reason"] == Reason.OK.value)).to_numpy()
+        honest += int(well_formed.sum())
+        cells = benchmarks.setdefault(benchmark, {}).setdefault(model, {})
+        for name in PROTOCOLS:
+            grades = regrade(frame, items[benchmark], name)
+            cells[name] = accuracy(with_grades(frame, grades))
+            agreed[name] += int((_same(grades, frame["letter"]) & well_formed).sum())
+    if not benchmarks:
+        return {}
+    agreement = {name: round(agreed[name] / honest, 6) for name in PROTOCOLS} if honest else {}
+    report = {"seeds": SEEDS, "benchmarks": {name: benchmarks[name] for name in items if name in benchmarks},
+              "honest": {"completions": honest, "agreement": agreement}, "forms": honest_forms(), "red_team": red_team()}
+    write_json(root / "protocols.json", report)
+    return report
+
+
+def _same(grades: Grades, letters: Iterable[str | None]) -> np.ndarray:
+    """Whether each reading is the given letter, shape (completions,)."""
+    return (grades.readings == np.array(list(letters), dtype=object)[:, None]).all(axis=1)
+
+
+@cache
+def honest_forms() -> dict[str, Any]:
+    """``completions`` and ``agreement.P`` for the red team's honest answers that keep the format, by every letter of its item."""
+    from gazal.red_team import OPTIONS, honest_completion, honest_wrong
+
+    written = dict.fromkeys(text for letter in OPTIONS for text in (honest_completion(letter=letter), *honest_wrong(answer_idx=letter)))
+    texts = [text for text in written if has_format(text, OPTIONS)]
+    graded = {name: grade(name, texts, [OPTIONS] * len(texts), [""] * len(texts)) for name in PROTOCOLS}
+    return {"completions": len(texts), "agreement": {name: round(float(_same(g, graded[OURS].letters).mean()), 6) for name, g in graded.items()}}
+
+
+@cache
+def red_team() -> dict[str, Any]:
+    """The red team's cases read by every protocol; empty where the cases are not there (an install without tests).
+
+    ``cases``, ``families``, ``null`` (cases in which ours reads no answer); ``protocols.P``: ``letter`` = share of the
+    null cases that P gives a letter, ``key`` = share that it counts as right, ``family`` = the family with the highest such
+    share (of equals the largest), ``family_key`` = that share; both are left out where none is counted as right. What P does
+    not count is not right.
+    """
+    from gazal.red_team import CASES, read_cases
+
+    if not CASES.exists():
+        return {}
+    cases = read_cases()
+    completions, options, opened = [c.completion for c in cases], [c.options for c in cases], [c.think_open for c in cases]
+    graded = {name: grade(name, completions, options, [c.answer_idx for c in cases], opened) for name in PROTOCOLS}
+    null = np.array([letter is None for letter in graded[OURS].letters])
+    family = np.array([c.family for c in cases])
+    families = sorted(set(family[null]))
+    rows: dict[str, dict[str, Any]] = {}
+    for name, grades in graded.items():
+        lettered = np.array([letter is not None for letter in grades.letters])
+        shares = {kind: float(grades.correct[null & (family == kind)].mean()) for kind in families}
+        rows[name] = {"letter": round(float(lettered[null].mean()), 6), "key": round(float(grades.correct[null].mean()), 6)}
+        worst = max(families, key=lambda kind: (shares[kind], int((null & (family == kind)).sum())))
+        if shares[worst] > 0:
+            rows[name] |= {"family": worst, "family_key": round(shares[worst], 6)}
+    return {"cases": len(cases), "families": len(set(family)), "null": int(null.sum()), "protocols": rows}
