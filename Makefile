@@ -4,7 +4,7 @@ SHELL := bash
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-builtin-rules
 .DELETE_ON_ERROR:
-.PHONY: help .venv reproduce test lab paper embedded-base strip lock clean distclean
+.PHONY: help .venv reproduce test lab paper embedded-base bench-rewards strip lock clean distclean
 
 PYTHON ?= python3
 RECIPE = embedded
@@ -47,6 +47,12 @@ paper: $(STAMP) ## Figures, tables and paper.pdf again from saved predictions; l
 
 embedded-base: $(STAMP) ## Train the packaged tiny base model again from nothing (up to 2 hours)
 	@$(PY) -m gazal embedded-base
+
+# TRL's accuracy and cosine need math-verify, which nothing else here does; without it they are left out.
+bench-rewards: $(STAMP) ## Speed of the rewards and what they pay for, beside TRL's and open-r1's
+	@[ -d build/peers/math_verify ] || $(PY) -m pip --disable-pip-version-check -qq install --no-deps --target build/peers \
+	  math-verify==0.9.0 latex2sympy2-extended==1.11.0 antlr4-python3-runtime==4.13.2 || echo "math-verify could not be installed" >&2
+	@PYTHONPATH=build/peers $(PY) benchmarks/rewards.py
 
 strip: $(STAMP) ## Remove outputs from notebooks/
 	@$(PY) -m nbstripout notebooks/*.ipynb

@@ -1,4 +1,4 @@
-"""The five notebooks as committed: one parameters cell, no outputs, short cells, nothing that is not there."""
+"""The five notebooks and the reward lab as committed: one parameters cell, no outputs, short cells, nothing that is not there."""
 
 import ast
 import importlib.util
@@ -15,6 +15,7 @@ from gazal.runs import STAGES
 
 FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
 PATHS = sorted(FOLDER.glob("*.ipynb"))
+LAB = FOLDER / "explore_rewards.ipynb"  # draws a recipe's rewards; makes no run
 
 
 @pytest.fixture(params=PATHS, ids=lambda path: path.stem, scope="module")
@@ -24,6 +25,10 @@ def notebook(request: pytest.FixtureRequest) -> nbformat.NotebookNode:
 
 def code(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def is_lab(notebook: nbformat.NotebookNode) -> bool:
+    return notebook.cells[0].id.startswith("lab-")
 
 
 def defined(module: str) -> set[str]:
@@ -44,8 +49,9 @@ def defined(module: str) -> set[str]:
 
 
 def test_there_is_one_notebook_for_each_stage() -> None:
-    assert [path.stem for path in PATHS] == ["01_data", "02_sft", "03_grpo", "04_evaluation", "05_figures"]
-    assert NOTEBOOKS == dict(zip(STAGES, [path.stem for path in PATHS], strict=True))
+    stages = [path.stem for path in PATHS if path != LAB]
+    assert stages == ["01_data", "02_sft", "03_grpo", "04_evaluation", "05_figures"] and LAB in PATHS
+    assert NOTEBOOKS == dict(zip(STAGES, stages, strict=True))
 
 
 def test_is_a_valid_python_notebook(notebook: nbformat.NotebookNode) -> None:
@@ -53,18 +59,18 @@ def test_is_a_valid_python_notebook(notebook: nbformat.NotebookNode) -> None:
     assert notebook.metadata.kernelspec.name == "python3" and "widgets" not in notebook.metadata
 
 
-def test_has_one_parameters_cell_with_the_four_parameters(notebook: nbformat.NotebookNode) -> None:
+def test_has_one_parameters_cell_with_its_parameters(notebook: nbformat.NotebookNode) -> None:
     (cell,) = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
     tree = ast.parse(cell.source)
     assert all(isinstance(node, ast.Assign) for node in tree.body)
-    assert [target.id for node in tree.body for target in node.targets] == ["RECIPE", "SET", "RUN", "BENCHMARKS"] == list(PARAMETERS)
     values = {node.targets[0].id: ast.literal_eval(node.value) for node in tree.body}
-    assert values == {"RECIPE": "embedded", "SET": [], "RUN": "", "BENCHMARKS": ""}
+    expected = {"RECIPE": "embedded", "SET": []} if is_lab(notebook) else {"RECIPE": "embedded", "SET": [], "RUN": "", "BENCHMARKS": ""}
+    assert values == expected and list(values) == [name for name in PARAMETERS if name in expected]
     assert cell is code(notebook)[0]
 
 
 def test_next_cell_starts_the_run(notebook: nbformat.NotebookNode) -> None:
-    assert "start(globals())" in code(notebook)[1].source
+    assert f"{'start_lab' if is_lab(notebook) else 'start'}(globals())" in code(notebook)[1].source
 
 
 def test_is_committed_stripped(notebook: nbformat.NotebookNode) -> None:
