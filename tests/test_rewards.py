@@ -67,6 +67,7 @@ def test_repetition_counts_repeated_ngrams_up_to_the_budget() -> None:
 def test_empty_and_truncated_get_exactly_the_least(cfg: RewardConfig) -> None:
     least = cfg.bounds()[0]
     assert total("", cfg) == total(" \n\t", cfg) == total("\u200b", cfg) == total(RIGHT, cfg, truncated=True) == least
+    assert total(RIGHT.partition("</think>")[0], cfg) == total(RIGHT, cfg, think_open=True, truncated=True) == least
     assert total(WRONG, cfg) > least
 
 

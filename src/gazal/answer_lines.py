@@ -150,7 +150,7 @@ _heading_states_other = lru_cache(maxsize=4096)(_line_states_other)  # most comp
 
 def _calls_other_correct(line: str, letter: str, opts: Options) -> bool:
     for called in _CALLED.finditer(line.lower()):
-        subject = opts.canon(line[: called.start()])
+        subject = opts.canon(line[: called.start()].rstrip(" ([{*_\"'`"))
         if _ENDS_IN_LETTER.search(subject) or any(subject.endswith(text) for other, text in opts.texts.items() if other != letter):
             return True
     return False

@@ -1,8 +1,8 @@
 """The four GRPO rewards (accuracy, format, length control, repetition penalty) and their weighted sum.
 
 Each is a pure function of one completion and its item: no reward looks at the rest of the batch. Accuracy and format
-use the one extractor, `gazal.answers`. An empty or truncated completion gets the least of every component, so nothing
-scores below it and nothing is gained by stopping early or never.
+use the one extractor, `gazal.answers`. An empty or truncated completion, or one whose `<think>` block is open at its end,
+gets the least of every component, so nothing scores below it and nothing is gained by stopping early or never.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from trl.rewards import get_soft_overlong_punishment
 
 from gazal.answer_text import VISIBLE, fold
-from gazal.answers import Extraction, extract, has_format, has_think_block
+from gazal.answers import Extraction, Reason, extract, has_format, has_think_block
 
 _ODD = np.uint64(0x9E3779B97F4A7C15)
 COMPONENTS = ("accuracy", "format", "length", "repetition")
@@ -157,14 +157,16 @@ def score_completion(
     """The four rewards of one completion and their weighted sum, within `cfg.bounds()`.
 
     n_tokens: its length, by default that of token_ids. Without token_ids both length and n-grams count words split at
-    white space instead of tokens. truncated: generation stopped at its limit. think_open: the prompt opened `<think>`.
+    white space instead of tokens. truncated: generation stopped at its limit (an open
+    `<think>` block counts as that). think_open: the prompt opened `<think>`.
     """
     cfg = cfg or RewardConfig()
-    if truncated or not (VISIBLE.search(completion) or fold(completion).strip()):
+    extraction = extract(completion, options, think_open)
+    cut = truncated or extraction.reason is Reason.UNCLOSED_THINK
+    if cut or not (VISIBLE.search(completion) or fold(completion).strip()):
         values = [low for low, _ in cfg.component_bounds().values()]
         return RewardScores(*values, total=cfg._total(values))
     tokens: Sequence[Any] = completion.split() if token_ids is None else token_ids
-    extraction = extract(completion, options, think_open)
     accuracy = accuracy_reward(extraction, answer_idx)
     values = [
         accuracy,

@@ -11,7 +11,7 @@ import json
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import pyarrow as pa
@@ -19,11 +19,13 @@ import pyarrow.parquet as pq
 
 from gazal.answers import extract
 from gazal.errors import GazalError
-from gazal.evaluation.engines import Engine, Reply, load_engine
 from gazal.files import atomic_write, read_jsonl
 from gazal.items import Item
 from gazal.prompts import build_messages
 from gazal.recipe import EvaluationSection
+
+if TYPE_CHECKING:  # engines bring torch, which reading and scoring do without
+    from gazal.evaluation.engines import Engine, Reply
 
 SCHEMA = pa.schema([
     ("item_id", pa.string()), ("sample", pa.int64()), ("completion", pa.string()), ("n_tokens", pa.int64()),
@@ -72,6 +74,8 @@ def _first_line(path: Path) -> dict[str, Any] | None:
 
 def _resume(path: Path, header: dict[str, Any]) -> dict[int, Reply]:
     """Replies saved by an interrupted run; what a kill cut off at the end is taken away."""
+    from gazal.evaluation.engines import Reply
+
     lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
     whole = [line for line in lines if line.endswith(b"\n")]
     if not whole:
@@ -99,6 +103,8 @@ def predict(
     benchmark, sampling or prompt: then it is made again with ``replace``, else that raises GazalError, as
     does a folder that cannot be written.
     """
+    from gazal.evaluation.engines import load_engine
+
     out = Path(out)
     engine = load_engine(engine) if isinstance(engine, (str, Path)) else engine
     header = _header(engine, items, settings, system, seed, think_open)
