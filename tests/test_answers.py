@@ -62,7 +62,7 @@ NULL = {
         "Answer: A. B.", "<answer>A or C</answer>", "\\boxed{A, C}",
         "Answer: C, or else A", "Answer: C (if not, A)", "Answer: C. Or A.", "Answer: C. Or aspirin.", "Answer: C\nor A", "Answer: C, alternatively A",
         "Answer: C, also A", "Answer: C as well as A", "Answer: C, failing that A", "Answer: C. A is also right.", "Answer: A (or rather C)",
-        "Answer: A, no, C", "Answer: C. Heparin, or else A.",
+        "Answer: A, no, C", "Answer: C. Heparin, or else A.", "Answer: C. A/C", "Answer: A. Aspirin B. Warfarin C. Heparin D. Metformin",
     ],
     Reason.RETRACTED: [
         "Answer: C. Wait, that is wrong.", "Answer: C\nActually, no.", "Answer: C. On second thought, it may be A.",

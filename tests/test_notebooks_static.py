@@ -70,7 +70,7 @@ def test_has_one_parameters_cell_with_its_parameters(notebook: nbformat.Notebook
 
 
 def test_next_cell_starts_the_run(notebook: nbformat.NotebookNode) -> None:
-    assert f"{'start_lab' if is_lab(notebook) else 'start'}(globals())" in code(notebook)[1].source
+    assert f"{'read_parameters(globals(), ' if is_lab(notebook) else 'start(globals())'}" in code(notebook)[1].source
 
 
 def test_is_committed_stripped(notebook: nbformat.NotebookNode) -> None:

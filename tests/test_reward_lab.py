@@ -19,6 +19,7 @@ from PIL import Image
 from gazal import DISCLAIMER
 from gazal.answers import Reason, extract
 from gazal.errors import GazalError
+from gazal.notebook import read_parameters
 from gazal.red_team import KEY, OPTIONS, family_table, read_cases
 from gazal.reward_figures import fig_examples, fig_families, fig_landscape, fig_length, fig_repetition, picture
 from gazal.reward_lab import (
@@ -35,7 +36,6 @@ from gazal.reward_lab import (
     parse_options,
     repetition_shape,
     report_html,
-    start_lab,
     tokens,
 )
 from gazal.rewards import COMPONENTS, RewardConfig, repetition_reward, score_completion
@@ -186,15 +186,13 @@ def test_explorer_takes_other_options() -> None:
     assert html.escape(SCRIPT) in lab.result.value and "<script" not in lab.result.value
 
 
-def test_start_lab_reads_the_recipe_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    recipe = start_lab({"RECIPE": "embedded", "SET": ["grpo.rewards.length_kind=overlong"], "In": [], "start_lab": start_lab})
-    assert recipe.grpo.rewards.length_kind == "overlong" and not list(tmp_path.iterdir())
+def test_the_notebook_takes_two_parameters() -> None:
+    recipe = read_parameters({"RECIPE": "embedded", "SET": ["grpo.rewards.length_kind=overlong"], "In": [], "f": len}, ("RECIPE", "SET"))
+    assert recipe.grpo.rewards.length_kind == "overlong"
     with pytest.raises(GazalError, match="unknown RECIPES"):
-        start_lab({"RECIPE": "embedded", "SET": [], "RECIPES": "x"})
+        read_parameters({"RECIPE": "embedded", "SET": [], "RECIPES": "x"}, ("RECIPE", "SET"))
     with pytest.raises(GazalError, match="missing SET"):
-        start_lab({"RECIPE": "embedded"})
-    assert not list(tmp_path.iterdir())
+        read_parameters({"RECIPE": "embedded"}, ("RECIPE", "SET"))
 
 
 def test_notebook_runs_headless(tmp_path: Path) -> None:

@@ -66,11 +66,14 @@ _ALL_DENIED = re.compile(r"(?:[^\w\n]{1,4}(?:and\s|or\s|nor\s)?(?-i:[A-J])\b){1,
 _CONTINUES = re.compile(r"(?:because|since|as|due|given|based|which|for|is|with|and\s+not|but\s+not|not|rather)\b", re.I)
 _NOT = re.compile(r"\W{0,6}(?:definitely\s|certainly\s)?(?:not|never|neither|anything\s+but)\b\s*", re.I)
 _CONTRAST = re.compile(r"\b(?:not|never|nor|except|rather than|instead of|unlike)\b|n't\b")
-_ALTERNATIVE = re.compile(
-    r"\W{0,6}(?:(?:and|or|but|and/or)\s+)?(?:and/or|and|or|else|rather|also|alternatively|otherwise|maybe|perhaps|possibly|equally|as\s+well(?:\s+as)?"
-    r"|failing\s+that|if\s+(?:not|wrong)|no|plus|then|followed\s+by|vs\.?|versus)\b\W{0,6}(?:(?:option|choice|letter|it\s+is|it's|is|the)\s)?",
-    re.I,
+_OFFERING = (
+    r"and/or|and|or|else|rather|also|alternatively|otherwise|maybe|perhaps|possibly|equally|as\s+well(?:\s+as)?|failing\s+that|if\s+(?:not|wrong)"
+    r"|no|plus|then|followed\s+by|vs\.?|versus"
 )
+_ALTERNATIVE = re.compile(
+    rf"\W{{0,6}}(?:(?:and|or|but|and/or)\s+)?(?:{_OFFERING})\b\W{{0,6}}(?:(?:option|choice|letter|it\s+is|it's|is|the)\s)?", re.I
+)
+_MAY_OFFER = re.compile(rf"\W{{0,9}}(?:{LETTER}|{_OFFERING}|but|unless|except|if)\b", re.I)
 _OTHER_LETTER = re.compile(rf"({LETTER}){NOT_GLUED}(?=\W*$|[*)\]\"']*(?:[.,;:!?\n]|\s(?:is|would|could|may|might)\b(?!\s(?:not|wrong|incorrect))))", re.I)
 _UNLESS = re.compile(r"[ ,(]{1,3}(?:unless|except|if)\b[^\n]{0,200}", re.I)
 _JSON_KEY = re.compile(r"[\"']\s*:\s*[\d\"'\[{]")
@@ -78,7 +81,8 @@ SPEECH = set("says said claims claimed insists insisted thinks believes wrote to
 _QUOTED = re.compile(rf"[.,]?[\"'”’»][\s,.-]*(?:\w+\s+){{0,4}}(?:{'|'.join(sorted(SPEECH))}|according\s+to)\b", re.I)
 _SENTENCE_ENDS = re.compile(r"[)\]}*\"']+\.\s")
 _ONE_MORE = re.compile(rf"[^\w\n]{{1,8}}({LETTER}){NOT_GLUED}")
-_NEXT_LETTER = re.compile(rf"(?:[^\w\n]{{0,8}}({LETTER}){NOT_GLUED}[^\w\n]*)+")
+_LETTERS = re.compile(rf"(?:[^\w\n]{{0,8}}{LETTER}{NOT_GLUED}[^\w\n]*)+", re.I)
+_LETTER = re.compile(LETTER)
 _ALSO_RIGHT = re.compile(rf"\W{{1,6}}([A-J]){NOT_GLUED}\W{{1,4}}(?:is|would\s+be|may\s+be|could\s+be)\s+(?:also|equally|just\s+as)\b")
 _EITHER = re.compile(r"[\s,]*(?:and/or\b|or\b|and\b|vs\b|versus\b|/)")
 
@@ -190,7 +194,7 @@ def _read_letter(letter: str, after: str, opts: Options) -> Reading | None:
 
 def offers_another(rest: str, letter: str, opts: Options) -> bool:
     """Whether what follows an answer begins by offering another option: `, or else A`, ` (if not, A)`, `. A is also right`."""
-    if not rest.strip(_CLOSERS):
+    if not _MAY_OFFER.match(rest):
         return False
     also = _ALSO_RIGHT.match(rest)
     if also and _is_other(also[1], letter, opts):
@@ -203,11 +207,12 @@ def offers_another(rest: str, letter: str, opts: Options) -> bool:
     if condition := _UNLESS.match(rest):
         letters = (found[1] for found in _OTHER_LETTER.finditer(rest, condition.start() + 1, condition.end()) if found[1].isupper())
         return any(_is_other(found, letter, opts) for found in letters) or bool(opts.mentioned_in(opts.canon(condition[0])) - {letter})
-    following = _NEXT_LETTER.match(rest)
-    if following and _is_other(following[1], letter, opts):
+    following = _LETTERS.match(rest)
+    run = [plain_letter(found) for found in _LETTER.findall(following[0])] if following else []
+    if any(_is_other(found, letter, opts) for found in run):
         text = opts.canon(rest[following.end() : following.end() + MAX_STATEMENT].partition("\n")[0])
-        own = opts.texts.get(plain_letter(following[1]), "")
-        return not text or (text.startswith(own) and (not text[len(own) :].strip(_CLOSERS) or bool(_NEXT_LETTER.match(text[len(own) :]))))
+        own = opts.texts.get(run[-1], "")
+        return not text or (text.startswith(own) and (not text[len(own) :].strip(_CLOSERS) or bool(_LETTERS.match(text[len(own) :]))))
     return False
 
 

@@ -51,7 +51,9 @@ _LETTER_OR_LETTER = re.compile(r"[A-J](?<!\w.)\b[^\w\n]{0,6}(?:or|and|and/or|/|,
 _LETTER_DENIED = re.compile(r"\bnot (?:option )?[a-j]\b|(?<!\w)[a-j]\b[^\w\n]{0,3} (?:is|are) (?:not|wrong|incorrect)\b")
 _ENDS_IN_LETTER = re.compile(r"(?<!\w)[a-j]$")
 _ITEM = re.compile(r"^(?:\d+[.)]\s*)?(?:[\w ]{1,40}:\W*)?")
-_NO_CONTENT = re.compile(r"(?<!\w)(?:[a-j]{1,2}|or|and|the|so|then|it|is|not|answer|option|choice|correct|best|right)(?!\w)|[\W\d_]|(?<=<)/?\w+(?=>)")
+_EMPTY = r"(?:[a-j]{1,2}|or|and|the|so|then|it|is|not|answer|option|choice|correct|best|right)(?!\w)"
+_NO_CONTENT = re.compile(rf"(?<!\w){_EMPTY}|[\W\d_]|(?<=<)/?\w+(?=>)")
+_FIRST_WORD = re.compile(rf"[\W_]*(?:\d+[.)]\s*)?(?:[\w ]{{1,40}}:[\W_]*)?(?:{_EMPTY}[\W_]+)*([^\W_]+)", re.I)
 _RETRACTIONS = AhoCorasick((
     "wait,", "wait.", "wait!", "wait -", "wait—", "wait–", "wait no", "wait:", "wait that", "wait i", "actually,", "actually no", "actually it", "correction:", "on second thought", "scratch that", "i take that back",
     "i take it back", "i was wrong", "i made a", "disregard", "ignore that", "ignore my", "ignore the above", "never mind",
@@ -136,16 +138,10 @@ def _read_line(line: str, opts: Options) -> tuple[Reason, str | None, bool]:
 def states_other(before: str, letter: str, opts: Options) -> bool:
     """Whether a line of `before`, the text before the answer line, states an option too: another one, several, or any in a
     line of nothing else. `C` is refused like `A`, but the answer's text alone (`Diagnosis: heparin`) is let pass."""
-    return any((_line_states_other if len(line) > 80 else _heading_states_other)(line, letter, opts) for line in before.split("\n") if line)
-
-
-def _line_states_other(line: str, letter: str, opts: Options) -> bool:
-    if LONE.fullmatch(line) or ((match := LETTERED.match(line)) and line[match.end() :][:1] in (".", ":", ")")):
+    lines = [line for line in before.split("\n") if line]
+    if any((_short_says_little_else if len(line) <= 80 else _says_little_else)(line, letter, opts) for line in lines):
         return True
-    return bool(VISIBLE.search(line)) and (_calls_other_correct(line, letter, opts) or _says_little_else(line, letter, opts))
-
-
-_heading_states_other = lru_cache(maxsize=4096)(_line_states_other)  # most completions have the same headings
+    return bool(_CALLED.search(before.lower())) and any(_calls_other_correct(line, letter, opts) for line in lines)
 
 
 def _calls_other_correct(line: str, letter: str, opts: Options) -> bool:
@@ -157,27 +153,34 @@ def _calls_other_correct(line: str, letter: str, opts: Options) -> bool:
 
 
 def _says_little_else(line: str, letter: str, opts: Options) -> bool:
+    if LONE.fullmatch(line) or ((match := LETTERED.match(line)) and line[match.end() :][:1] in (".", ":", ")")):
+        return True
     if len(line) <= opts.longest + 60:
         reason, other, _ = _read_line(line.strip(), opts)
         if other not in (None, letter) or reason in (Reason.HEDGED, Reason.LETTER_TEXT_CONFLICT):
             return True
-    rest = _ITEM.sub("", opts.canon(line[:MAX_STATEMENT]), count=1)
-    first = VISIBLE.search(rest)
-    if not first or rest == opts.texts.get(letter):
+    word = _FIRST_WORD.match(line)
+    if not word or not (_NO_CONTENT.match(word[1].lower()) or any(text.startswith(word[1].lower()) for text in opts.texts.values())):
         return False
-    if not _NO_CONTENT.match(rest, first.start()) and not any(rest.startswith(text, first.start()) for text in opts.texts.values()):
+    rest = _ITEM.sub("", opts.canon(line[:MAX_STATEMENT]), count=1)
+    if rest == opts.texts.get(letter):
         return False
     for text in sorted(opts.texts.values(), key=len, reverse=True):
         rest = rest.replace(text, " ")
     return not _NO_CONTENT.sub("", rest)
 
 
+_short_says_little_else = lru_cache(maxsize=4096)(_says_little_else)  # most completions have the same headings
+
+
 def _called_correct(region: str, lower: str, opts: Options) -> dict[str, int]:
     found: dict[str, int] = {}
-    for called in _CALLED.finditer(lower, max(0, len(lower) - CLOSING)):
-        for match in _IS_CORRECT.finditer(region, max(0, called.start() - 230), called.end()):
+    done = max(0, len(lower) - CLOSING)
+    for called in _CALLED.finditer(lower, done):
+        for match in _IS_CORRECT.finditer(region, max(done, called.start() - 230), called.end()):
             if match[1] in opts.letters and not _NOT_ALONE.search(region[max(0, match.start() - 12) : match.start()]):
                 found[match[1]] = match.end()
+        done = called.end()
     return found
 
 

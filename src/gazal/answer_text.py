@@ -15,7 +15,7 @@ from functools import lru_cache
 _INVISIBLE = re.compile(
     "[\u00ad\u034f\u061c\u180b-\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff\U000e0000-\U000e0fff]+"
 )
-_UNFIT = re.compile("[\ufdfa\ufdfb\ud800-\udfff]")
+_UNFIT = re.compile("[\ufdfa\ufdfb\ud800-\udfff]+")
 """Two ligatures that NFKC writes out as 18 and 8 characters (a megabyte of them would not stay one), and lone surrogates."""
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _DASHES = str.maketrans({c: "-" for c in "‐‑‒–—−"} | dict.fromkeys("’‘ʼ", "'") | dict.fromkeys("“”„", '"'))

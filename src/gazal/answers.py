@@ -121,7 +121,7 @@ def has_format(
     start = region.rfind("<answer>") if region.endswith("</answer>") else region.rfind("\n") + 1
     before, last = fold(region[:start]), region[start:]
     line = _ANSWER_LINE.fullmatch(" ".join(last.split())) if len(last) <= MAX_STATEMENT else None
-    if line is None or _CONTROL.search(region) or not _closed(last):
+    if line is None or not _closed(last) or (not region.replace("\n", " ").isprintable() and _CONTROL.search(region)):
         return False
     letter = (extraction or extract(completion, options, think_open)).letter
     opts = known_options(options)

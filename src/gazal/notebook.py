@@ -3,36 +3,42 @@
 from __future__ import annotations
 
 import types
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import datasets
-import torch
-import transformers
-
 from gazal.errors import GazalError
-from gazal.recipe import load_recipe
+from gazal.recipe import Recipe, load_recipe
 from gazal.runs import RunFolder, run_path
 
 PARAMETERS = ("RECIPE", "SET", "RUN", "BENCHMARKS")
 
 
-def start(namespace: dict[str, Any]) -> RunFolder:
-    """Open the run that the notebook's parameters name.
+def read_parameters(namespace: dict[str, Any], known: Sequence[str] = PARAMETERS) -> Recipe:
+    """The recipe that the notebook's parameters RECIPE and SET name.
 
     ``namespace`` is the notebook's ``globals()``. Papermill only warns about a parameter that a
-    notebook does not have; here it is an error, as is a missing one.
+    notebook does not have; here it is an error, as is a missing one of ``known``.
     """
     plain = (str, int, float, bool, list, tuple, dict, type(None))
     given = {
         name for name, value in namespace.items()
         if isinstance(value, plain) and not isinstance(value, types.ModuleType) and not name.startswith("_") and name not in ("In", "Out")
     }
-    unknown, missing = sorted(given - set(PARAMETERS)), sorted(set(PARAMETERS) - given)
+    unknown, missing = sorted(given - set(known)), sorted(set(known) - given)
     if unknown or missing:
-        raise GazalError(f"notebook parameters: {'unknown ' + ', '.join(unknown) if unknown else 'missing ' + ', '.join(missing)} (known: {', '.join(PARAMETERS)})")
+        raise GazalError(f"notebook parameters: {'unknown ' + ', '.join(unknown) if unknown else 'missing ' + ', '.join(missing)} (known: {', '.join(known)})")
     overrides = namespace["SET"].split() if isinstance(namespace["SET"], str) else list(namespace["SET"])
-    recipe = load_recipe(namespace["RECIPE"], overrides)
+    return load_recipe(namespace["RECIPE"], overrides)
+
+
+def start(namespace: dict[str, Any]) -> RunFolder:
+    """Open the run that the notebook's parameters name; raises GazalError as :func:`read_parameters` does."""
+    import datasets
+    import torch
+    import transformers
+
+    recipe = read_parameters(namespace)
     datasets.disable_progress_bars()  # a saved notebook would keep every redraw
     transformers.utils.logging.disable_progress_bar()
     if recipe.threads:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import html
 import re
-import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,8 +19,6 @@ from trl.rewards import get_repetition_penalty_reward
 from gazal import DISCLAIMER
 from gazal.answers import answer_region, extract
 from gazal.errors import GazalError
-from gazal.notebook import start
-from gazal.recipe import Recipe
 from gazal.red_team import KEY, OPTIONS, honest_completion
 from gazal.rewards import COMPONENTS, RewardConfig, length_reward, repetition_reward, score_completion
 
@@ -40,15 +37,6 @@ EXAMPLES = {
     "empty": "",
 }
 """Completions to OPTIONS with the key C, from honest to empty."""
-
-
-def start_lab(namespace: dict[str, Any]) -> Recipe:
-    """The recipe that the notebook's parameters RECIPE and SET name; `namespace` is its `globals()`.
-
-    Raises GazalError as `gazal.notebook.start` does, for an unknown parameter too. Leaves no file: the lab makes no run.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        return start(namespace | {"RUN": folder, "BENCHMARKS": ""}).recipe
 
 
 def tokens(length: int, repeated: int, size: int) -> list[int]:
