@@ -66,7 +66,7 @@ NULL = {
     ],
     Reason.RETRACTED: [
         "Answer: C. Wait, that is wrong.", "Answer: C\nActually, no.", "Answer: C. On second thought, it may be A.",
-        "Answer: C. I take that back.", "C\n\nHmm, let me think again.", "The answer is C. The answer is not C.",
+        "Answer: C. I take that back.", "C\n\nHmm, let me think again.", "The answer is C. The answer is not C.", "B\nnot B.", "Answer: C\nIt is not C.",
     ],
     Reason.CONFLICTING_ANSWERS: [
         "Answer: C\nAnswer: A", "<answer>A</answer> and <answer>C</answer>", "Answer: C. Wait, the answer is A.", "\\boxed{A} \\boxed{C}",

@@ -19,6 +19,7 @@ LONE = re.compile(
     re.I,
 )
 _LONE_LINE = re.compile(rf"\n[># \t*_\"'`$(\[{{•-]*+(?:option\s)?((?-i:{LETTER})){NOT_GLUED}(?:[^\w\n]{{1,8}}\1{NOT_GLUED}){{0,20}}[^\w\n?]{{0,40}}+(?=\n|$)", re.I)
+_DENIAL = re.compile(rf"\n[>#\s*_-]{{0,9}}+(?:(?:it\s+is|it's|actually)\s+)?not\s+(?:option\s)?[(*]{{0,3}}({LETTER}){NOT_GLUED}", re.I)
 LETTERED = re.compile(rf"{_BULLET}(?:(?:option|choice)\s+)?[*(\[]*+({LETTER}){NOT_GLUED}", re.I)
 _LEAD = re.compile(_BULLET)
 _IS_CORRECT = re.compile(
@@ -220,6 +221,9 @@ def contradicted(region: str, end: int, letter: str, opts: Options) -> Reason | 
         return Reason.LETTER_TEXT_CONFLICT
     if offers_another(rest, letter, opts):
         return Reason.HEDGED
+    for line in _DENIAL.finditer(region, end, end + 50_000):
+        if plain_letter(line[1]) == letter:
+            return Reason.RETRACTED
     for line in _LONE_LINE.finditer(region, end, end + 50_000):
         if (other := plain_letter(line[1])) != letter and other in opts.letters:
             return Reason.CONFLICTING_ANSWERS
