@@ -59,7 +59,7 @@ NULL = {
         "A or B", "Answer: A or B", "Answer: A/B", "Answer: A and C", "Answer: A, B", "Answer: (A) or (C)", "Either A or B",
         "Answer: aspirin or heparin", "heparin or aspirin", "Answer: C. heparin or aspirin", "Answer: C?", "A B C D", "A, B, C, D",
         "Answer: A B C D", '{"answer": ["A", "C"]}', "The answer is C (or A).", "Answer: heparin / aspirin", "Answer: c or a",
-        "Answer: A. B.", "<answer>A or C</answer>", "\\boxed{A, C}",
+        "Answer: A. B.", "B\nA\tA/B", "<answer>A or C</answer>", "\\boxed{A, C}",
         "Answer: C, or else A", "Answer: C (if not, A)", "Answer: C. Or A.", "Answer: C. Or aspirin.", "Answer: C\nor A", "Answer: C, alternatively A",
         "Answer: C, also A", "Answer: C as well as A", "Answer: C, failing that A", "Answer: C. A is also right.", "Answer: A (or rather C)",
         "Answer: A, no, C", "Answer: C. Heparin, or else A.", "Answer: C. A/C", "Answer: A. Aspirin B. Warfarin C. Heparin D. Metformin",
@@ -181,7 +181,7 @@ def test_format_fails(text: str) -> None:
 
 OTHERS = [
     "A is correct.", "Option A is the best.", "Aspirin is correct.", "Aspirin, warfarin", "Aspirin or heparin", "A, B", "<b>A</b>", "1. A", "Diagnosis: A",
-    "Diagnosis: A. Aspirin", "Result: A", "(Aspirin)", "C", "C. Heparin", "BA BA", "}B)D",
+    "Diagnosis: A. Aspirin", "Result: A", "(Aspirin)", "C", "C. Heparin", "Answer(aspirin) it is", "BA BA", "}B)D",
 ]  # fmt: skip
 
 

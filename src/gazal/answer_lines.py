@@ -72,7 +72,7 @@ def unanchored(region: str, lower: str, opts: Options) -> tuple[Reason, str | No
     stated: dict[str, int] = {}
     alone: dict[str, int] = {}
     bare: set[str] = set()
-    unknown = False
+    unknown = offered = False
     problem: Reason | None = None
     lines = [line.strip() for line in region.split("\n")]
     end = -1
@@ -95,6 +95,7 @@ def unanchored(region: str, lower: str, opts: Options) -> tuple[Reason, str | No
                 alone[letter] = end
         elif reason is not Reason.NO_ANSWER:
             problem = problem or reason
+            offered = offered or (reason is Reason.HEDGED and len(line) < 40)
     if len(lone) == len(bare) == 1 and bare != lone.keys():
         return Reason.SEVERAL_CANDIDATES, None, 0
     called = {} if lone else _called_correct(region, lower, opts) | _picked(region, opts)
@@ -102,8 +103,8 @@ def unanchored(region: str, lower: str, opts: Options) -> tuple[Reason, str | No
         if len(found) > 1:
             return Reason.SEVERAL_CANDIDATES, None, 0
         if found:
-            if problem is Reason.LETTER_TEXT_CONFLICT:
-                return problem, None, 0
+            if problem is Reason.LETTER_TEXT_CONFLICT or offered:
+                return problem or Reason.HEDGED, None, 0
             return Reason.OK, *next(iter(found.items()))
     if unknown:
         return Reason.LETTER_NOT_AN_OPTION, None, 0
@@ -142,7 +143,10 @@ def states_other(before: str, letter: str, opts: Options) -> bool:
     lines = [line for line in before.split("\n") if line]
     if any((_short_says_little_else if len(line) <= 80 else _says_little_else)(line, letter, opts) for line in lines):
         return True
-    return bool(_CALLED.search(before.lower())) and any(_calls_other_correct(line, letter, opts) for line in lines)
+    lower = before.lower()
+    if "answer" in lower and any("answer" in line.lower() and opts.mentioned_in(opts.canon(line)) - {letter} for line in lines):
+        return True
+    return bool(_CALLED.search(lower)) and any(_calls_other_correct(line, letter, opts) for line in lines)
 
 
 def _calls_other_correct(line: str, letter: str, opts: Options) -> bool:
