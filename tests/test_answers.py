@@ -72,6 +72,7 @@ NULL = {
         "Answer: C\nAnswer: A", "<answer>A</answer> and <answer>C</answer>", "Answer: C. Wait, the answer is A.", "\\boxed{A} \\boxed{C}",
         "Answer: heparin\nFinal answer: aspirin", "Answer: C\nA", "Answer: C\n\nA", "Answer: C\nB\nA",
         "Answer: A<answer>C</answer>", "Answer: A\\boxed{C}", "Answer: A Final answer: C", "Answer: aspirin <answer>C</answer>", "Answer: A-Answer: C",
+        "The answer is aspirin for this patient.\nAnswer: C", "Step 3:My choice is aspirin for now.\nAnswer: C",
         '{"answer": "C"}\nThe answer is A',
     ],
     Reason.SEVERAL_CANDIDATES: ["A\nB\nC\nD", "A. Aspirin\nB. Warfarin\nC. Heparin\nD. Metformin", "Aspirin\nHeparin", "A\n\nC"],
@@ -172,6 +173,7 @@ def test_format_holds(text: str) -> None:
      "x " + GOOD, "<think>\n \n</think>\n\nAnswer: C", "<think>\u200b</think>Answer: C", GOOD.replace("</think>", "</think></think>"), "<think>" + GOOD,
      GOOD.replace("**Answer:**", "C\n**Answer:**"), GOOD.replace("**Answer:**", "The answer is A.\n**Answer:**"),
      GOOD.replace("**Answer:**", "C. Heparin\n**Answer:**"), GOOD.replace("C. Heparin", "unknown"), "Answer: C",
+     GOOD.replace("**Answer:** C. Heparin", "**Answer:** C. Heparin\ne"), GOOD.replace("**Answer:**", "more junk <answer>C</answer>").replace(" C. Heparin", ""),
      *(GOOD.replace("**Answer:** C. Heparin", cut) for cut in ("<answer>C", "\\boxed{C", '{"answer": "C', "(C", "Answer: (C")),
      GOOD.replace("C. Heparin", "\u0421"), GOOD.replace("C. Heparin", "C\u200b"), GOOD.replace("C. Heparin", "\uff23"), GOOD + " Answer: C"],
 )  # fmt: skip

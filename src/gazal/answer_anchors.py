@@ -40,6 +40,7 @@ _DOUBTED = re.compile(
 _DOUBTS = {"not", "cannot", "never", "doubt"}
 _LEAD_IN = re.compile(r"[\s\W]*(?:(?:the|my|so|thus|hence|therefore|final|correct|best|right)\b\W{0,4}){0,4}$", re.I)
 _MARKS = " \t*_\"'`([{#>,;:-"
+_WORDS = re.compile(r"[^\W_]+(?:'[a-z]+)?")
 _BLANK = re.compile(r"[\s*_\"'`:#>]*+")
 
 
@@ -75,7 +76,7 @@ def _value_start(key: str, region: str, lower: str, at: int, after: int) -> tupl
     before = lower[max(0, at - 100) : at]
     before = before[max(map(before.rfind, ".!?\n")) + 1 :]
     parts = before.split()
-    words = [part.strip(_MARKS) for part in parts[-3:]] if before.strip(_MARKS) else []
+    words = _WORDS.findall(before, max(0, len(before) - 48))[-3:]
     if key in _VERBS:
         return (after, False) if _FIRST_PERSON.search(before[-12:]) else None
     if key[:3] == "ans" and key != "answer":
@@ -97,7 +98,7 @@ def _of_another(before: str, parts: list[str], words: list[str]) -> bool:
     """Whether the words before an anchor make it another's answer, or a question: `the wrong answer`, `if the answer`."""
     if before[-1] == "/" or "a" <= before[-1] <= "z" or words[-1] in _ANOTHER or parts[0].strip(_MARKS) in _IF:
         return True
-    if not _SPEECH_OR_DOUBT.isdisjoint(parts) or "according to" in before or (before[-1] == "_" and not _ANOTHER.isdisjoint(words[-1].split("_"))):
+    if not _SPEECH_OR_DOUBT.isdisjoint(parts) or "according to" in before or (before[-1] == "_" and not _ANOTHER.isdisjoint(parts[-1].strip(_MARKS).split("_"))):
         return True
     if words[-1] not in ("the", "my"):
         words = words[:-1]

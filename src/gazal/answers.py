@@ -39,7 +39,7 @@ _TAGS = re.compile(rf"</?think>|<\|im_start\|>|{_END_OF_TURN.pattern}")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _ANSWER_LINE = re.compile(
     r"(?:(?:option|choice)\s+|[*_{\"']*(?:(?:the|final|correct|best)\s+){0,2}answer[*_\"']*\s*(?:is\b|:)[*_:\s\"']*|<answer>\s*|[*$]*\\boxed\{)?"
-    rf"(?:\\boxed\{{)?(?:\\text\{{)?[*(\[]*[A-J]{NOT_GLUED}[*)\]]*(?:[.:),\s-]\s*(?P<text>[^\s<].*?))?[*.\"'}}$]*(?:\s*</answer>)?",
+    rf"(?:\\boxed\{{)?(?:\\text\{{)?[*(\[]*(?P<letter>[A-J]){NOT_GLUED}[*)\]]*(?:[.:),\s-]\s*(?P<text>[^\s<].*?))?[*.\"'}}$]*(?:\s*</answer>)?",
     re.I | re.A,
 )
 
@@ -120,13 +120,13 @@ def has_format(
     region = text.partition("</think>")[2]
     start = region.rfind("<answer>") if region.endswith("</answer>") else region.rfind("\n") + 1
     before, last = fold(region[:start]), region[start:]
-    line = _ANSWER_LINE.fullmatch(" ".join(last.split())) if len(last) <= MAX_STATEMENT else None
+    line = _ANSWER_LINE.fullmatch(" ".join(last.split())) if len(last) <= MAX_STATEMENT and before.rpartition("\n")[2].strip(" \t*") == "" else None
     if line is None or not _closed(last) or (not region.replace("\n", " ").isprintable() and _CONTROL.search(region)):
         return False
     letter = (extraction or extract(completion, options, think_open)).letter
     opts = known_options(options)
     stated = line["text"]
-    if letter is None or (stated and opts.canon(stated) not in ("", opts.texts.get(letter))) or states_other(before, letter, opts):
+    if letter != line["letter"].upper() or (stated and opts.canon(stated) not in ("", opts.texts.get(letter))) or states_other(before, letter, opts):
         return False
     announced = anchored_values(before, before.lower())
     return announced is not None and not any(True for _ in announced)
