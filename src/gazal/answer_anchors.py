@@ -76,7 +76,7 @@ def _value_start(key: str, region: str, lower: str, at: int, after: int) -> tupl
     before = lower[max(0, at - 100) : at]
     before = before[max(map(before.rfind, ".!?\n")) + 1 :]
     parts = before.split()
-    words = _WORDS.findall(before, max(0, len(before) - 48))[-3:]
+    words = _WORDS.findall(before, max(0, len(before) - 48, *map(before.rfind, ",;:{[(")))[-3:]
     if key in _VERBS:
         return (after, False) if _FIRST_PERSON.search(before[-12:]) else None
     if key[:3] == "ans" and key != "answer":
@@ -84,7 +84,7 @@ def _value_start(key: str, region: str, lower: str, at: int, after: int) -> tupl
     if key in ("option", "choice", "response"):
         if words and not (before[-1].isspace() and _QUALITIES.intersection(words[-1:] if words[-1] != "answer" else words[-2:])):
             return None
-    elif words and _of_another(before, parts, words):
+    elif parts and _of_another(before, parts, words):
         return None
     elif _HEADING_BEFORE.search(before) and (heading := _HEADING.match(region, after)):
         return heading.end(), False
@@ -96,10 +96,11 @@ def _value_start(key: str, region: str, lower: str, at: int, after: int) -> tupl
 
 def _of_another(before: str, parts: list[str], words: list[str]) -> bool:
     """Whether the words before an anchor make it another's answer, or a question: `the wrong answer`, `if the answer`."""
-    if before[-1] == "/" or "a" <= before[-1] <= "z" or words[-1] in _ANOTHER or parts[0].strip(_MARKS) in _IF:
+    last = before[-1]
+    if last == "/" or "a" <= last <= "z" or parts[0].strip(_MARKS) in _IF or not _SPEECH_OR_DOUBT.isdisjoint(parts) or "according to" in before:
         return True
-    if not _SPEECH_OR_DOUBT.isdisjoint(parts) or "according to" in before or (before[-1] == "_" and not _ANOTHER.isdisjoint(parts[-1].strip(_MARKS).split("_"))):
-        return True
+    if not words or words[-1] in _ANOTHER or (last == "_" and not _ANOTHER.isdisjoint(parts[-1].strip(_MARKS).split("_"))):
+        return bool(words)
     if words[-1] not in ("the", "my"):
         words = words[:-1]
     return len(words) > 1 and words[-1] in ("the", "my") and words[-2] in _ASKING
