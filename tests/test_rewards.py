@@ -154,6 +154,14 @@ def test_padding_never_dilutes_repetition(ids: list[int], padding: list[int], cf
     assert max(repetition_reward(ids + padding, cfg), repetition_reward(padding + ids, cfg)) <= alone + 1e-12
 
 
+@given(st.lists(st.integers(-3, 3) | st.integers(0, 2**40), max_size=80) | st.lists(st.sampled_from(["a", "b", "c"]), max_size=80), st.integers(1, 9))
+@settings(max_examples=300, deadline=None)
+def test_repetition_is_all_n_grams_less_the_distinct_ones(tokens: list[object], size: int) -> None:
+    grams = list(zip(*(tokens[i:] for i in range(size)), strict=False))
+    cfg = RewardConfig(repetition_ngram=size, repetition_budget=100)
+    assert repetition_reward(tokens, cfg) == pytest.approx(-min(1.0, (len(grams) - len(set(grams))) / 100))
+
+
 EOS = 9
 
 
@@ -195,9 +203,11 @@ def test_each_completion_is_extracted_once_for_all_four(monkeypatch: pytest.Monk
 
     original = rewards.extract
     monkeypatch.setattr(rewards, "extract", lambda *args: calls.append(args[0]) or original(*args))
-    for function in trl_reward_functions(CFG):
-        function([RIGHT, WRONG, RIGHT], options=[OPTIONS] * 3, answer_idx=["C"] * 3, completion_ids=[[1, EOS]] * 3)
-    assert sorted(calls) == sorted([RIGHT, WRONG])
+    completions, columns = [RIGHT, WRONG], {"options": [OPTIONS] * 2, "answer_idx": ["C"] * 2, "completion_ids": [[1, EOS]] * 2}
+    functions = trl_reward_functions(CFG)
+    columns_of = [function(completions, **columns) for function in functions]
+    assert calls == [RIGHT, WRONG] and columns_of[0] == [1.0, 0.0]
+    assert functions[0]([WRONG, RIGHT], **columns) == [0.0, 1.0] and len(calls) == 4
 
 
 def run(function: object, *rows: object) -> list[dict[str, object]]:

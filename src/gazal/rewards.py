@@ -11,6 +11,8 @@ import json
 import math
 from array import array
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from operator import mul
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -20,7 +22,7 @@ from trl.rewards import get_soft_overlong_punishment
 from gazal.answer_text import VISIBLE, fold
 from gazal.answers import Extraction, Reason, extract, has_format, has_think_block
 
-_ODD = np.uint64(0x9E3779B97F4A7C15)
+_MASK = 2**64 - 1
 COMPONENTS = ("accuracy", "format", "length", "repetition")
 
 
@@ -76,7 +78,7 @@ class RewardConfig(BaseModel):
         return (self._total([low for low, _ in pairs]), self._total([high for _, high in pairs]))
 
     def _total(self, values: Sequence[float]) -> float:
-        return math.fsum(weight * value for weight, value in zip(self.weights(), values, strict=True))
+        return sum(map(mul, self.weights(), values))
 
 
 class RewardScores(NamedTuple):
@@ -133,15 +135,18 @@ def repetition_reward(tokens: Sequence[Any], cfg: RewardConfig) -> float:
     size = cfg.repetition_ngram
     if len(tokens) <= size:
         return 0.0
-    grams = np.frombuffer(array("q", tokens if isinstance(tokens[0], int) else map(hash, tokens)), dtype=np.uint64)
-    done = 1
-    while done < size:  # the hash of done + step tokens from those of its first and of its last `done` tokens
-        step = min(done, size - done)
-        grams = grams[:-step] * _ODD + grams[step:]
-        done += step
-    grams = np.sort(grams)
+    try:
+        numbers = array("Q", tokens if isinstance(tokens[0], int) else [hash(token) & _MASK for token in tokens])
+    except OverflowError:  # an id below zero
+        numbers = array("Q", [token & _MASK for token in tokens])
+    grams = np.sort(np.convolve(np.frombuffer(numbers, dtype=np.uint64), _powers(size), "valid"))  # modulo 2^64
     repeated = int(np.count_nonzero(grams[1:] == grams[:-1]))
     return cfg.repetition_max_penalty * min(1.0, repeated / cfg.repetition_budget) if repeated else 0.0
+
+
+@lru_cache(maxsize=64)
+def _powers(size: int) -> np.ndarray:
+    return np.array([pow(0x9E3779B97F4A7C15, power, 2**64) for power in range(size)], dtype=np.uint64)
 
 
 def score_completion(
@@ -178,32 +183,27 @@ def score_completion(
 
 
 class _BatchScorer:
-    """Scores a batch once for the four reward functions, which TRL calls one after the other with the same batch."""
+    """Scores a batch once for the four reward functions, which TRL calls one after the other with the same lists."""
 
     def __init__(self, cfg: RewardConfig, eos_token_id: int | Sequence[int] | None, think_open: bool) -> None:
         self.cfg, self.think_open = cfg, think_open
         self.ends = frozenset([eos_token_id] if isinstance(eos_token_id, int) else eos_token_id or ())
-        self.known: dict[tuple[Any, ...], RewardScores] = {}
+        self.batch: tuple[Any, ...] = ()
+        self.scores: list[RewardScores] = []
 
-    def __call__(
-        self, completions: Sequence[Any], ids: Sequence[Sequence[int] | None], options: Sequence[Any], answers: Sequence[str]
-    ) -> list[RewardScores]:
-        before, self.known = self.known, {}
-        result = []
-        for completion, tokens, choices, answer in zip(completions, ids, options, answers, strict=True):
-            text = completion if isinstance(completion, str) else "".join(turn["content"] or "" for turn in completion)
-            choices = choices if isinstance(choices, str) else json.dumps(choices, sort_keys=True)
-            key = (text, None if tokens is None else tuple(tokens), choices, answer)
-            scores = self.known.get(key) or before.get(key) or self._score(*key)
-            self.known[key] = scores
-            result.append(scores)
-        return result
+    def __call__(self, completions: Sequence[Any], ids: Sequence[Any] | None, options: Sequence[Any], answers: Sequence[str]) -> list[RewardScores]:
+        batch = (completions, ids, options, answers)
+        if not self.batch or any(one is not other for one, other in zip(batch, self.batch, strict=True)):
+            tokens = [None] * len(completions) if ids is None else ids
+            self.scores = [self._score(*row) for row in zip(completions, tokens, options, answers, strict=True)]
+            self.batch = batch
+        return self.scores
 
-    def _score(self, text: str, tokens: tuple[int, ...] | None, options: str, answer: str) -> RewardScores:
+    def _score(self, completion: Any, tokens: Sequence[int] | None, options: Any, answer: str) -> RewardScores:
+        text = completion if isinstance(completion, str) else "".join(turn["content"] or "" for turn in completion)
+        choices = json.loads(options) if isinstance(options, str) else options
         truncated = bool(self.ends) and tokens is not None and (not tokens or tokens[-1] not in self.ends)
-        return score_completion(
-            text, json.loads(options), answer, token_ids=tokens, truncated=truncated, cfg=self.cfg, think_open=self.think_open
-        )
+        return score_completion(text, choices, answer, token_ids=tokens, truncated=truncated, cfg=self.cfg, think_open=self.think_open)
 
 
 class _Component:
@@ -215,8 +215,7 @@ class _Component:
     def __call__(
         self, completions: Sequence[Any], options: Sequence[Any], answer_idx: Sequence[str], completion_ids: Sequence[Any] | None = None, **_: Any
     ) -> list[float]:
-        ids = [None] * len(completions) if completion_ids is None else completion_ids
-        return [getattr(scores, self.__name__) for scores in self.scorer(completions, ids, options, answer_idx)]
+        return [getattr(scores, self.__name__) for scores in self.scorer(completions, completion_ids, options, answer_idx)]
 
 
 def trl_reward_functions(
@@ -226,7 +225,7 @@ def trl_reward_functions(
 
     They read the dataset's columns `options` (JSON text, or a dict in which a letter without option may be None) and
     `answer_idx`. Completions are texts or lists of messages. With eos_token_id, one whose `completion_ids` do not end
-    with it is truncated. Each completion is scored once for all four.
+    with it is truncated. A batch is scored once for all four, as long as they are given the same lists, as TRL does.
     """
     scorer = _BatchScorer(cfg, eos_token_id, think_open)
     return [_Component(scorer, name) for name in COMPONENTS]
