@@ -2,7 +2,7 @@
 
 `make bench-rewards`, or `python benchmarks/rewards.py`. Writes `benchmarks/results/rewards.json` and `rewards.md`, prints the latter.
 
-Speed: distinct completions of about 300 tokens (the embedded tokenizer) in eleven forms, CPU seconds, the median of `repeats`.
+Speed: distinct completions of about 300 tokens (the embedded tokenizer) in eleven forms, CPU seconds, the best of `repeats`.
 Pay, on the red team's cases: a case's share is (total - wrong) / (right - wrong), where right and wrong are the totals of the
 honest right and wrong answers to its item in the form that the system asks for. A case that does not answer with the key is
 paid if its share is above PAID. A peer sees each case twice, as it stands and with its answer lines written in that peer's
@@ -71,7 +71,7 @@ def peer_timings(batch: Batch, peer: Peer) -> dict[str, Callable[[], Any]]:
 
 
 def speed(calls: dict[str, Callable[[], Any]], n: int, repeats: int) -> dict[str, float]:
-    """Completions per CPU second of each call: `n` over the median of `repeats` timings, after one that does not count."""
+    """Completions per CPU second of each call: `n` over the least of `repeats` timings (others on the machine only add), after one that does not count."""
     rates = {}
     for name, call in calls.items():
         times = []
@@ -79,7 +79,7 @@ def speed(calls: dict[str, Callable[[], Any]], n: int, repeats: int) -> dict[str
             began = time.process_time()
             call()
             times.append(time.process_time() - began)
-        rates[name] = n / statistics.median(times[1:])
+        rates[name] = n / min(times[1:])
     return rates
 
 
@@ -215,7 +215,7 @@ def markdown(results: dict[str, Any]) -> str:
         + ", ".join(f"{p} {m[p]}" for p in PACKAGES) + f"; code {results['code']}.",
         *(f"{system}: left out: {what}." for system, what in results["left_out"].items()),
         "## Speed",
-        f"Completions per CPU second, median of {results['repeats']}: {c['n']['Gazal']:,} distinct completions (TRL: {c['n']['TRL']:,} of them) of {c['mean_tokens']:.0f} tokens "
+        f"Completions per CPU second, best of {results['repeats']}: {c['n']['Gazal']:,} distinct completions (TRL: {c['n']['TRL']:,} of them) of {c['mean_tokens']:.0f} tokens "
         f"({c['mean_characters']:,.0f} characters) on average, token ids given. Ours, all four: {ours:,.0f} (goal {GOAL:,}: {'met' if ours >= GOAL else 'not met'}).",
         table(["system", "reward", "completions/s"], speeds),
         f"The red team ({r['n']} cases, {r['mean_characters']:,.0f} characters on average), the whole total: "
@@ -255,7 +255,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, write both files, print the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--n", type=int, default=4000, help="completions to time")
-    parser.add_argument("--repeats", type=int, default=5, help="timings of which the median counts")
+    parser.add_argument("--repeats", type=int, default=15, help="timings of which the best counts")
     parser.add_argument("--cases", type=Path, default=CASES, help="the red team's cases, JSON lines")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results", help="folder for rewards.json and rewards.md")
     given = parser.parse_args(arguments)

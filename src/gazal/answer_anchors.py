@@ -75,8 +75,11 @@ def _value_start(key: str, region: str, lower: str, at: int, after: int) -> tupl
         return None
     before = lower[max(0, at - 100) : at]
     before = before[max(map(before.rfind, ".!?\n")) + 1 :]
-    parts = before.split()
-    words = _WORDS.findall(before, max(0, len(before) - 48, *map(before.rfind, ",;:{[(")))[-3:]
+    parts: list[str] = []
+    words: list[str] = []
+    if before.strip(_MARKS):
+        parts = before.split()
+        words = _WORDS.findall(before, max(0, len(before) - 48, *map(before.rfind, ",;:{[(")))[-3:]
     if key in _VERBS:
         return (after, False) if _FIRST_PERSON.search(before[-12:]) else None
     if key[:3] == "ans" and key != "answer":
