@@ -183,7 +183,7 @@ def test_format_fails(text: str) -> None:
 
 OTHERS = [
     "A is correct.", "Option A is the best.", "Aspirin is correct.", "Aspirin, warfarin", "Aspirin or heparin", "A, B", "<b>A</b>", "1. A", "Diagnosis: A",
-    "Diagnosis: A. Aspirin", "Result: A", "(Aspirin)", "C", "C. Heparin", "Answer(aspirin) it is", "BA BA", "}B)D",
+    "Diagnosis: A. Aspirin", "Result: A", "(Aspirin)", "C", "C. Heparin", "Answer(aspirin) it is", "## Assessmentanswer: A", "BA BA", "}B)D",
 ]  # fmt: skip
 
 

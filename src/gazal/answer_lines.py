@@ -50,6 +50,7 @@ _HINTS = AhoCorasick((
 _CONTRAST = re.compile(r"\b(?:not|never|nor|except|rather than|instead of)\b|n't\b")
 _LETTER_OR_LETTER = re.compile(r"[A-J](?<!\w.)\b[^\w\n]{0,6}(?:or|and|and/or|/|,|vs)[^\w\n]{0,6}(?:option |or )?[A-J]\b")
 _LETTER_DENIED = re.compile(r"\bnot (?:option )?[a-j]\b|(?<!\w)[a-j]\b[^\w\n]{0,3} (?:is|are) (?:not|wrong|incorrect)\b")
+_CAPITAL = re.compile(r"(?<!\w)[A-J](?!\w)")
 _ENDS_IN_LETTER = re.compile(r"(?<!\w)[a-j]$")
 _ITEM = re.compile(r"^(?:\d+[.)]\s*)?(?:[\w ]{1,40}:\W*)?")
 _EMPTY = r"(?:[a-j]{1,2}|or|and|the|so|then|it|is|not|answer|option|choice|correct|best|right)(?!\w)"
@@ -144,8 +145,10 @@ def states_other(before: str, letter: str, opts: Options) -> bool:
     if any((_short_says_little_else if len(line) <= 80 else _says_little_else)(line, letter, opts) for line in lines):
         return True
     lower = before.lower()
-    if "answer" in lower and any("answer" in line.lower() and opts.mentioned_in(opts.canon(line)) - {letter} for line in lines):
-        return True
+    if "answer" in lower:
+        for line in lines:
+            if "answer" in line.lower() and (opts.mentioned_in(opts.canon(line)) | (opts.letters.keys() & set(_CAPITAL.findall(line)))) - {letter}:
+                return True
     return bool(_CALLED.search(lower)) and any(_calls_other_correct(line, letter, opts) for line in lines)
 
 
