@@ -8,7 +8,7 @@ from functools import lru_cache
 from ahocorasick_rs import AhoCorasick, MatchKind
 
 from gazal.answer_forms import MAX_LINES, MAX_STATEMENT, Reason, offers_another, read_value, tail_of
-from gazal.answer_text import LETTER, NOT_GLUED, VISIBLE, Options, plain_letter
+from gazal.answer_text import LETTER, NOT_GLUED, Options, plain_letter
 
 CLOSING = 20_000
 """Characters at the end of the region in which `C is correct` and `the best is C. <its text>` are looked for."""

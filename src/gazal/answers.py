@@ -6,8 +6,10 @@ finds one answer or returns None with a reason. It never guesses: no fuzzy match
 1. Anchored answers: `Answer: C`, `<answer>C</answer>`, `\\boxed{C}`, `"answer": "C"`, `The answer is (C)`,
    `The correct option is C`, `I choose C`; each may give the letter, the letter and the option's text, or that text
    alone. All anchored answers must agree.
-2. Without one: lone letter lines and `Option C` lines; then `C is correct`; then paragraphs of one line that is
-   `C. <its text>` or an option's text alone; then any such lines, more text allowed. Within a rank all must agree.
+2. Without one: lone letter lines and `Option C` lines; then `C is correct` and `the best next step is C. <its text>`; then
+   paragraphs of one line that is `C. <its text>` or an option's text alone; then any such lines, more text allowed. Within a
+   rank all must agree.
+3. What follows may undo it: `or A`, another lone letter, another option's text next, `not C`, `wait, ...`.
 
 A bare letter is always read as a letter, even where another option's text is that letter. A text given with a letter
 must not be, or open with, another option's; one that is no option's is let pass. Work is linear in the completion's length.
