@@ -166,7 +166,7 @@ def _read_letter(letter: str, after: str, opts: Options) -> Reading | None:
     second = _SECOND_LETTER.match(after)
     if known and _ALL_DENIED.match(after):
         return Reason.NEGATED, letter
-    if known and second and (other := plain_letter(second[1] or second[2])) != letter and other in opts.letters:
+    if known and second and is_other(second[1] or second[2], letter, opts):
         return Reason.HEDGED, None
     if known and offers_another(after, letter, opts):
         return Reason.HEDGED, None
@@ -197,26 +197,27 @@ def offers_another(rest: str, letter: str, opts: Options) -> bool:
     if not _MAY_OFFER.match(rest):
         return False
     also = _ALSO_RIGHT.match(rest)
-    if also and _is_other(also[1], letter, opts):
+    if also and is_other(also[1], letter, opts):
         return True
     opening = _ALTERNATIVE.match(rest)
     if opening:
         other = _OTHER_LETTER.match(rest, opening.end())
         line = rest[opening.end() : opening.end() + MAX_STATEMENT].partition("\n")[0]
-        return bool(other and _is_other(other[1], letter, opts)) or any(found != letter for found in opts.prefix_of(opts.canon(line))[0])
+        return bool(other and is_other(other[1], letter, opts)) or any(found != letter for found in opts.prefix_of(opts.canon(line))[0])
     if condition := _UNLESS.match(rest):
         letters = (found[1] for found in _OTHER_LETTER.finditer(rest, condition.start() + 1, condition.end()) if found[1].isupper())
-        return any(_is_other(found, letter, opts) for found in letters) or bool(opts.mentioned_in(opts.canon(condition[0])) - {letter})
+        return any(is_other(found, letter, opts) for found in letters) or bool(opts.mentioned_in(opts.canon(condition[0])) - {letter})
     following = _LETTERS.match(rest)
     run = [plain_letter(found) for found in _LETTER.findall(following[0])] if following else []
-    if any(_is_other(found, letter, opts) for found in run):
+    if any(is_other(found, letter, opts) for found in run):
         text = opts.canon(rest[following.end() : following.end() + MAX_STATEMENT].partition("\n")[0])
         own = opts.texts.get(run[-1], "")
         return not text or (text.startswith(own) and (not text[len(own) :].strip(_CLOSERS) or bool(_LETTERS.match(text[len(own) :]))))
     return False
 
 
-def _is_other(found: str, letter: str, opts: Options) -> bool:
+def is_other(found: str, letter: str, opts: Options) -> bool:
+    """Whether the character `found` stands for another of the options than `letter`."""
     return (other := plain_letter(found)) != letter and other in opts.letters
 
 

@@ -7,7 +7,7 @@ from functools import lru_cache
 
 from ahocorasick_rs import AhoCorasick, MatchKind
 
-from gazal.answer_forms import MAX_LINES, MAX_STATEMENT, Reason, offers_another, read_value, tail_of
+from gazal.answer_forms import MAX_LINES, MAX_STATEMENT, Reason, is_other, offers_another, read_value, tail_of
 from gazal.answer_text import LETTER, NOT_GLUED, Options, plain_letter
 
 CLOSING = 20_000
@@ -232,7 +232,7 @@ def contradicted(region: str, end: int, letter: str, opts: Options) -> Reason | 
         if plain_letter(line[1]) == letter:
             return Reason.RETRACTED
     for line in _LONE_LINE.finditer(region, end, end + 50_000):
-        if (other := plain_letter(line[1])) != letter and other in opts.letters:
+        if is_other(line[1], letter, opts):
             return Reason.CONFLICTING_ANSWERS
     return None
 
