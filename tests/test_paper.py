@@ -17,7 +17,7 @@ from gazal.errors import GazalError
 from gazal.paper.claims import check_claims
 from gazal.paper.compile import stage_sources
 from gazal.paper.figures import caption, fig_benchmarks, fig_deltas, make_figures
-from gazal.paper.inputs import PAPER, read_results
+from gazal.paper.inputs import PAPER, in_percent, read_results
 from gazal.paper.make import make_paper
 from gazal.paper.tables import Table, benchmarks_table, escape_latex, escape_markdown, make_tables, p_value, paired_table, percent, results_table
 
@@ -271,3 +271,7 @@ def test_missing_or_cut_files_are_one_line(tmp_path: Path) -> None:
 def test_paper_needs_no_model_library() -> None:
     code = "import sys, gazal.paper.make; sys.exit(any(m in sys.modules for m in ('torch', 'transformers', 'trl', 'datasets')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_percent_rounds_halves_away_from_zero_as_the_paper_does():
+    assert (in_percent(0.0625), in_percent(0.0025), in_percent(-0.0025), in_percent(0.0)) == (6.3, 0.3, -0.3, 0.0)

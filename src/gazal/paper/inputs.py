@@ -28,8 +28,8 @@ assert tuple(TYPES) == REASONING_TYPES
 
 
 def in_percent(share: float, digits: int = 1) -> float:
-    """A share as percent as it is printed: halves go up, as the paper's own arithmetic has it (0.0625 is 6.3)."""
-    return math.floor(100 * share * 10**digits + 0.5) / 10**digits
+    """A share as percent as it is printed: halves go away from zero, as the paper's own arithmetic has it (0.0625 is 6.3)."""
+    return math.copysign(math.floor(abs(100 * share) * 10**digits + 0.5) / 10**digits, share)
 
 
 @dataclass(frozen=True)

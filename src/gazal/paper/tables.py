@@ -119,7 +119,7 @@ def paired_table(results: Results) -> Table:
         by = row.get("by", {}) if row["benchmark"] == TEST else {}
         for label, test in [(name, row), *((f"{name}, {TYPES[k].lower()}", by[k]) for k in TYPES if k in by)]:
             low, high = test["ci95"]
-            numbers = [f"{100 * test['delta']:+.1f}", f"[{100 * low:+.1f}, {100 * high:+.1f}]"]
+            numbers = [f"{in_percent(test['delta']):+.1f}", f"[{in_percent(low):+.1f}, {in_percent(high):+.1f}]"]
             rows.append([label, models, *(n.replace("-", "−") for n in numbers), p_value(test["p"])])
     return Table("paired", "Paired tests between stages, on the same items: difference in accuracy in percentage points.",
                  ["Benchmark", "Models", "Difference", "95 % interval", "p"], rows, text_columns=2, notes=["Two-sided p, not corrected for the number of tests."])
