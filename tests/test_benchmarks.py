@@ -4,28 +4,23 @@ from __future__ import annotations
 
 import gzip
 import json
-import socket
 import time
 from pathlib import Path
 
 import datasets
 import pytest
+import shapes_samples
 from conftest import make_item
+from shapes_samples import write_rows
 
+from gazal import hub
 from gazal.errors import GazalError
 from gazal.evaluation import benchmarks
-from gazal.evaluation.benchmarks import BENCHMARKS, CONVERT, SOURCES, Unreachable, benchmark_name, load_benchmark, load_benchmarks
-from gazal.items import Item, write_items_jsonl
+from gazal.evaluation.benchmarks import BENCHMARKS, SOURCES, Unreachable, benchmark_name, load_benchmark, load_benchmarks, official_pubmedqa
+from gazal.items import write_items_jsonl
 
 FOLDER = Path(__file__).resolve().parent.parent.parent / "shared" / "benchmarks"
 here = pytest.mark.skipif(not FOLDER.is_dir(), reason="the benchmarks folder is not here")
-
-
-@pytest.fixture(autouse=True)
-def forget_the_probe():
-    benchmarks.hub_problem.cache_clear()
-    yield
-    benchmarks.hub_problem.cache_clear()
 
 
 def write(path: Path, lines: list[str]) -> Path:
@@ -55,13 +50,32 @@ def test_a_sample_is_seeded_and_in_order():
 
 
 @here
-def test_the_hash_of_the_official_pubmedqa_list_is_that_of_the_folder(monkeypatch):
+def test_option_texts_are_one_line_and_pubmedqa_has_its_pmids():
+    found, _ = load_benchmarks(BENCHMARKS, FOLDER)
+    assert not [item.id for items in found.values() for item in items for text in item.options.values() if text != " ".join(text.split())]
+    assert all(item.pmid == item.id for item in found["pubmedqa"])
+
+
+@here
+def test_the_official_pubmedqa_list_is_that_of_the_folder(tmp_path, monkeypatch):
     import httpx
 
     pmids = {item.id: "yes" for item in load_benchmark("pubmedqa", FOLDER)}
+    assert official_pubmedqa(FOLDER) == set(pmids)
+    (tmp_path / "test_ground_truth.json").write_text(json.dumps(pmids))
+    assert official_pubmedqa(tmp_path) == set(pmids)
+    monkeypatch.setattr(benchmarks, "offline", lambda: False)
+    monkeypatch.setattr(benchmarks, "hub_problem", lambda: None)
     answer = httpx.Response(200, json=pmids, request=httpx.Request("GET", benchmarks.PUBMEDQA_LIST))
     monkeypatch.setattr(httpx, "get", lambda *_, **__: answer)
-    assert benchmarks.official_pubmedqa() == set(pmids)
+    assert official_pubmedqa() == set(pmids)
+
+
+@pytest.mark.parametrize("text", ['{"1": "yes"}', "{"])
+def test_another_pubmedqa_list_is_refused(tmp_path, text):
+    (tmp_path / "test_ground_truth.json").write_text(text)
+    with pytest.raises(Unreachable, match="pubmedqa: the official list of test PMIDs"):
+        official_pubmedqa(tmp_path)
 
 
 def test_any_items_file_is_a_benchmark(tmp_path):
@@ -73,52 +87,36 @@ def test_any_items_file_is_a_benchmark(tmp_path):
     assert [i.id for i in load_benchmark(str(path), limit=3)] == [i.id for i in load_benchmark(str(path), limit=3)]
 
 
-ROWS = {
-    "medqa": {"question": "Q?", "answer": "b", "options": {"A": "a", "B": "b", "C": "c", "D": "d"}, "meta_info": "step1", "answer_idx": "B"},
-    "medmcqa": {"id": "x", "question": "Q?", "opa": "a", "opb": "b", "opc": "c", "opd": "d", "cop": 1, "subject_name": "Anatomy", "exp": None},
-    "pubmedqa": {"pubid": 12, "question": "Q?", "context": {"contexts": ["one", "two"], "labels": ["A", "B"]}, "final_decision": "no"},
-    "mmlu_pro_health": {"question_id": 3, "question": "Q?", "options": ["a", "b", "c"], "answer": "B", "answer_index": 1, "category": "health"},
-}
-
-
-@pytest.mark.parametrize("name", ROWS)
-def test_hub_rows_become_items(name):
-    item = Item.model_validate(CONVERT[name](ROWS[name], 0))
-    assert item.answer_idx == "B"
-    assert name != "pubmedqa" or (item.id, item.context, item.options["B"]) == ("12", ["one", "two"], "no")
-
-
-def test_the_hub_path_on_a_local_folder_of_the_same_shape(tmp_path, monkeypatch):
-    rows = [{**ROWS["mmlu_pro_health"], "question_id": n, "category": ("health", "law")[n % 2]} for n in range(6)]
-    (tmp_path / "pro").mkdir()
-    datasets.Dataset.from_list(rows).to_parquet(tmp_path / "pro" / "test.parquet")
+@pytest.mark.parametrize(("name", "sample", "ids"), [
+    ("medqa", shapes_samples.medqa(4), [f"medqa-test-{n}" for n in range(4)]), ("medmcqa", shapes_samples.medmcqa(4), [f"row-{n}" for n in range(4)]),
+    ("pubmedqa", shapes_samples.pubmedqa(4), ["101", "103"]), ("mmlu_pro_health", shapes_samples.mmlu_pro(6), ["mmlupro-0", "mmlupro-2", "mmlupro-4"]),
+])
+def test_the_hub_path_on_a_local_folder_of_the_same_shape(tmp_path, monkeypatch, name, sample, ids):
+    monkeypatch.setattr(benchmarks, "official_pubmedqa", lambda: {"101", "103"})
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    monkeypatch.setitem(SOURCES, "mmlu_pro_health", SOURCES["mmlu_pro_health"]._replace(hub=str(tmp_path / "pro"), count=3))
-    assert [item.id for item in load_benchmark("mmlu_pro_health")] == ["mmlupro-0", "mmlupro-2", "mmlupro-4"]
-    monkeypatch.setitem(SOURCES, "mmlu_pro_health", SOURCES["mmlu_pro_health"]._replace(count=818))
-    with pytest.raises(GazalError, match="3 items found, the published set has 818"):
-        load_benchmark("mmlu_pro_health")
+    write_rows(tmp_path / "set" / f"{SOURCES[name].split}.parquet", sample)
+    monkeypatch.setitem(SOURCES, name, SOURCES[name]._replace(hub=str(tmp_path / "set"), count=len(ids)))
+    items = load_benchmark(name)
+    assert [item.id for item in items] == ids and all(item.reasoning is None for item in items)
+    monkeypatch.setitem(SOURCES, name, SOURCES[name]._replace(count=818))
+    with pytest.raises(GazalError, match=f"{len(ids)} items found, the published set has 818"):
+        load_benchmark(name)
 
 
-def test_offline_is_said_at_once(monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+def test_a_row_of_the_hub_that_is_no_item_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    write_rows(tmp_path / "set" / "test.jsonl", [*shapes_samples.medqa(2), shapes_samples.medqa(1)[0] | {"answer_idx": "E"}])
+    monkeypatch.setitem(SOURCES, "medqa", SOURCES["medqa"]._replace(hub=str(tmp_path / "set"), count=3))
+    with pytest.raises(GazalError, match="benchmark medqa: .*row 3: answer 'E' is no letter of the options"):
+        load_benchmark("medqa")
+
+
+def test_offline_is_said_at_once():
+    assert hub.offline()  # see conftest.py
     began = time.monotonic()
-    with pytest.raises(Unreachable, match="medqa: GBaker/MedQA.* .HF_HUB_OFFLINE is set and it is not in the local cache"):
+    with pytest.raises(Unreachable, match="medqa: GBaker/MedQA.* HF_HUB_OFFLINE is set and it is not in the local cache., and no benchmarks folder is given"):
         load_benchmark("medqa")
     assert time.monotonic() - began < 10
-
-
-def test_a_silent_hub_is_no_hang(monkeypatch):
-    from huggingface_hub import constants
-
-    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes the connection, never answers
-        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
-        began = time.monotonic()
-        found, not_run = load_benchmarks(["medqa", "medmcqa", "mmlu_pro_medical"])
-    assert not found and set(not_run) == {"medqa", "medmcqa", "mmlu_pro_medical"}
-    assert not_run["medqa"] == "the Hugging Face hub cannot be reached, and no benchmarks folder is given"
-    assert time.monotonic() - began < 8
 
 
 def test_bad_folders_and_names(tmp_path):

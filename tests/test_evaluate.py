@@ -26,7 +26,7 @@ RECIPE = Recipe.model_validate({"evaluation": {"max_new_tokens": 8, "benchmarks"
 @pytest.fixture(scope="module")
 def quiz(tmp_path_factory):
     path = tmp_path_factory.mktemp("items") / "quiz.jsonl"
-    write_items_jsonl(path, synthesize(12, 5))
+    write_items_jsonl(path, synthesize(12, 5, variety="plain"))
     return path
 
 
@@ -52,7 +52,7 @@ def test_a_model_folder_on_an_items_file(tiny_model, quiz, tmp_path):
 
 
 def test_a_run_evaluates_its_stages_and_replaces_what_was_retrained(tiny_model, tmp_path):
-    items = synthesize(16, 6)
+    items = synthesize(16, 6, variety="plain")
     for split, part in {"sft": items[:4], "grpo": items[4:8], "test": items[8:]}.items():
         write_items_parquet(tmp_path / "data" / f"{split}.parquet", part)
     for stage in ("sft", "grpo"):
@@ -98,7 +98,7 @@ def test_bad_requests_leave_nothing_behind(model, benchmark, message, quiz, tmp_
 
 
 class Server(BaseHTTPRequestHandler):
-    """Answers B; fails with 500 at every third request's first try, and after ``limit`` answers; the model ``html`` gets HTML."""
+    """Answers B; fails with 500 at every third request's first try, and after ``limit`` answers; ``html`` gets HTML, ``strict`` takes no top_k."""
 
     tries, answered, limit, lock = 0, 0, 10**9, threading.Lock()
 
@@ -114,7 +114,9 @@ class Server(BaseHTTPRequestHandler):
             "choices": [{"index": 0, "finish_reason": "stop", "message": message}], "usage": {"completion_tokens": 7, "prompt_tokens": 1, "total_tokens": 8},
         })
         answer = "<html>hello</html>" if body["model"] == "html" else answer
-        self.send_response(500 if broken and body["model"] != "html" else 200)
+        refused = body["model"] == "strict" and "top_k" in body
+        answer = '{"detail": "Unexpected fields in the request: {top_k}"}' if refused else answer
+        self.send_response(422 if refused else 500 if broken and body["model"] != "html" else 200)
         self.send_header("content-type", "text/html" if body["model"] == "html" else "application/json")
         self.send_header("retry-after-ms", "1")
         self.send_header("content-length", str(len(answer)))
@@ -152,3 +154,8 @@ def test_an_openai_server_with_retries_and_resuming(server, quiz, tmp_path):
 def test_a_server_that_answers_html_is_one_line(server, quiz, tmp_path):
     with pytest.raises(GazalError, match="model html: the server's answer is no chat completion"):
         evaluate(f"{server[0]}#html", [quiz], tmp_path)
+
+
+def test_a_server_that_takes_no_top_k_says_what_to_set(server, quiz, tmp_path):
+    with pytest.raises(GazalError, match=r"model strict: the server failed .*; it takes no top_k: set evaluation.top_k=0"):
+        evaluate(f"{server[0]}#strict", [quiz], tmp_path, recipe=Recipe.model_validate({"evaluation": {"max_new_tokens": 8, "top_k": 20}}))

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from gazal.base.train import BaseTraining
 from gazal.errors import GazalError
 from gazal.recipe import RECIPES, Recipe, dump_recipe, load_recipe
+from gazal.recipe_data import SourceSection
 
 SHIPPED = sorted(path.stem for path in RECIPES.glob("*.yaml"))
 
@@ -39,8 +40,8 @@ def values(model: type[BaseModel], prefix: str = "") -> dict[str, str]:
     return found
 
 
-def test_two_recipes_are_shipped() -> None:
-    assert {"embedded", "qwen3-32b"} <= set(SHIPPED)
+def test_three_recipes_are_shipped() -> None:
+    assert {"embedded", "mixed", "qwen3-32b"} <= set(SHIPPED)
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -53,7 +54,7 @@ def test_every_value_in_a_shipped_file_is_followed_by_its_source(name: str) -> N
     text = (RECIPES / f"{name}.yaml").read_text(encoding="utf-8")
     body = [line for line in text.splitlines() if ":" in line and not line.lstrip().startswith("#")]
     plain = [line for line in body if line.split("#")[0].split(":", 1)[1].strip() not in ("", "&adapter") and not line.startswith("name:")]
-    keys = [line for line in plain if line.lstrip().split(":")[0].replace("_", "").isalnum()]
+    keys = [line for line in plain if line.lstrip("- ").split(":")[0].replace("_", "").isalnum()]
     assert len(keys) >= 3
     assert not [line for line in keys if not any(word in line.partition("#")[2] for word in ("paper", "card", "chosen"))]
 
@@ -64,9 +65,14 @@ def test_the_paper_recipe_holds_the_published_values() -> None:
     for adapter in (recipe.sft.adapter, recipe.grpo.adapter):
         assert adapter.rank == 256 and adapter.dora and adapter.rslora
     assert recipe.evaluation.benchmark_limit is None and recipe.evaluation.max_new_tokens == 2048
+    assert [(one.name, one.use, one.shape, one.weight) for one in recipe.data.sources] == [
+        ("TachyHealth/structured_medical", "sft", "structured_medical", 107_033), ("UCSC-VLAA/MedReason", "sft", "medreason", 32_682),
+        ("TachyHealth/medical_grpo", "grpo", "medical_grpo", 1),
+    ]
+    assert recipe.data.sft == 107_033 + 32_682 and recipe.data.grpo == 32_000
 
 
-@pytest.mark.parametrize(("key", "description"), [*values(Recipe).items(), *values(BaseTraining, "base_training.").items()])
+@pytest.mark.parametrize(("key", "description"), [*values(Recipe).items(), *values(SourceSection, "data.sources.0.").items(), *values(BaseTraining, "base_training.").items()])
 def test_every_field_says_what_it_is_and_where_its_value_is_from(key: str, description: str) -> None:
     what, marker, source = description.partition("source:")
     assert marker and len(what.strip()) >= 3, f"{key}: no description with a source"
@@ -113,6 +119,23 @@ def test_an_override_of_one_adapter_leaves_the_other_that_shares_a_yaml_anchor()
     assert (recipe.sft.adapter.rank, recipe.grpo.adapter.rank) == (8, 256)
 
 
+def test_an_override_reaches_into_a_list() -> None:
+    recipe = load_recipe("mixed", ["data.sources.0.name=./my.jsonl", "data.sources.3.weight=2e-1"])
+    plain = load_recipe("mixed")
+    assert (recipe.data.sources[0].name, recipe.data.sources[3].weight) == ("./my.jsonl", 0.2)
+    assert recipe.data.sources[1:3] == plain.data.sources[1:3] and recipe.data.sources[0].limit == plain.data.sources[0].limit
+    whole = load_recipe("mixed", ["data.sources.0={name: synth, use: sft, shape: synth}", "data.sources.2.name=my.jsonl", "data.sources.2.shape=items"])
+    assert whole.data.sources[0].limit is None and whole.data.sources[2].shape == "items"
+
+
+@pytest.mark.parametrize(("override", "message"), [
+    ("data.sources.5.name=x", "data.sources is a list of 5: '5' is not a number from 0 to 4"), ("data.sources.-1.name=x", "'-1' is not a number from 0 to 4"),
+    ("data.sources.first.name=x", "'first' is not a number"), ("data.sources.7={}", "'7' is not a number"), ("sft.0.x=1", "sft is no list in the recipe file"),
+])
+def test_a_bad_list_index_is_named(override: str, message: str) -> None:
+    assert message in refusal("mixed", override) and override.split("=")[0] in refusal("mixed", override)
+
+
 @pytest.mark.parametrize("key", ["typo", "sft.lr", "grpo.rewards.bonus", "sft.adapter.r", "nowhere.at.all", "a..b"])
 def test_unknown_key_is_named(key: str) -> None:
     message = refusal("embedded", f"{key}=1")
@@ -127,7 +150,7 @@ def test_unknown_key_in_a_file_names_file_and_key(tmp_path: Path) -> None:
 @pytest.mark.parametrize("override", [
     "sft.learning_rate=fast", "sft.learning_rate=-1", "sft.learning_rate=.nan", "sft.learning_rate=.inf", "sft.learning_rate=", "sft.learning_rate=true",
     "sft.batch_size=2.5", "sft.batch_size='8'", "sft.batch_size=0", "data.sft=1e3", "sft.adapter.dora=1", "sft.adapter.rank=[16]",
-    "model.dtype=float16", "data.source=web", "grpo.num_generations=1", "evaluation.stages=[base, rl]", "evaluation.top_p=1.5",
+    "model.dtype=float16", "data.sources=web", "data.sources=[]", "data.sources=[{name: synth, use: rl, shape: synth}]", "grpo.num_generations=1", "evaluation.stages=[base, rl]", "evaluation.top_p=1.5",
     "grpo.rewards.accuracy_weight=0", "name=a/b", "seed=-1", "sft=5",
 ])
 def test_wrong_type_or_value_names_file_and_key(override: str) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -67,7 +68,8 @@ class TrainingExample(Item):
         return self
 
 
-def _one_line(error: ValidationError) -> str:
+def item_problem(error: ValidationError) -> str:
+    """The first thing wrong with an item: ``field: what``."""
     first = error.errors()[0]
     field = ".".join(str(part) for part in first["loc"])
     message = first["msg"].removeprefix("Value error, ")
@@ -87,10 +89,9 @@ def read_items(path: str | Path, training: bool = False) -> list[Item]:
     seen: dict[str, int] = {}
     for row, value in rows:
         try:
-            free_text = training and "response" in value and "options" not in value
-            item = (TrainingExample if free_text else Item).model_validate(value)
+            item = parse_item(value) if training else Item.model_validate(value)
         except ValidationError as error:
-            raise GazalError(f"{path}: row {row}: {_one_line(error)}") from error
+            raise GazalError(f"{path}: row {row}: {item_problem(error)}") from error
         if item.id in seen:
             raise GazalError(f"{path}: row {row}: id: {item.id!r} is also row {seen[item.id]}")
         seen[item.id] = row
@@ -98,6 +99,11 @@ def read_items(path: str | Path, training: bool = False) -> list[Item]:
     if not items:
         raise GazalError(f"{path}: no items")
     return items
+
+
+def parse_item(value: dict[str, Any]) -> Item:
+    """A row in the item schema; with ``response`` in place of ``options`` a TrainingExample. Raises ValidationError."""
+    return (TrainingExample if "response" in value and "options" not in value else Item).model_validate(value)
 
 
 def _parquet_rows(path: Path) -> Iterable[tuple[int, dict[str, Any]]]:
@@ -117,14 +123,31 @@ def _parquet_rows(path: Path) -> Iterable[tuple[int, dict[str, Any]]]:
 
 
 def write_items_parquet(path: str | Path, items: Iterable[Item]) -> None:
-    """Write items as Parquet; ``options`` is a JSON string, so that 2 to 10 options fit one column."""
-    rows = [item.model_dump(exclude_none=True) for item in items]
-    for row in rows:
-        if "options" in row:
-            row["options"] = json.dumps(row["options"], ensure_ascii=False)
-    names = dict.fromkeys(name for row in rows for name in row)  # of all rows: the first may lack some
-    with atomic_write(path, "wb") as handle:
-        pq.write_table(pa.table({name: [row.get(name) for row in rows] for name in names}), handle)
+    """Write items as Parquet; ``options`` is a JSON string, so that 2 to 10 options fit one column.
+
+    ``items`` is gone through twice, in batches: first for the columns of all of them, then to write. What cannot be
+    gone through twice is held in memory. Raises GazalError for a field whose values are of kinds that no column holds.
+    """
+    items = list(items) if iter(items) is items else items
+    try:
+        schemas = list(dict.fromkeys(pa.Table.from_pylist(rows).schema for rows in _batches(items)))
+        schema = pa.unify_schemas(schemas, promote_options="permissive") if schemas else pa.schema([])
+        with atomic_write(path, "wb") as handle, pq.ParquetWriter(handle, schema) as writer:
+            for rows in _batches(items):
+                writer.write_table(pa.Table.from_pylist(rows, schema))
+    except pa.ArrowException as error:
+        raise GazalError(f"{path}: the items do not fit one table ({str(error).splitlines()[0]})") from error
+
+
+def _batches(items: Iterable[Item], size: int = 4096) -> Iterator[list[dict[str, Any]]]:
+    """Rows as Parquet has them, a batch at a time; each has the columns of all items of its batch."""
+    stream = iter(items)
+    while batch := [item.model_dump(exclude_none=True) for item in itertools.islice(stream, size)]:
+        names = dict.fromkeys(name for row in batch for name in row)  # of all rows: the first may lack some
+        for row in batch:
+            if "options" in row:
+                row["options"] = json.dumps(row["options"], ensure_ascii=False)
+        yield [{name: row.get(name) for name in names} for row in batch]
 
 
 def write_items_jsonl(path: str | Path, items: Iterable[Item]) -> int:

@@ -13,6 +13,7 @@ from peft import LoraConfig, PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from gazal.errors import GazalError
+from gazal.hub import Unreachable, first_line, is_hub_id, offline_note, require_hub
 from gazal.prompts import CHATML_TEMPLATE
 from gazal.recipe import AdapterSection, ModelSection
 
@@ -24,13 +25,24 @@ def base_path(section: ModelSection) -> str:
     return str(EMBEDDED) if section.base == "embedded" else section.base
 
 
+def _require(path: str) -> None:
+    """GazalError for what is no folder and no hub id; Unreachable, within seconds, when the hub is needed and cannot be asked."""
+    if Path(path).is_dir():
+        return
+    if not is_hub_id(path):
+        raise GazalError(f"model {path}: no such folder, and no hub id (owner/name)")
+    require_hub(f"model {path}", "a local folder")
+
+
 def _explain(path: str, error: Exception) -> GazalError:
-    where = "no such folder, and the hub cannot be reached" if not Path(path).exists() else "not a model folder"
-    return GazalError(f"model {path}: {where}: set HF_HOME to a filled cache, or give a folder ({str(error).splitlines()[0][:160]})")
+    if Path(path).exists():
+        return GazalError(f"model {path}: not a model folder ({first_line(error)})")
+    return Unreachable(f"model {path}", f"cannot be loaded from the hub ({type(error).__name__}{offline_note()})", first_line(error), "a local folder")
 
 
 def load_tokenizer(path: str | Path, revision: str | None = None) -> PreTrainedTokenizerBase:
     """A tokenizer with EOS, a pad that is not EOS, and a chat template (ChatML when it has none, said aloud)."""
+    _require(str(path))
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(path), revision=revision, trust_remote_code=False)
     except (OSError, ValueError) as error:
@@ -50,6 +62,7 @@ def load_tokenizer(path: str | Path, revision: str | None = None) -> PreTrainedT
 
 def load_model(path: str | Path, dtype: str = "float32", revision: str | None = None) -> PreTrainedModel:
     """A causal language model from safetensors, in eval mode, on the GPU when there is one."""
+    _require(str(path))
     try:
         model = AutoModelForCausalLM.from_pretrained(
             str(path), revision=revision, dtype=getattr(torch, dtype), trust_remote_code=False, use_safetensors=True

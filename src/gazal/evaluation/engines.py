@@ -18,7 +18,6 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from gazal.errors import GazalError
-from gazal.evaluation.benchmarks import hub_problem
 from gazal.files import sha256
 from gazal.generation import generate_batches
 from gazal.models import EMBEDDED, load_model, load_tokenizer
@@ -119,7 +118,8 @@ class OpenAIEngine:
             choice, used = answer.choices[0], answer.usage.completion_tokens
             text = choice.message.content or ""
         except self._openai.OpenAIError as error:
-            raise GazalError(f"model {self.name}: the server failed ({type(error).__name__}: {str(error)[:160]})") from error
+            hint = "; it takes no top_k: set evaluation.top_k=0" if settings.top_k and "top_k" in f"{error} {getattr(error, 'body', '')}" else ""
+            raise GazalError(f"model {self.name}: the server failed ({type(error).__name__}: {str(error)[:160]}){hint}") from error
         except (AttributeError, IndexError, TypeError) as error:
             raise GazalError(f"model {self.name}: the server's answer is no chat completion") from error
         thought = getattr(choice.message, "reasoning_content", None)  # servers that cut the think block out of the text
@@ -148,10 +148,6 @@ def load_engine(spec: str | Path, dtype: str | None = None, revision: str | None
         return OpenAIEngine(url, model)
     path = str(EMBEDDED) if text == "embedded" else text
     folder = Path(path)
-    if not folder.is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", path):
-        raise GazalError(f"model {text}: no such folder, and no hub id (owner/name)")
-    if not folder.is_dir() and (problem := hub_problem()):
-        raise GazalError(f"model {text}: no such folder, and {problem} (HF_HUB_OFFLINE=1 reads the local cache alone)")
     dtype = dtype or fast_dtype()
     tokenizer = load_tokenizer(path, revision)
     model = load_model(path, dtype, revision)

@@ -1,0 +1,234 @@
+"""One converter for each shape of dataset: a row becomes an Item or, where it has no options, a TrainingExample.
+
+The columns are those that third parties' loading code reads. A converter raises ValueError, the reason, for a
+row that cannot be used. White space in option texts is collapsed: some published options run over several lines.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Collection
+from functools import partial
+from typing import Any, NamedTuple
+
+from gazal.data.options import parse_options
+from gazal.errors import GazalError
+from gazal.items import LETTERS, Item, TrainingExample
+
+Row = dict[str, Any]
+Convert = Callable[..., Item]  # convert(row, id=…, source=…)
+NOT_FOUND = "options not found in the text"
+VERDICTS = {"yes": "A", "no": "B", "maybe": "C"}
+
+
+def _normal(text: str) -> str:
+    return " ".join(text.casefold().split()).rstrip(".")
+
+
+def _texts(row: Row, *fields: str) -> list[str]:
+    """The fields as stripped text, think tags left out; ValueError when one has none."""
+    texts = [re.sub(r"</?think>", "", value).strip() if isinstance(value := row.get(field), str) else "" for field in fields]
+    for field, text in zip(fields, texts, strict=True):
+        if not text:
+            raise ValueError(f"{field} is empty or no text")
+    return texts
+
+
+def _optional(row: Row, field: str) -> str | None:
+    value = row.get(field)
+    return value.strip() or None if isinstance(value, str) else None
+
+
+def _choice(question: str, options: Collection[Any], key: Any, **fields: Any) -> Item:
+    """An Item of option texts in letter order; ``key`` is a letter."""
+    texts = [" ".join(text.split()) if isinstance(text, str) else "" for text in options]
+    if not 2 <= len(texts) <= len(LETTERS):
+        raise ValueError(f"{len(texts)} options, expected 2 to {len(LETTERS)}")
+    if not all(texts):
+        raise ValueError(f"option {LETTERS[texts.index('')]} is empty or no text")
+    lettered = dict(zip(LETTERS, texts, strict=False))
+    if key not in lettered:
+        raise ValueError(f"answer {key!r} is no letter of the options")
+    return Item(question=question, options=lettered, answer_idx=key, answer=lettered[key], **fields)
+
+
+def _letter(answer: str, options: dict[str, str]) -> str | None:
+    """The option that ``answer`` names: ``B``, ``(B)``, its text, or ``B. its text …``; None when it is not certain."""
+    if bare := re.fullmatch(r"\(?([A-J])[).:]?", answer):
+        return bare[1] if bare[1] in options else None
+    same = [letter for letter, text in options.items() if _normal(text) == _normal(answer)]
+    if len(same) == 1:
+        return same[0]
+    both = re.fullmatch(r"\(?([A-J])[).:]\s*(.+)", answer, re.DOTALL)
+    return both[1] if both and both[1] in options and _normal(both[2]).startswith(_normal(options[both[1]])) else None
+
+
+def _structured_medical(row: Row, **about: str) -> Item:
+    case, reasoning, answer = _texts(row, "case", "reasoning", "answer")
+    return TrainingExample(question=case, reasoning=reasoning, response=answer, **about)
+
+
+def _medreason(row: Row, **about: str) -> Item:
+    """Multiple choice when the answer (``text. Explanation: …``) names exactly one option, else free text."""
+    question, reasoning, answer = _texts(row, "question", "reasoning", "answer")
+    about["source"] += f", {row['dataset_name']} {row['id_in_dataset']}"
+    listed = _optional(row, "options") or ""
+    parsed = parse_options(listed)
+    key = _letter(re.split(r"\.?\s*\bExplanation\s*:", answer)[0].strip(), parsed[1]) if parsed else None
+    if parsed and key:
+        return _choice(question, parsed[1].values(), key, reasoning=reasoning, explanation=answer, **about)
+    return TrainingExample(question="\n".join(filter(None, (question, listed))), reasoning=reasoning, response=answer, **about)
+
+
+def _medical_grpo(row: Row, **about: str) -> Item:
+    text, answer = _texts(row, "question", "answer")
+    parsed = parse_options(text)
+    if not parsed or not parsed[0]:
+        raise ValueError(NOT_FOUND)
+    key = _letter(answer, parsed[1])
+    if key is None:
+        raise ValueError("answer is no letter of the options")
+    return _choice(parsed[0], parsed[1].values(), key, **about)
+
+
+def _ultramedical(row: Row, **about: str) -> Item:
+    """The first human turn asks, options inside its text; the reply to it is the reasoning, ``answer`` the key.
+
+    Without options it is free text where ``answer`` is text of its own (``yes``); a lone reply has no reasoning.
+    """
+    turns = row["conversations"] or []
+    if isinstance(turns, dict):  # a declared sequence of objects is stored as an object of lists
+        turns = [dict(zip(turns, values, strict=True)) for values in zip(*turns.values(), strict=True)]
+    turns = [turn for turn in turns if isinstance(turn, dict)]
+    asked = next((i for i, turn in enumerate(turns) if turn.get("from") in ("human", "user")), None)
+    if asked is None or asked + 1 >= len(turns) or turns[asked + 1].get("from") not in ("gpt", "assistant"):
+        raise ValueError("conversations: no human turn with a reply to it")
+    (question,), (reply,) = _texts({"human turn": turns[asked].get("value")}, "human turn"), _texts({"reply": turns[asked + 1].get("value")}, "reply")
+    about["source"] += f", {row['id']}"
+    answer, parsed = _optional(row, "answer"), parse_options(question)
+    if parsed and parsed[0] and answer:
+        key = _letter(answer, parsed[1])
+        if key is None:
+            raise ValueError("answer is no letter of the options")
+        return _choice(parsed[0], parsed[1].values(), key, reasoning=reply, **about)
+    if not answer:
+        raise ValueError("no answer beside the reply")
+    if re.fullmatch(r"\(?[A-J][).:]?", answer):
+        raise ValueError(NOT_FOUND)
+    return TrainingExample(question=question, reasoning=reply, response=answer, **about)
+
+
+def _medqa(row: Row, **about: str) -> Item:
+    (question,) = _texts(row, "question")
+    options = {letter: text for letter, text in row["options"].items() if text is not None} if isinstance(row["options"], dict) else {}
+    if sorted(options) != list(LETTERS[: len(options)]):
+        raise ValueError(f"options: expected letters from A on, found {', '.join(options) or 'none'}")
+    return _choice(question, [options[letter] for letter in sorted(options)], row["answer_idx"], **about)
+
+
+def _medmcqa(row: Row, base: int, **about: str) -> Item:
+    (question,) = _texts(row, "question")
+    if not isinstance(row["cop"], int) or row["cop"] < 0:
+        raise ValueError("cop: no key")
+    key = row["cop"] - base
+    about["id"] = _optional(row, "id") or about["id"]
+    return _choice(
+        question, [row[name] for name in ("opa", "opb", "opc", "opd")], "ABCD"[key] if 0 <= key < 4 else row["cop"],
+        subject=_optional(row, "subject_name"), reasoning=_optional(row, "exp"), **about,
+    )
+
+
+def key_base(values: Collection[Any]) -> int:
+    """0 or 1, where MedMCQA's ``cop`` counts from, by all its values: 0-based on the hub, 1-based in the original files.
+
+    Raises ValueError when they hold both 0 and 4, or a value that is none of -1 to 4.
+    """
+    keys = {value for value in values if value is not None and value != -1}
+    if not all(isinstance(key, int) and 0 <= key <= 4 for key in keys) or {0, 4} <= keys:
+        raise ValueError(f"cop: expected 0 to 3 or 1 to 4, found {', '.join(sorted(map(str, keys))[:8])}")
+    return int(0 not in keys)
+
+
+def _pubmedqa(row: Row, **about: str) -> Item:
+    (question,) = _texts(row, "question")
+    context = row["context"].get("contexts") if isinstance(row["context"], dict) else None
+    if not context:
+        raise ValueError("context: no contexts")
+    pmid = str(row["pubid"])
+    return _choice(
+        question, VERDICTS, VERDICTS.get(row["final_decision"], row["final_decision"]), context=list(context),
+        pmid=pmid, reasoning=_optional(row, "long_answer"), **about | {"id": pmid},
+    )
+
+
+def _mmlu_pro(row: Row, **about: str) -> Item:
+    (question,) = _texts(row, "question")
+    index = row["answer_index"]
+    about["id"] = f"mmlupro-{row['question_id']}"
+    return _choice(
+        question, row["options"] if isinstance(row["options"], list) else [], LETTERS[index] if isinstance(index, int) and 0 <= index < len(LETTERS) else index, subject=row["category"],
+        src=row.get("src"), reasoning=_optional(row, "cot_content"), **about,
+    )
+
+
+def _item(row: Row, **about: str) -> Item:
+    """A row in the item schema (``options`` a JSON text in Parquet); ``response`` in place of options is free text."""
+    value = _without_nulls(row)
+    value["id"] = str(value.get("id", about["id"]))
+    if isinstance(value.get("options"), str):
+        try:
+            value["options"] = json.loads(value["options"])
+        except json.JSONDecodeError as error:
+            raise ValueError(f"options: not JSON ({error.msg})") from error
+    free_text = "response" in value and not value.get("options")
+    if free_text:
+        value = {name: field for name, field in value.items() if name not in ("options", "answer_idx")}
+    return tidy((TrainingExample if free_text else Item).model_validate({"source": about["source"]} | value))
+
+
+def _without_nulls(value: Any) -> Any:
+    """Dicts without the keys that ``datasets`` filled in because another row has them."""
+    return {name: _without_nulls(field) for name, field in value.items() if field is not None} if isinstance(value, dict) else value
+
+
+def tidy(item: Item) -> Item:
+    """The item with white space in option texts and in the answer collapsed; itself where there is nothing to do."""
+    options = {letter: " ".join(text.split()) for letter, text in item.options.items()}
+    answer = " ".join(item.answer.split()) if item.answer else item.answer
+    return item if options == item.options and answer == item.answer else item.model_copy(update={"options": options, "answer": answer})
+
+
+class Shape(NamedTuple):
+    """Columns that must be there, columns that are used where they are, and the converter."""
+
+    columns: tuple[str, ...]
+    optional: tuple[str, ...]
+    convert: Convert
+
+
+SHAPES = {
+    "structured_medical": Shape(("case", "reasoning", "answer"), (), _structured_medical),
+    "medreason": Shape(("dataset_name", "id_in_dataset", "question", "options", "reasoning", "answer"), (), _medreason),
+    "medical_grpo": Shape(("question", "answer"), (), _medical_grpo),
+    "ultramedical": Shape(("id", "conversations", "answer"), (), _ultramedical),
+    "medqa": Shape(("question", "options", "answer_idx"), (), _medqa),
+    "medmcqa": Shape(("question", "opa", "opb", "opc", "opd", "cop"), ("id", "subject_name", "exp"), _medmcqa),
+    "pubmedqa": Shape(("pubid", "question", "context", "final_decision"), ("long_answer",), _pubmedqa),
+    "mmlu_pro": Shape(("question_id", "question", "options", "answer_index", "category"), ("src", "cot_content"), _mmlu_pro),
+    "items": Shape(("question",), (), _item),
+}
+
+
+def converter(shape: str, distinct: Callable[[str], Collection[Any]], where: str) -> tuple[Convert, str]:
+    """The converter of ``shape``, and what was found out about the set (empty, or a sentence for the report).
+
+    ``distinct(column)`` gives all values of a column. Raises GazalError, naming ``where``, for keys that make no sense.
+    """
+    if shape != "medmcqa":
+        return SHAPES[shape].convert, ""
+    try:
+        base = key_base(distinct("cop"))
+    except ValueError as error:
+        raise GazalError(f"{where}: {error}") from error
+    return partial(_medmcqa, base=base), f"cop counts from {base} ({'as on the hub' if base == 0 else 'as in the original files'})"
