@@ -1,0 +1,193 @@
+"""``gazal teach``: plan, estimate, ask under a cap, judge, write."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import yaml
+from pydantic import ValidationError
+
+from gazal import DISCLAIMER
+from gazal.errors import GazalError
+from gazal.files import atomic_write, write_json
+from gazal.items import write_items_jsonl
+from gazal.teacher.accept import Reason, Rules, Verdict, accept
+from gazal.teacher.client import Cap, Prices, Teacher, public_endpoint, public_model
+from gazal.teacher.ledger import Ledger
+from gazal.teacher.plan import Request, Task, make_requests, seed_tasks, topic_tasks
+
+SHOWN = 300  # characters of a rejected text
+
+
+def read_rules(settings: list[str]) -> Rules:
+    """Acceptance rules from ``name=value`` pairs; GazalError for an unknown name or a wrong value."""
+    values: dict[str, Any] = {}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not equals or name not in Rules.model_fields:
+            raise GazalError(f"--rule {setting}: expected name=value with one of {', '.join(Rules.model_fields)}")
+        try:
+            values[name] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise GazalError(f"--rule {setting}: not a value") from error
+    try:
+        return Rules(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise GazalError(f"--rule {first['loc'][0]}: {first['msg']}") from error
+
+
+def check_endpoint(url: str | None) -> str:
+    """The endpoint's address, from the option or ``OPENAI_BASE_URL``."""
+    url = url or os.environ.get("OPENAI_BASE_URL", "")
+    if not url:
+        raise GazalError("no endpoint: give --endpoint URL or set OPENAI_BASE_URL, such as http://localhost:8000/v1")
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and parts.hostname and (parts.port or True)
+    except ValueError:
+        usable = False
+    if not usable:
+        raise GazalError("--endpoint: expected http(s)://host[:port]/path, such as http://localhost:8000/v1")
+    return url
+
+
+def estimate_lines(requests: list[Request], total: int, ledger: Ledger, prices: Prices, cap: Cap) -> list[str]:
+    """What asking ``requests`` (of ``total``) may cost, as lines to show."""
+    prompt, bound = sum(r.prompt_estimate for r in requests), sum(r.prompt_bound for r in requests)
+    longest = sum(r.body["max_tokens"] for r in requests)
+    most = prices.bill(bound, longest)
+    lines = [f"estimate: {len(requests)} requests to send, {total - len(requests)} of {total} answered before; about {prompt:,} prompt tokens (characters / 4)"]
+    if (mean := ledger.mean_completion) is not None:
+        likely = prices.bill(prompt, round(mean * len(requests)))
+        lines.append(f"  likely: {likely.tokens:,} tokens, ${likely.usd:.4f}, at {mean:.0f} completion tokens (the mean of {ledger.counted} answers so far)")
+    else:
+        lines.append("  likely: not known before the first answer")
+    lines.append(f"  at most: {most.tokens:,} tokens, ${most.usd:.4f}, with every completion at its limit and a prompt token for each byte")
+    if ledger.booked.tokens:
+        lost = f", {ledger.lost} requests that were in flight at a kill at the most they can cost included" if ledger.lost else ""
+        lines.append(f"  booked before: {ledger.booked.tokens:,} tokens, ${ledger.booked.usd:.4f}{lost}")
+    if not cap.allows(ledger.booked + most):
+        lines.append("  the cap is lower than this may cost: asking stops where the next request could pass it")
+    return lines
+
+
+def teach(
+    model: str, endpoint: str | None, out: str | Path, *, seeds: Path | None = None, topics: Path | None = None, n: int | None = None, samples: int = 1,
+    concurrency: int = 8, max_tokens: int = 2048, temperature: float = 0.7, prices: Prices = Prices(), cap: Cap = Cap(), seed: int = 0,
+    estimate_only: bool = False, confirm: Callable[[str], bool] | None = None, rules: Rules = Rules(), timeout: float = 600.0, attempts: int = 6,
+    first_wait: float = 1.0, say: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """Ask the teacher and write ``out/examples.jsonl``, ``rejected.jsonl``, ``report.json`` and ``README.md``; returns the report.
+
+    ``cap`` bounds all that this folder ever booked. ``confirm`` is asked once, after the estimate, when there is something to
+    send. Run again, it asks only what has no answer yet and judges everything anew. Raises GazalError for bad input, an
+    endpoint that cannot be used, and, after writing, for requests that stayed unanswered.
+    """
+    if (seeds is None) == (topics is None):
+        raise GazalError("give one of --seeds and --topics")
+    tasks = seed_tasks(seeds, n, seed) if seeds else topic_tasks(topics, n, seed)
+    to_requests = partial(make_requests, model=model, samples=samples, max_tokens=max_tokens, temperature=temperature, seed=seed)
+    if estimate_only:
+        cap = Cap()
+    elif cap == Cap():
+        raise GazalError("no cap: give --max-cost USD (with --price-in and --price-out) or --max-total-tokens N, or --estimate-only")
+    elif cap.usd is not None and not (prices.prompt or prices.completion):
+        raise GazalError("--max-cost: needs --price-in and --price-out, in USD for a million tokens; where nothing is charged, --max-total-tokens")
+    endpoint, out, began = check_endpoint(endpoint), Path(out), time.monotonic()
+    requests = [request for task in tasks for request in to_requests(task)]
+    ledger = Ledger(out, say)
+    try:
+        missing = list({request.key: request for request in requests if request.key not in ledger.answers}.values())
+        for line in estimate_lines(missing, len(requests), ledger, prices, cap):
+            say(line)
+        if estimate_only:
+            return {}
+        teacher = Teacher(endpoint, ledger, prices, cap, concurrency, timeout, attempts, first_wait, say)
+        if missing:
+            if confirm and not confirm(f"Send up to {len(missing)} requests to {public_endpoint(endpoint)}?"):
+                raise GazalError("nothing sent")
+            teacher.ask(missing)
+        report = _write(out, tasks, to_requests, ledger, rules, model, {
+            "endpoint": public_endpoint(endpoint), "wall_seconds": round(time.monotonic() - began, 1),
+            "stopped": "cap" if teacher.capped else "unanswered" if teacher.unanswered else None,
+            "cap": {"tokens": cap.tokens, "usd": cap.usd}, "prices_usd_per_million": {"prompt": prices.prompt, "completion": prices.completion},
+            "sampling": {"samples": samples, "temperature": temperature, "max_tokens": max_tokens, "seed": seed},
+        })
+    finally:
+        ledger.close()
+    counts, booked = report["counts"], report["booked"]
+    say(f"{out}: {counts['accepted']} of {counts['tasks']} examples accepted; {counts['answered']} of {counts['requests']} requests answered")
+    say(f"rejected: {', '.join(f'{reason} {number}' for reason, number in report['rejected'].items()) or 'none'}")
+    say(f"booked: {booked['tokens']:,} tokens, ${booked['usd']:.4f}" + (f"; {report['tokens']['answers_without_usage']} answers came without usage and are booked at their most" if report["tokens"]["answers_without_usage"] else ""))
+    if teacher.capped:
+        say("stopped at the cap: the next request could have passed it; a higher cap and the same command go on")
+    say(DISCLAIMER)
+    if teacher.unanswered:
+        raise GazalError(f"{out}: {len(teacher.unanswered)} requests failed at every attempt; the same command asks them again")
+    return report
+
+
+def _write(
+    out: Path, tasks: list[Task], to_requests: Callable[[Task], list[Request]], ledger: Ledger, rules: Rules, model: str, about: dict[str, Any],
+) -> dict[str, Any]:
+    """Judge what the ledger holds and write all four files; streams, so that texts are held for the copies' shingles only."""
+    name = public_model(model)
+    counts, rejected, kinds, specialties, served = Counter(), Counter(), {}, {}, set()
+
+    def read(request: Request) -> dict[str, Any] | None:
+        line = ledger.read(request)
+        if line:
+            served.add(line["response"]["model"])
+        return line
+
+    def examples(log: Any) -> Any:
+        for verdict in accept(tasks, to_requests, read, rules, name):
+            counts["answered"] += 1
+            for table, key in ((kinds, verdict.task.kind), (specialties, verdict.task.specialty)):
+                table.setdefault(key, Counter(answered=0, accepted=0)).update(answered=1, accepted=int(verdict.example is not None))
+            if verdict.example:
+                yield verdict.example
+                continue
+            rejected.update(reason.value for reason in verdict.reasons)
+            counts["rejected"] += verdict.reasons != [Reason.SURPLUS]
+            log.write(json.dumps(_rejection(verdict)) + "\n")
+
+    with atomic_write(out / "rejected.jsonl") as log:
+        accepted = write_items_jsonl(out / "examples.jsonl", examples(log))
+    report = {
+        "model": name, "served_as": sorted(served), **about,
+        "counts": {"tasks": len(tasks), "requests": len(tasks) * about["sampling"]["samples"], "answered": counts["answered"], "accepted": accepted, "rejected": counts["rejected"]},
+        "rejected": dict(rejected.most_common()), "by_type": kinds, "by_specialty": specialties,
+        "tokens": {"prompt": ledger.prompt_tokens, "completion": ledger.completion_tokens, "answers_without_usage": ledger.uncounted},
+        "booked": {"tokens": ledger.booked.tokens, "usd": round(ledger.booked.usd, 6), "lost_in_flight": ledger.lost, "failed_attempts": ledger.failures},
+        "answer_seconds": round(ledger.seconds, 1), "rules": rules.model_dump(), "disclaimer": DISCLAIMER,
+    }
+    write_json(out / "report.json", report)
+    with atomic_write(out / "README.md") as card:
+        card.write(
+            f"# Structured clinical reasoning examples\n\n{accepted} examples, written by the language model {name} and accepted by rule from {counts['answered']} answers; "
+            f"no clinician has reviewed them. The model's own licence and terms govern their use. `report.json` has counts, cost and rules, `rejected.jsonl` the reasons, "
+            f"`responses.jsonl` every response as it came.\n\n{DISCLAIMER}\n"
+        )
+    return report
+
+
+def _rejection(verdict: Verdict) -> dict[str, Any]:
+    return {"id": verdict.task.id, "sample": verdict.sample, "reasons": [reason.value for reason in verdict.reasons], "text": verdict.text[:SHOWN]}
+
+
+def ask_terminal(question: str) -> bool:
+    """Yes or no at the terminal; GazalError where there is none."""
+    if not sys.stdin.isatty():
+        raise GazalError("nothing sent: give --yes to send without being asked, or --estimate-only")
+    return input(f"{question} [y/N] ").strip().casefold() in ("y", "yes")

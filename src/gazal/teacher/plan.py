@@ -1,0 +1,178 @@
+"""What is to be asked: one task a seed (an item, or a question without options) or a topic, and its requests."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import Field, ValidationError, model_validator
+
+from gazal.errors import GazalError
+from gazal.files import read_jsonl
+from gazal.items import REASONING_TYPES, Item, ReasoningType
+from gazal.prompts import question_text
+from gazal.teacher.prompts import SPECIALTIES, teacher_messages
+
+# Of a topic's patient, so that many cases of one topic differ: 6 × 2 × 4 forms.
+PATIENTS = [
+    f"a {sex} patient of {age} years, {place}" for age, sex, place in itertools.product(
+        ("18 to 29", "30 to 44", "45 to 59", "60 to 69", "70 to 79", "80 or more"), ("female", "male"),
+        ("seen in general practice", "in the emergency department", "on a hospital ward", "in an outpatient clinic"),
+    )
+]
+# A seed without a reasoning type has the first whose words its question holds, else diagnosis.
+_WORDS: dict[ReasoningType, re.Pattern[str]] = {
+    "prognosis": re.compile(r"\b(?:prognos\w*|surviv\w*|mortality|outlook|life expectancy|long-term outcome)\b", re.I),
+    "uncertainty": re.compile(r"\b(?:next (?:best )?(?:step|test|investigation)|most appropriate (?:next|initial)|best initial|first investigation|should be (?:done|asked))\b", re.I),
+    "treatment": re.compile(r"\b(?:treat\w*|therap\w*|drug of choice|manage\w*|dose|doses|dosing|prescrib\w*|antidote|contraindicated)\b", re.I),
+}
+
+
+class Question(Item):
+    """A free-text seed: ``question`` (and ``context``), without options and key."""
+
+    options: dict[str, str] = Field(default={}, max_length=0)
+    answer_idx: str = Field(default="", max_length=0)
+
+    @model_validator(mode="after")
+    def _check(self) -> "Question":
+        if not self.question.strip():
+            raise ValueError("question: empty")
+        return self
+
+
+@dataclass(frozen=True)
+class Task:
+    """One example to be had. ``seed`` is None for a topic; ``text`` is what the teacher is shown of it."""
+
+    id: str
+    kind: ReasoningType
+    specialty: str
+    text: str
+    seed: Item | None = None
+    patient: str | None = None
+
+    @property
+    def options(self) -> dict[str, str]:
+        return self.seed.options if self.seed else {}
+
+    def messages(self) -> list[dict[str, str]]:
+        return teacher_messages(self.kind, self.specialty, self.text, options=bool(self.options), patient=self.patient)
+
+
+@dataclass(frozen=True)
+class Request:
+    """One completion to be paid for. ``key`` changes whenever the answer could."""
+
+    task: str
+    sample: int
+    body: dict[str, Any] = field(repr=False)  # model, messages, temperature, max_tokens, seed
+
+    @property
+    def key(self) -> str:
+        return hashlib.sha256(json.dumps([self.body, self.sample], ensure_ascii=False, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def prompt_estimate(self) -> int:
+        """Prompt tokens as no tokenizer is known: a token for four characters."""
+        return -(-sum(len(m["content"]) for m in self.body["messages"]) // 4)
+
+    @property
+    def prompt_bound(self) -> int:
+        """More prompt tokens than any byte-level tokenizer makes of it: its UTF-8 bytes, and 64 + 16 a message for the template."""
+        return sum(len(m["content"].encode()) + 16 for m in self.body["messages"]) + 64
+
+
+def make_requests(task: Task, model: str, samples: int, max_tokens: int, temperature: float, seed: int) -> list[Request]:
+    """The task's ``samples`` requests; sample i is asked with seed ``seed + i``."""
+    body = {"model": model, "messages": task.messages(), "temperature": temperature, "max_tokens": max_tokens}
+    return [Request(task.id, sample, body | {"seed": seed + sample}) for sample in range(samples)]
+
+
+def read_seeds(path: str | Path) -> list[Item]:
+    """Items, and questions without options, from JSON lines (``.gz`` too).
+
+    Raises GazalError naming file, row and field for anything else, for two of one id, and for none.
+    """
+    seeds: dict[str, Item] = {}
+    for row, value in read_jsonl(path):
+        try:
+            seed = (Item if "options" in value else Question).model_validate(value)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = "".join(f"{part}: " for part in first["loc"])
+            raise GazalError(f"{path}: row {row}: {where}{first['msg'].removeprefix('Value error, ')}") from error
+        if seed.id in seeds:
+            raise GazalError(f"{path}: row {row}: id: {seed.id!r} is there twice")
+        seeds[seed.id] = seed
+    if not seeds:
+        raise GazalError(f"{path}: no seeds")
+    return list(seeds.values())
+
+
+def seed_tasks(path: str | Path, n: int | None = None, seed: int = 0) -> list[Task]:
+    """One task a seed, in the file's order; ``n`` of them drawn by ``seed``.
+
+    The reasoning type is the seed's own or read from its question's words; the specialty is its subject where
+    that is one of the eight, else internal medicine.
+    """
+    seeds = read_seeds(path)
+    if n is not None and n > len(seeds):
+        raise GazalError(f"--n {n}: {path} has {len(seeds)} seeds")
+    if n is not None:
+        seeds = [seeds[i] for i in sorted(np.random.default_rng([seed, 31]).permutation(len(seeds))[:n])]
+    tasks = []
+    for item in seeds:
+        kind = item.reasoning_type or next((kind for kind, words in _WORDS.items() if words.search(item.question)), "diagnosis")
+        subject = (item.subject or "").strip().casefold()
+        tasks.append(Task(f"teacher:{item.id}", kind, subject if subject in SPECIALTIES else "internal medicine", question_text(item), seed=item))
+    return tasks
+
+
+def topic_tasks(path: str | Path, n: int | None = None, seed: int = 0) -> list[Task]:
+    """``n`` tasks over the topics of a text file, by default one a topic and reasoning type.
+
+    One topic a line, ``topic | specialty`` where it has one; empty lines and ``#`` comments are skipped. The tasks go
+    round topics and types; specialty (where none is given) and patient are drawn by ``seed``, never the same twice.
+    """
+    topics: dict[str, str | None] = {}
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise GazalError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or 'not UTF-8'})") from error
+    for row, line in enumerate(lines, 1):
+        topic, bar, specialty = (part.strip() for part in line.partition("|"))
+        if not topic or topic.startswith("#"):
+            continue
+        if bar and specialty.casefold() not in SPECIALTIES:
+            raise GazalError(f"{path}: row {row}: specialty: {specialty!r} is none of {', '.join(SPECIALTIES)}")
+        if topic in topics:
+            raise GazalError(f"{path}: row {row}: topic: {topic!r} is there twice")
+        topics[topic] = specialty.casefold() or None
+    if not topics:
+        raise GazalError(f"{path}: no topics")
+    pairs = [(topic, kind) for topic in topics for kind in REASONING_TYPES]
+    forms = {pair: _forms(topics[pair[0]], seed, number) for number, pair in enumerate(pairs)}
+    n = len(pairs) if n is None else n
+    if n > (most := sum(map(len, forms.values()))):
+        raise GazalError(f"--n {n}: {path} has {len(topics)} topics, enough for {most} different cases")
+    tasks: list[Task] = []
+    for turn in itertools.count():
+        for number, pair in enumerate(pairs):
+            if len(tasks) == n:
+                return tasks
+            if turn < len(forms[pair]):
+                specialty, patient = forms[pair][turn]
+                tasks.append(Task(f"teacher:topic-{number // len(REASONING_TYPES) + 1}-{pair[1]}-{turn + 1}", pair[1], specialty, pair[0], patient=patient))
+    raise AssertionError("unreachable")
+
+
+def _forms(specialty: str | None, seed: int, number: int) -> list[tuple[str, str]]:
+    forms = list(itertools.product([specialty] if specialty else SPECIALTIES, PATIENTS))
+    return [forms[i] for i in np.random.default_rng([seed, 32, number]).permutation(len(forms))]
