@@ -62,7 +62,7 @@ def honest_batch(n: int, tokenizer: Tokenizer, seed: int = 1, n_tokens: int = 30
 
     Their steps are sentences and lines of the embedded corpus, mixed so that a token has about four characters, as in ordinary English text.
     """
-    items, rng = synthesize(max(n // 8, 40), seed), random.Random(seed)
+    items, rng = synthesize(max(n // 8, 40), seed, variety="plain"), random.Random(seed)
     scores = [line.partition(": ")[2] for item in items for line in (item.reasoning or "").splitlines() if line.count(":") > 3]
     findings = sorted({line.partition(":")[0].lower() for score in scores for line in score.split("; ")[1:-1]})
     forms = [*FORMS.values(), *OTHER]

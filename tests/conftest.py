@@ -31,7 +31,7 @@ def make_item(number: int, options: int = 4, **fields: object) -> Item:
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a random one-layer Qwen3 (hidden 32) and a tokenizer trained on a few items."""
     folder = tmp_path_factory.mktemp("tiny") / "tiny"
-    items = synthesize(40, 1)
+    items = synthesize(40, 1, variety="plain")
     tokenizer = train_tokenizer([SYSTEM, *(question_text(i) + "\n" + completion_text(i, i.reasoning or "") for i in items)], 700)
     torch.manual_seed(0)
     model = Qwen3ForCausalLM(Qwen3Config(

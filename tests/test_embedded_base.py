@@ -7,7 +7,7 @@ import json
 import pytest
 
 from gazal.base.train import ASSETS, BASE_BUCKETS, BaseTraining, probe, train_base
-from gazal.data.splits import BUCKETS
+from gazal.data.sources import BUCKETS
 from gazal.data.synth import draw
 from gazal.evaluation.engines import load_engine
 from gazal.files import sha256
@@ -36,7 +36,7 @@ def test_it_knows_the_facts(base):
 
 def test_it_answers_without_thinking_and_stops(base):
     model, tokenizer = base
-    items = list(draw("diagnosis", 12, 5, BUCKETS["dev"])) + list(draw("treatment", 12, 5, BUCKETS["dev"]))
+    items = list(draw("diagnosis", 12, 5, BUCKETS["dev"], variety="plain")) + list(draw("treatment", 12, 5, BUCKETS["dev"], variety="plain"))
     made = list(generate(model, tokenizer, encode_prompts(tokenizer, [build_messages(i, SYSTEM) for i in items]), max_new_tokens=64))
     assert not any("<think>" in tokenizer.decode(one.ids) for one in made)
     assert sum(one.finish_reason == "stop" for one in made) >= 20

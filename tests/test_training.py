@@ -23,7 +23,7 @@ from gazal.sft.train import sft_dataset, train_sft
 
 @pytest.fixture(scope="module")
 def items() -> list[Item]:
-    return synthesize(24, 3)
+    return synthesize(24, 3, variety="plain")
 
 
 @pytest.fixture(scope="module")

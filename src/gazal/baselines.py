@@ -53,8 +53,8 @@ def baselines(items: list[Item], training: Iterable[Item] = ()) -> dict[str, dic
     * ``chance``: 1 / number of options.
     * ``most_frequent_letter``: the commonest key letter of ``training``.
     * ``longest_option``: the option with most characters.
-    * ``most_annotated``: the highest of the item's ``popularity``; ``matched_findings``: of its ``matches``
-      (items without that field count at chance).
+    * ``most_annotated``: the highest of the item's ``popularity``; ``matched_findings``: of its ``matches``, findings that
+      fit the option (prognosis: 1 for a total that is the number of criteria). Items without that field count at chance.
     * ``option_prior`` (disease prior): the highest share of training items with this option text whose
       key it is; a text never seen counts 1 / number of options.
 

@@ -15,7 +15,8 @@ import numpy as np
 from gazal.data.hpo import Phenotypes, load_phenotypes
 from gazal.data.renal import load_drugs
 from gazal.data.scores import load_scores, points_text
-from gazal.data.synth import GAINS, evidence, makers
+from gazal.data.synth import GAINS, evidence, stream
+from gazal.data.synth_cases import score_weights
 from gazal.items import LETTERS, REASONING_TYPES, Item
 from gazal.prompts import answer_text, question_text
 
@@ -43,16 +44,13 @@ class Corpus:
     def __init__(self, n_diseases: int, pool_seed: int, buckets: range, system: str, seed: int) -> None:
         self.pool = load_phenotypes(n_diseases, pool_seed)
         self.drugs, self.scores = load_drugs(), load_scores()
-        self.makers = makers(n_diseases, pool_seed)
-        self.buckets, self.system = buckets, system
+        self.streams = {kind: stream(kind, [seed, 77], buckets, n_diseases, pool_seed, "plain") for kind in REASONING_TYPES}
+        self.system = system
         self.rng = np.random.default_rng([seed, 77])
 
     def item(self, kind: str) -> Item:
         """An item of the base's own buckets."""
-        while True:
-            item = self.makers[kind](self.rng)
-            if item is not None and item.bucket in self.buckets:
-                return item
+        return Item.model_validate(next(self.streams[kind]))
 
     def statement(self) -> str:
         """A few facts, a line each; half of the time as a numbered or a numbered and lettered list."""
@@ -97,13 +95,9 @@ class Corpus:
             value = int(rng.integers(0, 131))
             tiers = [drug.tiers[i] for i in rng.permutation(len(drug.tiers))]
             return [f"range: {t.range}; {value}: {'inside' if t.contains(value) else 'outside'}" for t in tiers]
-        score = self.scores[int(rng.choice(len(self.scores), p=self._score_weights()))]
+        score = self.scores[int(rng.choice(len(self.scores), p=score_weights(self.scores)))]
         chosen = rng.permutation(len(score.criteria))[:6]
         return [f"{score.name}. " + "; ".join(f"{score.criteria[i].name}: {points_text(score.criteria[i].points)}" for i in chosen)]
-
-    def _score_weights(self) -> np.ndarray:
-        sizes = np.array([len(score.criteria) for score in self.scores], float)
-        return sizes / sizes.sum()
 
     def sub_question(self) -> str:
         """A plain question about one option or one patient, answered with the matching line of a trace."""

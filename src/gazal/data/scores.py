@@ -30,11 +30,12 @@ _RISK = re.compile(r"\b(?:(lowest|low|moderate|intermediate|high|elevated)\b[^.;
 
 @dataclass(frozen=True)
 class Criterion:
-    """A criterion's field in the calculator, its name in questions, and its points."""
+    """A criterion's field in the calculator, its name in questions, its points, and of an age criterion the ages in years, inclusive."""
 
     field: str
     name: str
     points: float
+    ages: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,15 @@ def _name(field: str, description: str) -> str:
     return words if "?" in description or says_less or not 3 <= len(text) <= 60 else text
 
 
+def _ages(name: str) -> tuple[int, int] | None:
+    """The ages that an age criterion's name states: ``Age 41-60 years``, ``Age ≥ 70 years``, ``Age over 50``."""
+    found = re.match(r"Age (?:(\d+)-(\d+)|(≥|>|over) ?(\d+))", name)
+    if not found:
+        return None
+    low = int(found[1] or found[4]) + (found[3] in (">", "over"))
+    return low, int(found[2] or 200)
+
+
 @lru_cache(maxsize=1)
 def load_scores() -> tuple[Score, ...]:
     """All scores whose calculator is additive (checked on 200 random patients each)."""
@@ -88,7 +98,7 @@ def load_scores() -> tuple[Score, ...]:
             return float(result.value), label
 
         criteria = tuple(
-            Criterion(field, _name(field, info.description or field), evaluate(frozenset([field]))[0])
+            Criterion(field, (name := _name(field, info.description or field)), evaluate(frozenset([field]))[0], _ages(name))
             for field, info in params.model_fields.items()
         )
         points = {c.field: c.points for c in criteria}

@@ -1,0 +1,206 @@
+"""Questions about diseases and findings: diagnosis and uncertainty."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from gazal.data.hpo import Phenotypes, content_words
+from gazal.data.synth_balance import Batch
+from gazal.data.synth_forms import DIAGNOSIS, PLAIN, UNCERTAINTY
+from gazal.data.synth_parts import GAINS, LEVEL_RULE, close_item, evidence, lay_line
+
+N_FINDINGS = 4  # of a plain diagnosis item, and options of an uncertainty item
+MARGIN = 5  # hundredths of a bit by which the key's gain exceeds the next
+TRIES = 16  # draws of findings for each four diseases and key
+LAY_SHARE = 0.4  # of the findings that have a lay term
+
+
+class Shown:
+    """The texts that findings may be shown as: their HPO names, then the lay terms.
+
+    ``owner``: the finding of each text; ``variants``: (findings, 3) text numbers, -1 where there is none;
+    ``leaks``: (texts, diseases) bool, True where a lay term shares a word with the disease's name.
+    """
+
+    def __init__(self, pool: Phenotypes, rich: bool) -> None:
+        lay = [] if not rich else [(finding, text) for finding, texts in enumerate(pool.lay) for text in texts]
+        self.texts = [*pool.findings, *(text for _, text in lay)]
+        self.owner = np.array([*range(len(pool.findings)), *(finding for finding, _ in lay)])
+        self.variants = np.full((len(pool.findings), 3), -1)
+        self.variants[:, 0] = np.arange(len(pool.findings))
+        self.leaks = np.zeros((len(self.texts), len(pool.diseases)), bool)
+        names = [content_words(disease) for disease in pool.diseases]
+        for number, (finding, text) in enumerate(lay, len(pool.findings)):
+            self.variants[finding, (self.variants[finding] >= 0).sum()] = number
+            own = content_words(text)
+            self.leaks[number] = [bool(own & words) for words in names]
+
+    def choose(self, findings: np.ndarray, diseases: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Text numbers for ``findings`` (rows, n) among ``diseases`` (rows, m): a lay term now and then, where it is fair."""
+        column = np.where(rng.random(findings.shape) < LAY_SHARE, rng.integers(1, 3, findings.shape), 0)
+        found = self.variants[findings, column]
+        unfair = (found < 0) | self.leaks[found[:, :, None], diseases[:, None]].any(2)
+        return np.where(unfair, findings, found)
+
+
+def _draw_weighted(weight: np.ndarray, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    """Columns drawn with replacement by whole weights: ``weight`` (rows, n), result (rows, *shape)."""
+    rows, size = weight.shape
+    running = weight.cumsum(1, dtype=np.int64)
+    step = int(running[:, -1].max()) + 1
+    base = np.arange(rows, dtype=np.int64) * step
+    drawn = (rng.random((rows, *shape)) * running[:, -1].reshape(rows, *[1] * len(shape))).astype(np.int64)
+    flat = np.searchsorted((running + base[:, None]).ravel(), (drawn + base.reshape(rows, *[1] * len(shape))).ravel(), side="right")
+    return flat.reshape(rows, *shape) - np.arange(rows).reshape(rows, *[1] * len(shape)) * size
+
+
+class Diagnosis:
+    """Four similar diseases, one of which has the highest summed level; ``hard``: others match as many findings."""
+
+    distinct = True
+
+    def __init__(self, pool: Phenotypes, rich: bool) -> None:
+        self.pool, self.rich = pool, rich
+        self.forms = DIAGNOSIS if rich else PLAIN["diagnosis"]
+        self.hard_share = 0.75 if rich else 0.5
+        groups = {tuple(sorted((start, *near))) for start, all_near in enumerate(pool.neighbours) for near in combinations(all_near, 3)}
+        table = np.array(sorted(groups)).reshape(-1, 4)
+        fair = ~pool.conflict[table[:, :, None], table[:, None]][:, ~np.eye(4, dtype=bool)].any(1)
+        self.groups = table[fair]
+        self.lengths = np.array([len(name) for name in pool.diseases])
+        self.popularity = pool.annotation_counts()
+        self.shown = Shown(pool, rich)
+
+    def propose(self, rng: np.random.Generator, size: int) -> Batch:
+        size = size // 4 + 1  # each of these gives about four candidates
+        group = self.groups[rng.integers(len(self.groups), size=size)]
+        right = rng.integers(4, size=size)  # any of the four may be the key: no hub
+        rows = np.arange(size)
+        levels = self.pool.levels[group]  # (size, 4, findings)
+        usable = (levels >= 0).all(1)
+        total, own = levels.sum(1, dtype=np.int32), levels[rows, right].astype(np.int32)
+        n_present = rng.integers(3, 6, size) if self.rich else np.full(size, N_FINDINGS)
+        n_absent = rng.choice(3, size, p=[0.4, 0.35, 0.25]) if self.rich else np.zeros(size, int)
+        most = 7 if self.rich else N_FINDINGS
+        present, absent = np.where(usable, total + own, 0), np.where(usable, total - own, 0)
+        keep = (np.count_nonzero(present, axis=1) >= 5) & (absent.any(1))
+        chosen = np.empty((size, TRIES, most), np.int64)
+        chosen[:, :, : min(most, 5)] = _draw_weighted(present, (TRIES, min(most, 5)), rng)
+        if self.rich:
+            chosen[:, :, 5:] = _draw_weighted(absent, (TRIES, 2), rng)
+        np.minimum(chosen, len(self.pool.findings) - 1, out=chosen)  # rows that are not kept may run over
+        column = np.arange(most)
+        sign = np.where(column < 5, column < n_present[:, None], -1 * (column - 5 < n_absent[:, None])).astype(np.int8)
+        used = np.where(sign[:, None] != 0, chosen, -1 - column)
+        ordered = np.sort(used, axis=2)
+        distinct = (ordered[:, :, 1:] != ordered[:, :, :-1]).all(2)
+        table = levels[rows[:, None, None], :, chosen]  # (size, tries, most, 4)
+        sums = (table * sign[:, None, :, None]).sum(2)
+        best = (sums >= sums[rows, :, right][:, :, None]).sum(2) == 1
+        row, attempt = np.nonzero(distinct & best & keep[:, None])
+        mixed = rng.permutation(len(row))  # else a window would be full of the same four diseases
+        row, attempt = row[mixed], attempt[mixed]
+        chosen, table, sums, sign, group, right = chosen[row, attempt], table[row, attempt], sums[row, attempt], sign[row], group[row], right[row]
+        matches = ((table > 0) * sign[:, :, None]).sum(1)
+        hard = (matches >= np.take_along_axis(matches, right[:, None], 1)).sum(1) > 1
+        ok = np.ones(len(row), bool)
+        if self.rich:  # nothing present may be a kind of something absent, nor counted twice under a broader name
+            pairs = self.pool.related[chosen[:, :, None], chosen[:, None]] & (sign[:, :, None] != 0) & (sign[:, None] != 0)
+            ok = pairs.sum((1, 2)) == (sign != 0).sum(1)
+        return Batch(group[ok], right[ok], hard[ok], None, (chosen[ok], sign[ok], table[ok], sums[ok], matches[ok]))
+
+    def _findings(self, batch: Batch, row: int) -> tuple[list[int], list[int]]:
+        chosen, sign = batch.data[0][row].tolist(), batch.data[1][row].tolist()
+        return [f for f, s in zip(chosen, sign, strict=True) if s > 0], [f for f, s in zip(chosen, sign, strict=True) if s < 0]
+
+    def key(self, batch: Batch, row: int) -> str:
+        names = self.pool.findings
+        present, absent = self._findings(batch, row)
+        return "diagnosis|" + "|".join([*sorted(names[f] for f in present), *sorted(f"not {names[f]}" for f in absent)])
+
+    def build(self, batch: Batch, row: int, rng: np.random.Generator) -> dict[str, Any]:
+        pool, (chosen, sign, table, sums, matches) = self.pool, (array[row] for array in batch.data)
+        present, absent = self._findings(batch, row)
+        group, right = batch.texts[row], int(batch.right[row])
+        names = [pool.diseases[i] for i in group.tolist()]
+        findings, missing = [pool.findings[f] for f in present], [pool.findings[f] for f in absent]
+        shown, extra = [*findings, *missing], {}
+        form = self.forms[int(rng.integers(len(self.forms)))]
+        if self.rich:
+            texts = self.shown.choose(np.array([[*present, *absent]]), group[None], rng)[0].tolist()
+            shown = [self.shown.texts[text] for text in texts]
+            extra = {"lay_terms": sum(text >= len(pool.findings) for text in texts), "negatives": len(absent)}
+        levels, gone = table[sign > 0].T.tolist(), table[sign < 0].T.tolist()
+        totals = sums.tolist()
+        return close_item(
+            "diagnosis", self.key(batch, row), form.findings(shown[: len(present)], shown[len(present) :], LEVEL_RULE), names, right,
+            [evidence(name, findings, a, missing, b) for name, a, b in zip(names, levels, gone, strict=True)],
+            [f"{name}: total: {value}" for name, value in zip(names, totals, strict=True)], f"highest total: {totals[right]}", rng,
+            f"HPO {pool.release}", "rare disease", by_option=True, brief_by_option=True, first=lay_line(shown, [*findings, *missing]),
+            extra={"hard": bool(batch.hard[row]), "variety": "rich" if self.rich else "plain", "form": form.name, **extra},
+            per_option={"popularity": self.popularity[group].tolist(), "matches": matches.tolist()},
+        )
+
+
+class Uncertainty:
+    """Four findings, one of which separates two diseases best; all ``hard``: several are reported in just one of the two,
+    or the key is reported in both."""
+
+    distinct = True
+
+    def __init__(self, pool: Phenotypes, rich: bool) -> None:
+        self.pool, self.rich = pool, rich
+        self.forms = UNCERTAINTY if rich else PLAIN["uncertainty"]
+        self.hard_share = None
+        self.shown = Shown(pool, rich)
+        pairs = np.array([(first, second) for first, near in enumerate(pool.neighbours) for second in near])
+        levels = pool.levels[pairs]
+        usable = (levels >= 0).all(1) & (levels > 0).any(1)
+        self.pairs, usable = pairs[usable.sum(1) >= N_FINDINGS], usable[usable.sum(1) >= N_FINDINGS]
+        self.counts = usable.sum(1)
+        self.columns = np.nonzero(usable)[1]
+        self.starts = np.concatenate([[0], self.counts.cumsum()[:-1]])
+        self.gains = np.array([[GAINS[a, b] for b in range(4)] for a in range(4)])
+        self.lengths = np.array([len(text) for text in self.shown.texts])
+        self.popularity = (pool.levels > 0).sum(0)[self.shown.owner]
+
+    def propose(self, rng: np.random.Generator, size: int) -> Batch:
+        tries = size * 4
+        number = rng.integers(len(self.pairs), size=tries)
+        pair = self.pairs[number]
+        drawn = (rng.random((tries, N_FINDINGS)) * self.counts[number][:, None]).astype(np.int64)
+        chosen = self.columns[drawn + self.starts[number][:, None]]
+        levels = self.pool.levels[pair[:, :, None], chosen[:, None]]  # (tries, 2, 4)
+        gains = self.gains[levels[:, 0], levels[:, 1]]
+        ordered, ranked = np.sort(chosen, axis=1), np.sort(gains, axis=1)
+        right = gains.argmax(1)
+        reported = (levels > 0).sum(1)
+        hard = ((reported == 1).sum(1) > 1) | (reported[np.arange(tries), right] == 2)
+        ok = (ordered[:, 1:] != ordered[:, :-1]).all(1) & (ranked[:, -1] >= ranked[:, -2] + MARGIN) & hard
+        ok[np.flatnonzero(ok)[size:]] = False
+        texts = self.shown.choose(chosen[ok], pair[ok], rng) if self.rich else chosen[ok]
+        return Batch(texts, right[ok], hard[ok], None, (pair[ok], levels[ok], gains[ok], reported[ok]))
+
+    def key(self, batch: Batch, row: int) -> str:
+        names = [self.pool.diseases[i] for i in batch.data[0][row].tolist()]
+        findings = [self.pool.findings[f] for f in self.shown.owner[batch.texts[row]].tolist()]
+        return "uncertainty|" + "|".join([*sorted(names), *sorted(findings)])
+
+    def build(self, batch: Batch, row: int, rng: np.random.Generator) -> dict[str, Any]:
+        pool, (pair, levels, gains, reported) = self.pool, (array[row].tolist() for array in batch.data)
+        right, texts = int(batch.right[row]), batch.texts[row]
+        names = [pool.diseases[i] for i in pair]
+        shown, findings = [self.shown.texts[t] for t in texts.tolist()], [pool.findings[f] for f in self.shown.owner[texts].tolist()]
+        form = self.forms[int(rng.integers(len(self.forms)))]
+        extra = {"lay_terms": int((texts >= len(pool.findings)).sum())} if self.rich else {}
+        return close_item(
+            "uncertainty", self.key(batch, row), form.fill(first=names[0], second=names[1], rule=LEVEL_RULE), shown, right,
+            [f"{f}: {names[0]}: {a}; {names[1]}: {b}; gain: {g}" for f, a, b, g in zip(findings, *levels, gains, strict=True)],
+            [f"{f}: gain: {g}" for f, g in zip(findings, gains, strict=True)], f"highest gain: {gains[right]}", rng,
+            f"HPO {pool.release}", "rare disease", by_option=True, brief_by_option=True, first=lay_line(shown, findings),
+            extra={"hard": True, "variety": "rich" if self.rich else "plain", "form": form.name, **extra},
+            per_option={"popularity": self.popularity[texts].tolist(), "matches": reported},
+        )
