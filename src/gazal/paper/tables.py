@@ -1,4 +1,4 @@
-"""Tables of a run as Markdown and as LaTeX (booktabs): results, paired tests, benchmarks, data, claims."""
+"""Tables of a run as Markdown and as LaTeX (booktabs): results, paired tests, benchmarks, data, contamination, claims."""
 
 from __future__ import annotations
 
@@ -188,7 +188,24 @@ def readings_table(results: Results) -> Table:
                  ["Protocol", "Agrees: this run", "Agrees: forms", "Red team: letter", "Red team: right", "Worst family"], [cells(name) for name in PROTOCOLS], notes=notes)
 
 
-TABLES: tuple[Callable[[Results], Table], ...] = (results_table, paired_table, benchmarks_table, data_table, claims_table)
+def contamination_table(results: Results) -> Table:
+    """Each benchmark against the training data: what was removed, what is left, duplicates inside, accuracy on all and on clean items."""
+    rows = []
+    for row in results.contamination_rows:
+        removed = [NONE if row[key] is None else f"{row[key]:,}" for key in ("removed_exact", "removed_near")]
+        counts = [f"{row['items']:,}", f"{row['training_documents']:,}", *removed, f"{row['matched']:,}", f"{row['pairs_exact']:,}", f"{row['pairs_near']:,}", f"{row['clean']:,}"]
+        for at, (model, found) in enumerate(row["scores"].items()):
+            clean = found["clean"]
+            rows.append([*([row["name"], *counts] if not at else [""] * 9), _model(model), with_interval(found["all"]), f"{with_interval(clean)}, n = {clean['n']:,}" if clean else NONE])
+    not_compared = results.data.get("curation", {}).get("not_compared", {})
+    return Table("contamination", "Contamination: each whole benchmark against this run's training data, and accuracy in percent on all asked items and on the clean ones.",
+                 ["Benchmark", "Items", "Training documents", "Removed, exact", "Removed, near", "Still matched", "Exact pairs inside", "Near pairs inside", "Clean items", "Model", "All", "Clean"], rows,
+                 notes=["Removed: training documents that matched an item of the benchmark and were taken out before training. Clean: without items that a training document "
+                        "still matches and without the later of two duplicates inside the benchmark. What the base model read is not known to this table.",
+                        *(f"{results.benchmark_names.get(b, b)} was not compared when the data was made: {why}." for b, why in not_compared.items())])
+
+
+TABLES: tuple[Callable[[Results], Table], ...] = (results_table, paired_table, benchmarks_table, data_table, contamination_table, claims_table)
 OF_PROTOCOLS: tuple[Callable[[Results], Table], ...] = (protocols_table, readings_table)
 
 

@@ -1,0 +1,66 @@
+"""Which test items a model of this run may have seen: ``contamination.json``, and with it the clean subset.
+
+Training data is curated before training (:mod:`gazal.curation`). This looks again, at what was in fact trained
+on and at the whole benchmarks, so that it holds for benchmarks that were not at hand when the data was made.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from gazal.curation.duplicates import find_duplicates, find_within
+from gazal.errors import GazalError
+from gazal.files import write_json
+from gazal.items import Item, write_items_jsonl
+from gazal.recipe_data import CurationSection
+
+FILE = "contamination.json"
+
+
+def measure_contamination(
+    data: Path, tests: Mapping[str, list[Item]], settings: CurationSection, out: Path, say: Callable[[str], None] = print
+) -> dict[str, Any]:
+    """Compare ``sft.parquet`` and ``grpo.parquet`` of ``data`` with each whole test set; write ``out/contamination.json``.
+
+    ``tests.<name>``: ``items`` and ``training_documents`` (counts), ``removed_exact`` and ``removed_near`` (training
+    documents that curation had removed for it, None where it was not compared then), ``matched`` (test items that a
+    training document still matches, with that match) and ``pairs`` (duplicates inside the set: first, later, kind, score).
+    """
+    train = [path for name in ("sft", "grpo") if (path := data / f"{name}.parquet").exists()]
+    report = json.loads((data / "report.json").read_text(encoding="utf-8")) if (data / "report.json").exists() else {}
+    before = report.get("curation", {}).get("tests", {})
+    documents = sum(sum(report.get("counts", {}).get(path.stem, {}).values()) for path in train)
+    found: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        files = {name: Path(folder) / f"{name}.jsonl" for name in tests}
+        for name, items in tests.items():
+            write_items_jsonl(files[name], items)
+        matched: dict[str, dict[str, Any]] = {name: {} for name in tests}
+        for match in find_duplicates(train, files, settings, say=lambda line: None):
+            if match.against in matched:
+                matched[match.against][match.match_id] = {"train_id": match.id, "kind": match.kind, "field": match.field, "score": round(match.score, 4)}
+        for name, items in tests.items():
+            found[name] = {
+                "items": len(items), "training_documents": documents,
+                "removed_exact": before.get(name, {}).get("removed_exact"), "removed_near": before.get(name, {}).get("removed_near"),
+                "matched": matched[name], "pairs": [[a, b, kind, round(score, 4)] for a, b, kind, score in find_within(files[name], settings)],
+            }
+            say(f"{name}: {len(matched[name])} of {len(items)} items match a training document, {len(found[name]['pairs'])} duplicate pairs inside")
+    write_json(out / FILE, {"tests": found})
+    return found
+
+
+def read_unclean(eval_dir: Path) -> dict[str, set[str]]:
+    """Ids that the clean subset of each benchmark leaves out: matched items, and the later of each duplicate pair."""
+    path = eval_dir / FILE
+    if not path.exists():
+        return {}
+    try:
+        tests = json.loads(path.read_text(encoding="utf-8"))["tests"]
+        return {name: {*entry["matched"], *(later for _, later, _, _ in entry["pairs"])} for name, entry in tests.items()}
+    except (ValueError, KeyError, TypeError) as error:
+        raise GazalError(f"{path}: not a contamination report; evaluate the run again") from error
