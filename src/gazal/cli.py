@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+import typer.core
 
 from gazal import DISCLAIMER
 from gazal.errors import GazalError
@@ -43,15 +44,98 @@ def synth(
     out: Annotated[Path, typer.Option("--out", help="JSON-lines file to write.")],
     seed: Annotated[int, typer.Option("--seed", min=0, help="Same seed, same bytes.")] = 0,
     kind: Annotated[str | None, typer.Option("--type", help=f"One of {', '.join(REASONING_TYPES)}; all by default.")] = None,
+    variety: Annotated[str, typer.Option("--variety", help="rich, or plain: three wordings a type, no lay terms, no negatives.")] = "rich",
+    diseases: Annotated[int, typer.Option("--diseases", min=8, help="Diseases in the pool; the packaged base knows the 150.")] = 150,
+    processes: Annotated[int | None, typer.Option("--processes", min=1, help="By default one a core; the bytes are the same.")] = None,
 ) -> None:
     """Make knowledge-derived items of the four reasoning types."""
-    from gazal.data.synth import synthesize
-    from gazal.items import write_items_jsonl
+    from gazal.data.synth_scale import write_synth
 
     if kind is not None and kind not in REASONING_TYPES:
         raise GazalError(f"--type {kind}: expected one of {', '.join(REASONING_TYPES)}")
-    count = write_items_jsonl(out, synthesize(n, seed, (kind,) if kind else REASONING_TYPES))
+    if variety not in ("plain", "rich"):
+        raise GazalError(f"--variety {variety}: expected plain or rich")
+    count = write_synth(out, n, seed, (kind,) if kind else REASONING_TYPES, processes, n_diseases=diseases, variety=variety)
     print(f"{out}: {count} items")
+
+
+@app.command()
+def teach(
+    model: Annotated[str, typer.Option("--model", help="The model's name, as its server knows it.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder of responses, examples and report; run again, it continues.")],
+    endpoint: Annotated[str | None, typer.Option("--endpoint", help="OpenAI-compatible address, such as http://localhost:8000/v1; by default OPENAI_BASE_URL. The key comes from OPENAI_API_KEY alone.")] = None,
+    seeds: Annotated[Path | None, typer.Option("--seeds", help="Items, or questions without options, as JSON lines.")] = None,
+    topics: Annotated[Path | None, typer.Option("--topics", help="Text file, a topic a line, optionally 'topic | specialty'.")] = None,
+    n: Annotated[int | None, typer.Option("--n", min=1, help="Examples to ask for; by default one a seed, or one a topic and reasoning type.")] = None,
+    samples: Annotated[int, typer.Option("--samples", min=1, help="Answers per example; the key needs more than half of them.")] = 1,
+    concurrency: Annotated[int, typer.Option("--concurrency", min=1, help="Requests in flight.")] = 8,
+    max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="Completion tokens of an answer, at most.")] = 2048,
+    temperature: Annotated[float, typer.Option("--temperature", min=0, max=2)] = 0.7,
+    price_in: Annotated[float, typer.Option("--price-in", min=0, help="USD for a million prompt tokens.")] = 0.0,
+    price_out: Annotated[float, typer.Option("--price-out", min=0, help="USD for a million completion tokens.")] = 0.0,
+    max_cost: Annotated[float | None, typer.Option("--max-cost", min=0, help="Hard cap in USD on all that the folder ever cost.")] = None,
+    max_total_tokens: Annotated[int | None, typer.Option("--max-total-tokens", min=0, help="Hard cap in tokens, prompts included.")] = None,
+    estimate_only: Annotated[bool, typer.Option("--estimate-only", help="Show what it would cost and send nothing.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Send without being asked.")] = False,
+    seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
+    timeout: Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds to wait for an answer.")] = 600.0,
+    attempts: Annotated[int, typer.Option("--attempts", min=1, help="Tries of one request, with back-off between.")] = 6,
+    rule: Annotated[list[str], typer.Option("--rule", help="Acceptance rule, such as min_words=60; may be repeated. A change asks nothing again.")] = [],
+) -> None:
+    """Structured reasoning examples from a teacher model behind an OpenAI-compatible endpoint."""
+    from gazal.teacher.client import Cap, Prices
+    from gazal.teacher.command import ask_terminal, read_rules
+    from gazal.teacher.command import teach as run_teacher
+
+    run_teacher(
+        model, endpoint, out, seeds=seeds, topics=topics, n=n, samples=samples, concurrency=concurrency, max_tokens=max_tokens, temperature=temperature,
+        prices=Prices(price_in, price_out), cap=Cap(max_total_tokens, max_cost), seed=seed, estimate_only=estimate_only, confirm=None if yes else ask_terminal,
+        rules=read_rules(rule), timeout=timeout, attempts=attempts,
+    )
+
+
+class ManyValues(typer.core.TyperCommand):
+    """A command whose ``--train`` and ``--test`` take several files: ``--train a b`` is ``--train a --train b``."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
+        """The arguments with the option's name put before each further file."""
+        spread: list[str] = []
+        option = ""
+        for arg in args:
+            if arg.startswith("-"):
+                option = arg if arg in ("--train", "--test") else ""
+            elif option and spread[-1] != option:
+                spread.append(option)
+            spread.append(arg)
+        return super().parse_args(ctx, spread)
+
+
+@app.command(cls=ManyValues)
+def curate(
+    train: Annotated[list[Path], typer.Option("--train", help="Training files (.jsonl, .jsonl.gz, .json, .parquet); of repeats the first stays.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for train.jsonl, removals.jsonl and report.json.")],
+    test: Annotated[list[Path], typer.Option("--test", help="Test files that the training data must not hold.")] = [],
+    recipe: Annotated[str, typer.Option("--recipe", help="A name in recipes/ or a YAML file: its data.curation, and the tokens of its model; without one no lengths are counted.")] = "",
+    overrides: SetOption = [],
+) -> None:
+    """Remove duplicates, test items and faulty rows from training files; each removal is listed with its reason."""
+    from gazal.curation.command import curate_command
+    from gazal.recipe import load_recipe
+
+    resolved = load_recipe(recipe or "embedded", overrides)
+    for override in overrides:
+        if not recipe and not override.startswith("data.curation."):
+            raise GazalError(f"--set {override}: without --recipe only data.curation counts")
+    curate_command(train, test, out, resolved.data.curation, resolved if recipe else None)
+
+
+@app.command()
+def sources(recipe: RecipeOption = "embedded", overrides: SetOption = []) -> None:
+    """List a recipe's training data: rows, bytes and revision of what it would download."""
+    from gazal.data.listing import list_sources
+    from gazal.recipe import load_recipe
+
+    list_sources(load_recipe(recipe, overrides).data)
 
 
 @app.command()

@@ -1,0 +1,137 @@
+"""Which of many rows ask the same: candidate pairs by MinHash, each judged on its words, numbers, lists and options."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from gazal.curation.digest import WORDS, Digest
+from gazal.curation.minhash import Ragged, band_keys, distinct, keep, pairs, shared
+from gazal.curation.text import FUNCTION
+from gazal.recipe_data import CurationSection
+
+Compared = Literal["stem", "options", "stem+options", "context", "pmid"]
+LIST_WORDS = 60  # in longer stems a "a; b; c" list is a small part
+TABLE = 1 << 20  # slots of the word-frequency table, by the lower bits of a word's hash
+PAIRS = 20_000  # judged at a time
+NONE, NEAR, EXACT = 0, 1, 2
+
+
+class Found(NamedTuple):
+    """Judged pairs of rows ``i < j``: arrays of one length."""
+
+    i: np.ndarray
+    j: np.ndarray
+    kind: np.ndarray
+    field: np.ndarray  # index into FIELDS
+    score: np.ndarray
+
+
+FIELDS: tuple[Compared, ...] = ("stem", "options", "stem+options", "context", "pmid")
+
+
+class Corpus:
+    """Digests of many rows, with what their words weigh. Empties the list it is given: no column is held twice for long."""
+
+    def __init__(self, digests: list[Digest], settings: CurationSection) -> None:
+        parts = {name: [getattr(part, name) for part in digests] for name in Digest._fields}
+        digests.clear()
+
+        def column(name: str) -> np.ndarray:
+            return np.concatenate(parts.pop(name))
+
+        self.settings = settings
+        self.stem, self.numbers, self.polarity, self.listed = column("stem"), column("numbers"), column("polarity"), column("listed")
+        self.n_listed, self.n_words, self.context, self.pmid = column("n_listed"), column("n_words"), column("context"), column("pmid")
+        self.asks, self.ordered, self.option_numbers = column("asks"), column("ordered"), column("option_numbers")
+        self.words = Ragged(column("word"), column("word_sizes"))
+        self.options = Ragged((column("option") >> np.uint64(32)).astype(np.uint32), column("option_sizes"))
+        self.option_words = Ragged(column("option_word"), column("option_word_sizes"))
+        n = len(self.stem)
+        counts = np.bincount(self.words.values & (TABLE - 1), minlength=TABLE)
+        function = np.array([WORDS[word] >> 32 for word in FUNCTION]) & (TABLE - 1)
+        # Pseudo-counts: in a handful of rows no word is much rarer than another.
+        self.weight = np.log((n + 3000) / (counts + 30)).astype(np.float32)
+        self.weight[function] = 0.5
+        frequent = counts > max(50, settings.frequent_share * n)
+        frequent[function] = True
+        specific = ~frequent[self.words.values & (TABLE - 1)]
+        self.signed = keep(self.words, specific)
+        self.specific = np.add.reduceat(np.append(specific, False).astype(np.int32), self.words.starts[:-1]) * (self.words.sizes > 0) if n else np.zeros(0, int)
+        # Two elements are a pair of diagnoses to tell apart, where the findings are among the options.
+        self.short = (self.n_words <= settings.short_stem_words) | (self.specific <= 1) | ((self.n_listed == 2) & (self.n_words <= LIST_WORDS))
+
+    def __len__(self) -> int:
+        return len(self.stem)
+
+    def candidates(self, first_pairable: int) -> np.ndarray:
+        """[n, 2] int64: pairs i < j (j from ``first_pairable``) with equal stems, equal lists or a shared band, of the same numbers each."""
+        rows = np.flatnonzero((self.n_words > 0) & ~self.short)
+        same = pairs(self.stem[rows], rows, first_pairable)
+        rows = np.flatnonzero(self.n_listed > 2)
+        lists = pairs(self.listed[rows] ^ self.numbers[rows], rows, first_pairable)
+        found = [same[:, 0] << 32 | same[:, 1], lists[:, 0] << 32 | lists[:, 1], self._bands(self.signed, np.flatnonzero(self.signed.sizes), first_pairable, 0)]
+        # Short stems: the words of stem and options together.
+        rows = np.flatnonzero((self.options.sizes > 0) & (self.n_words <= 20))
+        together, sizes = self.words.rows(rows), self.option_words.rows(rows)
+        row = np.concatenate([np.repeat(np.arange(len(rows)), together[1]), np.repeat(np.arange(len(rows)), sizes[1])])
+        unique = distinct(row << 32 | np.concatenate([together[0], sizes[0]]).astype(np.int64))
+        both = Ragged((unique & 0xFFFFFFFF).astype(np.uint32), np.bincount(unique >> 32, minlength=len(rows)))
+        if len(rows):
+            pair = self._bands(both, np.flatnonzero(both.sizes), int(np.searchsorted(rows, first_pairable)), 1, self.numbers[rows])
+            found.append(rows[pair >> 32] << 32 | rows[pair & 0xFFFFFFFF])
+        together = distinct(np.concatenate(found))
+        return np.stack([together >> 32, together & 0xFFFFFFFF], 1)
+
+    def _bands(self, sets: Ragged, rows: np.ndarray, first_pairable: int, seed: int, salt: np.ndarray | None = None) -> np.ndarray:
+        """The pairs as i << 32 | j, ascending."""
+        salt = self.numbers if salt is None else salt
+        merged = np.zeros(0, np.int64)
+        for keys in band_keys(sets, rows, salt[rows], self.settings.bands, self.settings.band_rows, seed):
+            pair = pairs(keys, rows, first_pairable)
+            merged = distinct(np.concatenate([merged, pair[:, 0] << 32 | pair[:, 1]]))
+        return merged
+
+    def judge(self, pair: np.ndarray) -> Found:
+        """Kind, field and score of candidate pairs; those that are no duplicates are dropped."""
+        kept = [self._judge(part) for part in np.array_split(pair, range(PAIRS, len(pair), PAIRS))]
+        return Found(*(np.concatenate(parts) for parts in zip(*kept, strict=True)))
+
+    def _judge(self, pair: np.ndarray) -> Found:
+        s, i, j = self.settings, pair[:, 0], pair[:, 1]
+        short = self.short[i] | self.short[j]
+        both, first, second = shared(self.words.rows(i), self.words.rows(j), self.weight)
+        union = first + second - both
+        similar = np.divide(both, union, out=np.ones(len(pair)), where=union > 0)
+        common, n_first, n_second = shared(self.options.rows(i), self.options.rows(j))
+        smaller = np.minimum(n_first, n_second)
+        with_options = smaller >= 2
+        same_set = with_options & (common == smaller)
+        # Options are often reworded: as much of the smaller set's words as of its options counts.
+        said, by_first, by_second = shared(self.option_words.rows(i), self.option_words.rows(j), self.weight)
+        fewer = np.minimum(by_first, by_second)
+        pair_of_two = (self.n_listed[i] == 2) | (self.n_listed[j] == 2)
+        said[(self.option_numbers[i] != self.option_numbers[j]) | pair_of_two & short] = 0
+        overlap = np.maximum(*(np.divide(part, whole, out=np.zeros(len(pair)), where=whole > 0) for part, whole in ((common, smaller), (said, fewer))))
+        identical = self.stem[i] == self.stem[j]
+        other_context = (self.context[i] != self.context[j]) & (self.context[i] > 0) & (self.context[j] > 0)
+        lists = (self.n_listed[i] > 1) & (self.n_listed[j] > 1) & (np.minimum(self.n_words[i], self.n_words[j]) <= LIST_WORDS)
+        same_list = lists & (self.listed[i] == self.listed[j])
+        same_numbers = (self.numbers[i] == self.numbers[j]) & (same_list | (self.ordered[i] == self.ordered[j]))
+        near = same_numbers & (self.polarity[i] == self.polarity[j]) & ~(lists & ~same_list) & ~other_context
+        specific = np.minimum(self.specific[i], self.specific[j])
+        unspecific = (first < 0.5 * self.words.sizes[i] + 0.01) & (second < 0.5 * self.words.sizes[j] + 0.01)  # "All are true except"
+        same_options = with_options & (overlap >= np.where(short, s.same_options_short, s.same_options))
+        by_options = near & same_options & ((similar >= s.near_stem_same_options) | unspecific)
+        # Without options in common only a stem that says much, and one that says twice as much if the options are others.
+        enough = specific >= s.long_stem_words * np.where(with_options & (overlap < s.same_options), 2, 1)
+        by_stem = near & ~short & (similar >= s.near_stem) & enough
+        by_list = near & same_list & (self.n_listed[i] > 2) & (both >= s.near_stem_same_options * np.minimum(first, second))
+        exact = identical & np.where(short, same_set & ~other_context, True) & (self.n_words[i] > 0)
+        kind = np.where(exact, EXACT, np.where(by_options | by_stem | by_list, NEAR, NONE))
+        field = np.where(same_set | (by_options & ~exact), FIELDS.index("stem+options"), FIELDS.index("stem"))
+        score = np.where(exact, 1.0, similar)
+        said = (self.asks[i] > 0) & (self.asks[j] > 0) & ((self.asks[i] ^ self.asks[j]) & np.uint64(1) == 0)
+        chosen = (kind > NONE) & ~(said & (self.asks[i] != self.asks[j]))  # a generator knows what its items ask
+        return Found(i[chosen], j[chosen], kind[chosen], field[chosen], score[chosen])

@@ -1,0 +1,206 @@
+"""Exact and near duplicates inside training data and against test sets, like with like.
+
+Stems are compared with stems, option sets with option sets, a test item's context with whole training texts, PMIDs with PMIDs.
+Candidates come from MinHash LSH; each is then judged on the words themselves, weighted by how rare they are, so that a
+template's words weigh next to nothing. Whatever the similarity, other numbers or other listed elements are another question.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple, cast
+
+import numpy as np
+
+from gazal.curation.compare import EXACT, FIELDS, NEAR, Compared, Corpus, Found
+from gazal.curation.digest import Index, build_index, digest, digest_files
+from gazal.curation.reading import batches, parse, pick
+from gazal.curation.text import Asked, asked, words
+from gazal.recipe_data import CurationSection
+
+CUT = 300  # characters of a text that a match shows
+WHOLE_STEM_WORDS = 40  # a test stem of so many words is looked up in whole training texts
+
+
+class Match(NamedTuple):
+    """A training item (0-based item number ``row`` of file ``file``) and what it duplicates."""
+
+    file: int
+    row: int
+    id: str
+    kind: Literal["exact", "near"]
+    field: Compared
+    against: str  # "train" or the test set's name
+    match_id: str
+    score: float
+    text: str
+    match_text: str
+
+
+def find_duplicates(
+    train: Sequence[Path], tests: Mapping[str, Path], settings: CurationSection, skip: Sequence[np.ndarray] | None = None,
+    say: Callable[[str], None] = print, processes: int = 2,
+) -> list[Match]:
+    """Training items that duplicate a test item (the best match of each test set) or an earlier kept training item (one match).
+
+    ``skip[f]`` holds item numbers of file f that take no part. Texts are streamed: they are read once for the digest and once
+    for those that match. The result does not depend on ``processes``. Raises GazalError naming file and row.
+    """
+    began = time.monotonic()
+    asked_tests, set_of = read_tests(tests)
+    index = _index(asked_tests, settings)
+    n_tests = len(asked_tests)
+    left_out = [np.zeros(0, np.int64)] * len(train) if skip is None else [np.asarray(rows, np.int64) for rows in skip]
+
+    def take(file: int, first: int, stop: int) -> np.ndarray | None:
+        gone = left_out[file][(left_out[file] >= first) & (left_out[file] < stop)]
+        if not len(gone):
+            return None
+        mask = np.ones(stop - first, bool)
+        mask[gone - first] = False
+        return mask
+
+    digests, files, rows, hits, shares = [digest(asked_tests)], [], [], [], []
+    n, told = n_tests, began
+    for file, taken, part in digest_files(train, take, index, processes):
+        digests.append(part._replace(hit=part.hit[:0], share=part.share[:0]))
+        files.append(np.full(len(taken), file, np.int32))
+        rows.append(taken)
+        hits.append(part.hit + [n, 0])
+        shares.append(part.share)
+        n += len(taken)
+        if time.monotonic() - told > 10:
+            told = time.monotonic()
+            say(f"read {n - n_tests} training items ({told - began:.0f} s)")
+    corpus = Corpus(digests, settings)
+    file_of, row_of = (np.concatenate(parts) if parts else np.zeros(0, np.int64) for parts in (files, rows))
+    read = time.monotonic()
+    pair = corpus.candidates(n_tests)
+    paired = time.monotonic()
+    found = _join([corpus.judge(pair), _from_hits(hits, shares, n_tests), _same_pmid(corpus, n_tests)])
+    chosen = _choose(found, n_tests, set_of, len(corpus))
+    say(f"{n - n_tests} training items, {n_tests} test items: read in {read - began:.1f} s, {len(pair)} candidate pairs in {paired - read:.1f} s, "
+        f"{len(chosen.i)} matches in {time.monotonic() - paired:.1f} s")
+    return _show(chosen, train, asked_tests, set_of, list(tests), file_of, row_of, n_tests)
+
+
+def read_tests(tests: Mapping[str, Path]) -> tuple[list[Asked], np.ndarray]:
+    """All test items, and for each the number of its set."""
+    found = [[asked(row) for batch in batches(Path(path)) for row in parse(batch)] for path in tests.values()]
+    return [row for rows in found for row in rows], np.repeat(np.arange(len(found)), [len(rows) for rows in found])
+
+
+def _index(tests: Sequence[Asked], settings: CurationSection) -> Index:
+    """Contexts are owners 0 … n - 1, long stems n … 2n - 1."""
+    contexts = ((i, row.context, settings.context_share, False) for i, row in enumerate(tests) if row.context)
+    # A generator's own items say what they ask; their wording is all template.
+    stems = ((len(tests) + i, row.stem, settings.stem_share, True) for i, row in enumerate(tests) if not row.asks and len(words(row.stem)) >= WHOLE_STEM_WORDS)
+    return build_index([*contexts, *stems], settings.shingle_words)
+
+
+def _join(parts: Iterable[Found]) -> Found:
+    return Found(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+
+
+def _from_hits(hits: Sequence[np.ndarray], shares: Sequence[np.ndarray], n_tests: int) -> Found:
+    hit = np.concatenate([np.zeros((0, 2), np.int64), *hits])
+    share = np.concatenate([np.zeros(0, np.float32), *shares]).astype(float)
+    is_stem = hit[:, 1] >= n_tests
+    kind, field = np.where((share == 1) & ~is_stem, EXACT, NEAR), np.where(is_stem, FIELDS.index("stem"), FIELDS.index("context"))
+    return Found(hit[:, 1] % max(n_tests, 1), hit[:, 0], kind, field, share)
+
+
+def _same_pmid(corpus: Corpus, n_tests: int) -> Found:
+    known = np.flatnonzero(corpus.pmid[:n_tests])
+    order = known[np.argsort(corpus.pmid[known], kind="stable")]
+    j = n_tests + np.flatnonzero(corpus.pmid[n_tests:])
+    at = np.searchsorted(corpus.pmid[order], corpus.pmid[j])
+    same = at < len(order)
+    same[same] = corpus.pmid[order[at[same]]] == corpus.pmid[j[same]]
+    n = int(same.sum())
+    return Found(order[at[same]], j[same], np.full(n, EXACT), np.full(n, FIELDS.index("pmid")), np.ones(n))
+
+
+def _choose(found: Found, n_tests: int, set_of: np.ndarray, n: int) -> Found:
+    """The matches that remove something: test matches, the best of each set; else one earlier training item that stays."""
+    order = np.lexsort((found.field, found.i, -found.score, -found.kind, found.j))
+    removed = np.zeros(n, bool)
+    chosen: list[int] = []
+    contaminated = np.unique(found.j[found.i < n_tests])
+    removed[contaminated] = True
+    seen: set[tuple[int, int]] = set()
+    for k in order:
+        i, j = int(found.i[k]), int(found.j[k])
+        if i < n_tests:
+            if (j, int(set_of[i])) not in seen:
+                seen.add((j, int(set_of[i])))
+                chosen.append(int(k))
+        elif not removed[i] and not removed[j]:
+            removed[j] = True
+            chosen.append(int(k))
+    return Found(*(column[chosen] for column in found))
+
+
+def _show(
+    chosen: Found, train: Sequence[Path], tests: Sequence[Asked], set_of: np.ndarray, names: Sequence[str], file_of: np.ndarray, row_of: np.ndarray, n_tests: int
+) -> list[Match]:
+    """Read the matched training items again, for their ids and texts."""
+    wanted = np.unique(np.concatenate([chosen.j, chosen.i[chosen.i >= n_tests]])) - n_tests
+    fields: dict[int, set[int]] = {}
+    for i, j, field in zip(chosen.i, chosen.j, chosen.field, strict=True):
+        for row in (int(i), int(j)):
+            fields.setdefault(row, set()).add(int(field))
+    context = {int(j): int(i) for i, j, field in zip(chosen.i, chosen.j, chosen.field, strict=True) if field == FIELDS.index("context")}
+    texts: dict[tuple[int, int], str] = {}
+    ids: dict[int, str] = {}
+    for file, path in enumerate(train):
+        here = wanted[file_of[wanted] == file] if len(wanted) else wanted
+        for k, (_, row) in zip(here, pick(Path(path), row_of[here]), strict=True):
+            item, at = asked(row), int(k) + n_tests
+            ids[at] = item.id
+            for field in fields[at]:
+                texts[at, field] = excerpt(item, FIELDS[field], tests[context[at]].context if at in context else "")
+
+    def text(row: int, field: int) -> str:
+        return excerpt(tests[row], FIELDS[field]) if row < n_tests else texts[row, field]
+
+    matches = []
+    for i, j, kind, field, score in zip(*(column.tolist() for column in chosen), strict=True):
+        k = j - n_tests
+        against, match_id = (names[set_of[i]], tests[i].id) if i < n_tests else ("train", ids[i])
+        matches.append(Match(
+            int(file_of[k]), int(row_of[k]), ids[j], "exact" if kind == EXACT else "near", cast(Compared, FIELDS[field]), against, match_id,
+            round(score, 4), text(j, field), text(i, field),
+        ))
+    return matches
+
+
+def excerpt(item: Asked, field: str, context: str = "") -> str:
+    """The text that was compared, at most ``CUT`` characters; of a body the part where ``context`` begins."""
+    if field == "pmid":
+        return f"PMID {item.pmid}"
+    if field == "stem":
+        return item.stem[:CUT]
+    if field == "context":
+        if not context:
+            return (item.context or item.body)[:CUT]
+        body = item.body.casefold()
+        starts = (body.find(" ".join(part)) for part in zip(*(context.casefold().split()[k:] for k in range(5)), strict=False))
+        return item.body[max(0, next((at for at in starts if at >= 0), 0)) :][:CUT]
+    return f"{item.stem} | {'; '.join(item.options)}"[:CUT]
+
+
+def find_within(path: Path | Sequence[Path], settings: CurationSection) -> list[tuple[str, str, str, float]]:
+    """Duplicate pairs inside one test set (a file, or the files of its parts): ``(first id, later id, kind, score)``.
+
+    Exact is the same stem and the same option set, whatever the order; every other duplicate is near.
+    """
+    paths = [Path(path)] if isinstance(path, str | Path) else [Path(part) for part in path]
+    rows = [asked(row) for part in paths for batch in batches(part) for row in parse(batch)]
+    corpus = Corpus([digest(rows)], settings)
+    found = corpus.judge(corpus.candidates(0))
+    sets = [{tuple(words(text)) for text in row.options} for row in rows]
+    kinds = ["exact" if kind == EXACT and sets[i] == sets[j] else "near" for i, j, kind in zip(found.i, found.j, found.kind, strict=True)]
+    return [(rows[i].id, rows[j].id, kind, round(float(score), 4)) for i, j, kind, score in zip(found.i, found.j, kinds, found.score, strict=True)]

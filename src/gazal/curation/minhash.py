@@ -1,0 +1,115 @@
+"""MinHash signatures of word sets, and the pairs that share a band of them, by sorting in place of hash tables.
+
+Broder 1997, "On the resemblance and containment of documents"; banding as in Leskovec et al., "Mining of Massive Datasets", 3.4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+CHUNK = 2000  # rows signed at a time, so that their words stay in the cache
+NEAREST = FIRST = 24  # in a bucket every row meets this many before it and the bucket's first ones: never quadratic
+
+
+def distinct(values: np.ndarray) -> np.ndarray:
+    """Sorted distinct values; np.unique of NumPy 2.4 hashes them, ten times slower."""
+    ordered = np.sort(values, kind="stable")
+    return ordered[np.append(True, ordered[1:] != ordered[:-1])] if len(ordered) else ordered
+
+
+class Ragged:
+    """Rows of values behind each other: ``values[starts[i] : starts[i + 1]]`` is row i."""
+
+    def __init__(self, values: np.ndarray, sizes: np.ndarray) -> None:
+        self.values = values
+        self.starts = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    @property
+    def sizes(self) -> np.ndarray:
+        return np.diff(self.starts)
+
+    def rows(self, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """``(values, sizes)`` of the chosen rows, behind each other."""
+        first, sizes = self.starts[chosen], self.starts[chosen + 1] - self.starts[chosen]
+        ends = np.cumsum(sizes)
+        return self.values[np.repeat(first - ends + sizes, sizes) + np.arange(ends[-1] if len(ends) else 0)], sizes
+
+
+def keep(sets: Ragged, mask: np.ndarray) -> Ragged:
+    """The sets with only the values of ``mask``; rows that fewer than 3 would be left of stay whole."""
+    left = np.add.reduceat(np.append(mask, False).astype(np.int32), sets.starts[:-1]) * (sets.sizes > 0) if len(sets) else np.zeros(0, np.int32)
+    mask = mask | np.repeat(left < 3, sets.sizes)
+    sizes = np.add.reduceat(np.append(mask, False).astype(np.int32), sets.starts[:-1]) * (sets.sizes > 0) if len(sets) else left
+    return Ragged(sets.values[mask], sizes)
+
+
+def band_keys(sets: Ragged, rows: np.ndarray, salt: np.ndarray, bands: int, size: int, seed: int) -> Iterator[np.ndarray]:
+    """For each band a uint64 key of every one of ``rows`` (none of which is empty): ``size`` minima and its ``salt``, mixed."""
+    rng = np.random.default_rng([seed, 7])
+    a = rng.integers(0, 1 << 63, (bands, size), dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+    b = rng.integers(0, 1 << 63, (bands, size), dtype=np.uint64)
+    for band in range(bands):
+        keys = salt.copy()
+        for at in range(0, len(rows), CHUNK):
+            values, sizes = sets.rows(rows[at : at + CHUNK])
+            starts = np.cumsum(sizes) - sizes
+            values = values.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+            part = keys[at : at + CHUNK]
+            for i in range(size):
+                part ^= np.minimum.reduceat((values * a[band, i] + b[band, i]) >> np.uint64(32), starts)
+                part *= np.uint64(0xD6E8FEB86659FD93)
+                part ^= part >> np.uint64(32)
+        yield keys
+
+
+def pairs(keys: np.ndarray, rows: np.ndarray, first_pairable: int) -> np.ndarray:
+    """[n, 2] int64: pairs (i < j) of ``rows`` (ascending) with equal keys, where j is at least ``first_pairable``.
+
+    In buckets of more than ``NEAREST + FIRST`` rows a row meets the bucket's first ones and those just before it.
+    """
+    order = np.argsort(keys, kind="stable")
+    sorted_keys = keys[order]
+    new = np.concatenate([[True], sorted_keys[1:] != sorted_keys[:-1]]) if len(keys) else np.zeros(0, bool)
+    if new.all():
+        return np.zeros((0, 2), np.int64)
+    place = np.arange(len(keys))
+    start = np.maximum.accumulate(np.where(new, place, 0))
+    sharing = np.flatnonzero(place > start)  # everything but the first of a bucket
+    found = []
+    for lag in range(1, NEAREST + 1):
+        at = sharing[sharing - lag >= start[sharing]]
+        if not len(at):
+            break
+        found.append(np.stack([rows[order[at - lag]], rows[order[at]]], 1))
+    for first in range(FIRST):
+        at = sharing[start[sharing] + first < sharing - NEAREST]
+        if not len(at):
+            break
+        found.append(np.stack([rows[order[start[at] + first]], rows[order[at]]], 1))
+    both = np.concatenate(found)
+    return both[both[:, 1] >= first_pairable]
+
+
+def shared(
+    first: tuple[np.ndarray, np.ndarray], second: tuple[np.ndarray, np.ndarray], weight: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """For pairs of ragged rows of sets (values below 2**32): summed weights ``(in both, in the first, in the second)``.
+
+    ``weight`` is a table whose length is a power of two, looked up by a value's lower bits; None counts.
+    """
+    n = len(first[1])
+    keys, sums = [], []
+    for values, sizes in (first, second):
+        pair = np.repeat(np.arange(n, dtype=np.uint64), sizes)
+        w = np.ones(len(values)) if weight is None else weight[values.astype(np.int64) & (len(weight) - 1)]
+        keys.append(pair << np.uint64(32) | values.astype(np.uint64))
+        sums.append(np.bincount(pair.astype(np.int64), w, n))
+    merged = np.sort(np.concatenate(keys), kind="stable")
+    twice = merged[1:][merged[1:] == merged[:-1]]
+    w = np.ones(len(twice)) if weight is None else weight[(twice & np.uint64(0xFFFFFFFF)).astype(np.int64) & (len(weight) - 1)]
+    return np.bincount((twice >> np.uint64(32)).astype(np.int64), w, n), sums[0], sums[1]

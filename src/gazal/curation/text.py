@@ -1,0 +1,146 @@
+"""What a row asks, in comparable form: normalised words, the stem without its options, option set, context, PMID.
+
+Rows are plain mappings in the item schema, or foreign rows without a key: ``question``, ``options`` (mapping or list),
+``context`` (text, list, or PubMedQA's mapping), ``reasoning``, ``response``, ``pmid``. Nothing is validated here.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from gazal.data.options import parse_options
+
+WORD = re.compile(r"\d+(?:\.\d+)?|[^\W\d_]+")
+NUMBERED = re.compile(r"\s*(?:q(?:uestion|ues)?\s*\.?\s*(?:no\s*\.?\s*)?[#(]?\d{1,4}\s*[.):\]]|[#(]?\d{1,4}\s*[.)\]])\s+(?=\S)", re.IGNORECASE)
+PMID = re.compile(r"(?:pubmedqa|pmid|pubmed)?[-_: ]*0*([1-9]\d{4,8})", re.IGNORECASE)
+# Words that say how is asked, not what: they never make a stem specific.
+FUNCTION = frozenset("""
+a about after all among an and any are as at be been best but by can cause caused causes characteristic choose commonest
+commonly consistent correct describes does each either except false feature features finding findings following for from
+has have he her his how if in include included includes incorrect is it its least likely may mention most no none not of
+on one only option or order patient patients present presents regarding seen select she should single statement statements
+than that the their them then there these they this those to true used was were what when where which who why will with
+without would you your answer question questions choice choices given all above below both e g i s t
+""".split())
+# Words that turn a short question into another one, by what they say.
+POLARITY = {word: said for said, line in {
+    "not": "not no except never none without least false incorrect untrue wrong contraindicated", "more": "increase increased increases higher highest maximum",
+    "less": "decrease decreased decreases low lower lowest minimum", "left": "left", "front": "anterior", "back": "posterior",
+    "above": "superior upper above", "below": "inferior below", "male": "male man boy", "female": "female woman girl", "acute": "acute", "chronic": "chronic",
+    "before": "before", "after": "after", "proximal": "proximal", "distal": "distal", "medial": "medial", "lateral": "lateral",
+}.items() for word in line.split()}
+VAGUE = frozenset(("yes", "no", "maybe", "true", "false", "both", "neither", "none", "all", "all of the above", "none of the above", "any of the above",
+                   "none of these", "all of these", "none of the options", "a", "b", "c", "d", "e"))
+BULLET = re.compile(r"\n\s*[-*•+]\s+")
+ACCENT = re.compile("[\u0300-\u036f]")
+THOUSANDS = re.compile(r",(?<=\d,)(?=\d{3}(?!\d))")
+FANCY = "–—−‘’“”…\u00a0·•×/"  # separate words, also where ASCII would drop them
+SPACED = bytes(ord(chr(code).lower()) if code < 128 and chr(code).isalnum() else 32 for code in range(256))
+
+
+def normal(text: str) -> str:
+    """Lower case, NFKC (ligatures, full width, superscripts), accents off, thousands without commas; punctuation stays."""
+    if not text.isascii():
+        text = ACCENT.sub("", unicodedata.normalize("NFKD", text)).replace("\u00ad", "").replace("\u200b", "")
+    text = text.casefold()
+    return THOUSANDS.sub("", text) if "," in text else text
+
+
+def words(text: str) -> list[str]:
+    """Words and numbers of a text; ``5mg`` and ``5 mg`` are the same two, ``1.50`` and ``1.5`` one number."""
+    return WORD.findall(normal(text))
+
+
+def plain_words(text: str) -> list[str]:
+    """Words of a long text, four times as fast as ``words``: runs of ASCII letters and digits, accents off, all else apart."""
+    if not text.isascii():
+        for mark in FANCY:
+            text = text.replace(mark, " ")
+        text = unicodedata.normalize("NFKD", text)
+    return text.encode("ascii", "ignore").translate(SPACED).decode().split()
+
+
+def is_number(word: str) -> bool:
+    return word[0] <= "9"  # of what WORD finds
+
+
+def number(word: str) -> str:
+    """A number's one spelling: no leading or trailing zeros."""
+    whole, point, part = word.partition(".")
+    part = part.rstrip("0")
+    return (whole.lstrip("0") or "0") + (point + part if part else "")
+
+
+def enumeration(text: str) -> list[list[str]]:
+    """The ``a; b; c`` lists of a stem (also ``a | b``, and lines with a dash), each sorted: one with another element asks something else."""
+    text = BULLET.sub("; ", normal(text))
+    if ";" not in text and "|" not in text:
+        return []
+    lists = []
+    for chunk in re.split(r"[\n:?]|\.(?=\s|$)", text):
+        parts = re.split(r"[;|]", chunk)
+        if len(parts) > 1:
+            elements = {" ".join(sorted(WORD.findall(part))) for part in parts} - {""}
+            if len(elements) > 1:
+                lists.append(sorted(elements))
+    return sorted(lists)
+
+
+class Asked(NamedTuple):
+    """One row: texts as they stand, options as a list, ``body`` whatever a context may hide in."""
+
+    id: str
+    stem: str
+    options: list[str]
+    context: str
+    body: str
+    pmid: int
+    asks: str  # what a generator says that its item asks: its key, else the split bucket that hashes it; "" from other sources
+
+
+def _text(value: Any) -> str:
+    """Any of the ways in which rows hold text: text, list of texts, PubMedQA's ``{"contexts": […]}``."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, Mapping):
+        return _text(value.get("contexts"))
+    if isinstance(value, Iterable):
+        return "\n".join(part for part in value if isinstance(part, str))
+    return ""
+
+
+def _options(value: Any) -> list[str]:
+    if isinstance(value, str):
+        parsed = parse_options(value)
+        return list(parsed[1].values()) if parsed else []
+    values = value.values() if isinstance(value, Mapping) else value if isinstance(value, Iterable) else ()
+    return [text for text in values if isinstance(text, str) and text.strip()]
+
+
+def _pmid(row: Mapping[str, Any], has_context: bool) -> int:
+    for field in ("pmid", "pubid", "id") if has_context else ("pmid", "pubid"):
+        found = PMID.fullmatch(str(row.get(field) or "").strip())
+        if found:
+            return int(found[1])
+    found = re.fullmatch(r"pubmedqa[-_:]0*([1-9]\d{4,8})", str(row.get("id") or ""), re.IGNORECASE)
+    return int(found[1]) if found else 0
+
+
+def asked(row: Mapping[str, Any]) -> Asked:
+    """What ``row`` asks. Options written inside the question are parsed off it when it has none of its own."""
+    question, options, context = _text(row.get("question")), _options(row.get("options")), _text(row.get("context"))
+    stem = question
+    if len(question) > 8 and ("A" in question or "a)" in question):
+        parsed = parse_options(question)
+        if parsed and parsed[0]:
+            stem = parsed[0]
+            options = options or list(parsed[1].values())
+    numbered = NUMBERED.match(stem)
+    if numbered:
+        stem = stem[numbered.end():]
+    body = "\n".join(filter(None, (question, context, _text(row.get("reasoning")), _text(row.get("response")), _text(row.get("explanation")))))
+    asks = next((f"{field} {row[field]}" for field in ("question_key", "bucket") if row.get(field) is not None), "")
+    return Asked(str(row.get("id", "")), stem, options, context, body, _pmid(row, bool(context)), asks)
