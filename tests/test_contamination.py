@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gazal.errors import GazalError
-from gazal.evaluation.contamination import FILE, measure_contamination, read_unclean
+from gazal.evaluation.contamination import FILE, measure_contamination, read_unclean, unclean
 from gazal.evaluation.score import score_folder
 from gazal.files import write_json
 from gazal.items import Item, write_items_parquet
@@ -54,6 +54,12 @@ def test_clean_scores_leave_out_what_matches(tmp_path: Path) -> None:
     score = score_folder(tmp_path)["models"]["sft"]["benchmarks"]["test"]
     assert (score["n"], score["accuracy"]) == (12, round(4 / 12, 6))
     assert (score["clean"]["n"], score["clean"]["accuracy"]) == (10, 0.2) and score["clean"]["ci95"][0] < 0.2 < score["clean"]["ci95"][1]
+
+
+def test_duplicates_of_a_matched_item_are_unclean_too() -> None:
+    pairs = [["a", "b", "exact", 1.0], ["b", "c", "near", 0.8], ["d", "e", "exact", 1.0]]
+    assert unclean({"matched": {"c": {}}, "pairs": pairs}) == {"a", "b", "c", "e"}
+    assert unclean({"matched": {}, "pairs": pairs}) == {"b", "c", "e"}
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"tests": {"test": {}}}'])

@@ -54,13 +54,22 @@ def measure_contamination(
     return found
 
 
+def unclean(entry: dict[str, Any]) -> set[str]:
+    """Ids that the clean subset of one test set leaves out: matched items with all that they are duplicates of (a training
+    document names the test item that is nearest, not all), and the later of each other duplicate pair."""
+    out, before = set(entry["matched"]), -1
+    while len(out) > before:
+        before = len(out)
+        out.update(name for first, later, *_ in entry["pairs"] if first in out or later in out for name in (first, later))
+    return out | {later for _, later, *_ in entry["pairs"]}
+
+
 def read_unclean(eval_dir: Path) -> dict[str, set[str]]:
-    """Ids that the clean subset of each benchmark leaves out: matched items, and the later of each duplicate pair."""
+    """:func:`unclean` of each test set of ``contamination.json``; empty where there is no such file."""
     path = eval_dir / FILE
     if not path.exists():
         return {}
     try:
-        tests = json.loads(path.read_text(encoding="utf-8"))["tests"]
-        return {name: {*entry["matched"], *(later for _, later, _, _ in entry["pairs"])} for name, entry in tests.items()}
+        return {name: unclean(entry) for name, entry in json.loads(path.read_text(encoding="utf-8"))["tests"].items()}
     except (ValueError, KeyError, TypeError) as error:
         raise GazalError(f"{path}: not a contamination report; evaluate the run again") from error

@@ -12,6 +12,7 @@ import pandas as pd
 import yaml
 
 from gazal.errors import GazalError
+from gazal.evaluation.contamination import unclean
 from gazal.evaluation.protocols import OURS, PROTOCOLS
 from gazal.files import read_jsonl
 from gazal.items import REASONING_TYPES
@@ -127,7 +128,7 @@ class Results:
                 kinds = [pair[2] for pair in entry["pairs"]]
                 scores = {m: {"all": s, "clean": s.get("clean")} for m in self.models if (s := self.score(m, benchmark))}
                 rows.append(entry | {"name": label, "matched": len(entry["matched"]), "pairs_exact": kinds.count("exact"), "pairs_near": kinds.count("near"),
-                                     "clean": entry["items"] - len({*entry["matched"], *(pair[1] for pair in entry["pairs"])}), "scores": scores})
+                                     "clean": entry["items"] - len(unclean(entry)), "scores": scores})
         return rows
 
     def not_run(self, benchmark: str) -> str:
