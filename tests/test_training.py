@@ -30,7 +30,7 @@ def items() -> list[Item]:
 def recipe(tiny_model) -> Recipe:
     return Recipe.model_validate({
         "model": {"base": str(tiny_model)},
-        "sft": {"batch_size": 8, "epochs": 2.0},
+        "sft": {"batch_size": 8, "epochs": 2.0, "learning_rate": 2e-2, "warmup_steps": 0},  # six steps must show in the loss
         "grpo": {"steps": 2, "prompts_per_step": 2, "num_generations": 4, "batch_size": 4, "pass_rate_samples": 1,
                  "pass_rate_low": 0.0, "pass_rate_high": 1.0, "max_completion_length": 24},
     })
