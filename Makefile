@@ -58,7 +58,7 @@ bench-rewards: $(STAMP) ## Speed of the rewards and what they pay for, beside TR
 bench-curation: $(STAMP) ## Curation: recall and false positives on 1,000 plants, time and memory at 140,000 documents (BENCHMARKS=DIR)
 	@[ -d build/peers/rensa ] || $(PY) -m pip --disable-pip-version-check -qq install --no-deps --target build/peers \
 	  rensa==0.5.0 datasketch==2.0.0 || echo "rensa and datasketch could not be installed" >&2
-	@PYTHONPATH=build/peers $(PY) benchmarks/curation.py --benchmarks "$$BENCHMARKS"
+	@PYTHONPATH=build/peers $(PY) benchmarks/curation.py $${BENCHMARKS:+--benchmarks "$$BENCHMARKS"}
 
 bench-synth: $(STAMP) ## Generator: time, memory and shortcuts at 107,033 and 250,000 items
 	@$(PY) benchmarks/synth.py

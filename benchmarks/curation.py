@@ -26,6 +26,7 @@ import numpy as np
 import psutil
 from plants import KINDS, KNOWN, OTHERS, TESTS, Plant, make_plants, rows
 
+from gazal.curation.command import curate
 from gazal.curation.duplicates import find_duplicates, find_within
 from gazal.curation.minhash import Ragged, band_keys
 from gazal.files import atomic_write, write_json
@@ -33,6 +34,7 @@ from gazal.recipe_data import CurationSection
 
 RESULTS = Path(__file__).parent / "results"
 METHODS = {"ours": "Gazal", "8-gram": "8-gram, question", "8-gram-whole": "8-gram, whole text"}
+LABELS = {**METHODS, "command": "gazal curate, all of it"}
 GRAM = 8
 COPIES = 0.01  # of the documents, exact copies of an earlier one
 
@@ -116,11 +118,15 @@ class Documents:
 def task(name: str, folder: Path, train: list[Path]) -> dict[str, Any]:
     """Run one method on training files; what it found, and its own lines."""
     told: list[str] = []
-    if name.startswith("ours"):
-        tests = {key: folder / f"{stem}.jsonl.gz" for key, stem in TESTS.items()}
-        found = find_duplicates(train, tests, CurationSection(), say=told.append, processes=1 if name == "ours-1" else 2)
-        matches = [(m.file, m.row, m.kind, m.field, m.against, m.match_id) for m in found]
-        return {"found": [m[:2] for m in matches if m[4] != "train"], "matches": matches, "told": told}
+    tests = {key: folder / f"{stem}.jsonl.gz" for key, stem in TESTS.items()}
+    if name == "command":  # quality filters and reports included, as `gazal curate` without a tokenizer
+        curated = curate(train, tests, CurationSection(), say=told.append)
+        reasons = [(removal.file, removal.row, removal.reasons()[0]) for removal in curated.removals]
+        told.append("removed by quality filters: " + (", ".join(f"{n:,} {reason}" for reason, n in curated.report["quality"].items() if n) or "none"))
+        return {"found": [r[:2] for r in reasons if r[2].startswith("contamination")], "inside": sum(r[2].startswith("duplicate") for r in reasons), "told": told}
+    if name == "ours":
+        matches = find_duplicates(train, tests, CurationSection(), say=told.append)
+        return {"found": [m[:2] for m in matches if m.against != "train"], "inside": sum(m.against == "train" for m in matches), "told": told}
     return {"found": shared_grams(train, folder, name == "8-gram-whole"), "told": told}
 
 
@@ -222,8 +228,8 @@ def page(result: dict[str, Any]) -> str:
         "## Time and memory", "", "| Method | Documents | Words each | Seconds | CPU seconds | Peak memory (MiB) | Flagged against tests | Duplicates inside |", "|---|---|---|---|---|---|---|---|",
     ]
     for run in result["runs"]:
-        lines.append(f"| {METHODS[run['method']]} | {run['documents']:,} | {run['words']} | {run['seconds']} | {run['cpu_seconds']} | {run['peak_mib']} | {run['flagged']} | {run['inside']} |")
-    lines += ["", *(f"- {METHODS[run['method']]}, {run['documents']:,}: {line}" for run in result["runs"] for line in run["told"] if "candidate" in line), ""]
+        lines.append(f"| {LABELS[run['method']]} | {run['documents']:,} | {run['words']} | {run['seconds']} | {run['cpu_seconds']} | {run['peak_mib']} | {run['flagged']} | {run['inside']} |")
+    lines += ["", *(f"- {LABELS[run['method']]}, {run['documents']:,}: {line}" for run in result["runs"] for line in run["told"] if "candidate" in line or "quality" in line and "by" in line), ""]
     lines += ["Documents hold 1 % exact copies of earlier ones; copies made: " + ", ".join(f"{size['copies']:,} of {size['documents']:,}" for size in result["sizes"]) + ".", ""]
     lines += ["## Inside MMLU-Pro, health and biology", "", f"{result['within']['exact']} exact pairs, {result['within']['near']} near pairs.", ""]
     lines += ["## Signatures", "", "20,000 sets of 20 to 70 words, 120 permutations, one core, seconds: " + "; ".join(f"{name} {seconds}" for name, seconds in result["signatures"].items()) + ".", ""]
@@ -254,11 +260,10 @@ def main() -> None:
             size = documents.write(path, count, 0)
             print(f"{count:,} documents, {size['words']} words each, {size['mebibytes']} MiB", flush=True)
             result["sizes"].append(size)
-            for method in METHODS if count == args.documents else ("ours",):
+            for method in LABELS if count == args.documents else ("ours",):
                 run = measured(method, args.benchmarks, [path], work / "out.json")
-                inside = sum(match[4] == "train" for match in run.get("matches", ()))
                 figures = {key: run[key] for key in ("seconds", "cpu_seconds", "peak_mib", "told")}
-                result["runs"].append({"method": method, **size, **figures, "flagged": len({tuple(pair) for pair in run["found"]}), "inside": inside if method == "ours" else "—"})
+                result["runs"].append({"method": method, **size, **figures, "flagged": len({tuple(pair) for pair in run["found"]}), "inside": run.get("inside", "—")})
                 print(json.dumps(result["runs"][-1]), flush=True)
             result["large"] = count > args.documents
             write_json(RESULTS / "curation.json", result)  # after each size: the large one takes long
