@@ -30,14 +30,16 @@ UNFINISHED = frozenset(
     "the an of and or to with in on at by from as is are was were be been has have had that which who whose when while because if than "
     "but these those its their his her into between during within can could will would should must".split()
 )
-ENGLISH = frozenset("the and which with this that from been what when where following should after who whom does not step answer: finding findings: finding?".split())
+ENGLISH = frozenset("the and which with this that from been what when where following should after who whom does not step answer: finding findings: finding? "
+                    "are were by have has its their may usually because these those there than into between during within without they used".split())
 # Medical English is Greek and Latin, and Nigerian Pidgin is spelt like it: neither speaks against English.
 NEAR_ENGLISH = {"en", "la", "pcm"}
 # Letters of other scripts, without Greek ones and Cyrillic ones that look Latin: English texts use both (MedQA's test set has items that are half Cyrillic look-alikes).
 NON_LATIN = re.compile(r"[^\W\d_\u0000-\u03ff\u1d00-\u1fff\u2c60-\u2c7f\ua720-\ua7ff\ufb00-\ufb06авеорсухѕіјАВЕКМНОРСТУХЅІЈ]")
 SENTENCE_END = re.compile(r"[a-z)][.!?](?=\s+[A-Z])")
 LIST_LINE = re.compile(r"\s*(?:[-*•#|>+]|\(?\w{1,3}[.):]\s|step \d+:|\**[\w /-]{1,40}:)", re.I)
-CONCLUSION = re.compile(r"answer|option|choice|\\boxed|correct", re.I)
+CONCLUSION = re.compile(r"answer|option|choice|\\boxed|correct")  # in lower case
+LONG_LINE = 300  # characters; a longer line without a word of conclusion is no conclusion
 FURNITURE = re.compile(r"^\s*#+.*$|^[^\n.]{1,40}:\s*$|\*\*(?:primary diagnosis|reasoning|immediate management|follow-up|(?:final )?answer)\s*:?\s*\*\*:?|<[^<>]*>", re.M | re.I)
 NO_CONTENT = {"null", "nan", "n/a", "tbd", "todo", "undefined", "[removed]", "[deleted]"}
 REFUSAL = re.compile(r"(?:i['’]?m sorry,? (?:but )?|i am sorry,? (?:but )?|sorry,? (?:but )?|unfortunately,? )?(?:as an ai\b|i (?:cannot|can['’]t|am unable to|am not able to|won['’]t) (?:provide|answer|assist|help(?! but)|give|offer|comply|fulfil))", re.I)
@@ -247,7 +249,7 @@ def _unsupported(row: dict[str, Any]) -> tuple[str, str, str] | None:
         if not text:
             continue
         lines = [line for line in text[-1500:].split("\n") if line.strip()][-5:]
-        line = next((line for line in reversed(lines) if CONCLUSION.search(line)), lines[-1])
+        line = next((line for line in reversed(lines) if CONCLUSION.search(line.lower())), lines[-1] if len(lines[-1]) <= LONG_LINE else "")
         letter = extract(line, options).letter
         if letter not in (None, key) and extract(text, options).letter == letter:
             return "unsupported", field, f"{letter}: {line.strip()}"
