@@ -69,6 +69,20 @@ def test_a_run_evaluates_its_stages_and_replaces_what_was_retrained(tiny_model, 
     assert [line for line in said if "made again" in line] == ["sft/test.parquet: of another model, benchmark or sampling: made again"]
 
 
+def test_a_recipe_may_name_an_items_file_whose_whole_is_compared_with_the_training_data(tiny_model, tmp_path):
+    items = synthesize(20, 6, variety="plain")
+    for split, part in {"sft": items[:4], "grpo": items[4:8], "test": items[8:12]}.items():
+        write_items_parquet(tmp_path / "data" / f"{split}.parquet", part)
+    write_items_parquet(tmp_path / "mine.parquet", items[12:])
+    update = {"benchmarks": [str(tmp_path / "mine.parquet")], "benchmark_limit": 2, "stages": ["base"]}
+    recipe = RECIPE.model_copy(update={
+        "model": RECIPE.model.model_copy(update={"base": str(tiny_model)}), "evaluation": RECIPE.evaluation.model_copy(update=update),
+    })
+    out = evaluate_stages(tmp_path, recipe, say=lambda line: None)
+    assert score_folder(out)["models"]["base"]["benchmarks"]["mine"]["n"] == 2
+    assert json.loads((out / "contamination.json").read_text())["tests"]["mine"]["items"] == 8
+
+
 def test_identity_follows_the_weights(tiny_model):
     tokenizer = load_tokenizer(tiny_model)
     one, two = (TransformersEngine(load_model(tiny_model), tokenizer) for _ in range(2))

@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gazal.curation.digest import batches
 from gazal.curation.duplicates import Match, find_duplicates, find_within
 from gazal.curation.quality import REASONS, CountTokens, Finding, QualityFilter
+from gazal.curation.reading import batches
 from gazal.curation.rows import ENDINGS, stem
 from gazal.curation.scan import scan_file
 from gazal.errors import GazalError

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from gazal.data.hub import Rows, load_rows, local_path
 from gazal.data.shapes import Convert, converter
 from gazal.data.synth import draw
+from gazal.data.synth import shares as equal_shares
 from gazal.errors import GazalError
 from gazal.evaluation.benchmarks import official_pubmedqa
 from gazal.files import atomic_write, read_jsonl, write_json
@@ -190,9 +191,8 @@ def synthetic_lines(section: DataSection, split: str, n: int, seed: int) -> list
     Same seed, same items. An SFT example keeps one trace: the one that weighs all the evidence, or (with probability
     ``brief_share``) the one of conclusions only.
     """
-    share = [n // 4 + (i < n % 4) for i in range(4)]
     drawn = (
-        item for kind, count in zip(REASONING_TYPES, share, strict=True)
+        item for kind, count in zip(REASONING_TYPES, equal_shares(n, REASONING_TYPES), strict=True)
         for item in draw(kind, count, seed, BUCKETS[split], section.n_diseases, variety=section.variety)
     )
     brief = np.random.default_rng([seed, 3]).random(n) < section.brief_share

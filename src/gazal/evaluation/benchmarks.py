@@ -68,6 +68,11 @@ def load_benchmark(name: str, folder: str | Path | None = None, limit: int | Non
         items = [tidy(item) for item in read_items(name)]
     else:
         items = [item for part in PARTS.get(name, (name,)) for item in _whole(part, folder)]
+    return sample(items, limit, seed)
+
+
+def sample(items: list[Item], limit: int | None, seed: int) -> list[Item]:
+    """``limit`` of the items (None: all), drawn by ``seed``, in their order."""
     if limit is None or limit >= len(items):
         return items
     chosen = np.random.default_rng([seed, len(items)]).choice(len(items), limit, replace=False)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gazal.errors import GazalError
-from gazal.evaluation.benchmarks import load_benchmarks
+from gazal.evaluation.benchmarks import load_benchmarks, sample
 from gazal.evaluation.contamination import measure_contamination
 from gazal.evaluation.engines import Engine, load_engine
 from gazal.evaluation.predictions import predict
@@ -40,14 +40,14 @@ def evaluate_stages(run: str | Path, recipe: Recipe, folder: str | Path | None =
     """
     run = Path(run)
     out, settings = run / "eval", recipe.evaluation
-    benchmarks, not_run = load_benchmarks(settings.benchmarks, folder, settings.benchmark_limit, recipe.seed)
+    whole, not_run = load_benchmarks(settings.benchmarks, folder)
     for name, reason in not_run.items():
         say(f"{name}: not run: {reason}")
     if training := _training(run / "data"):
         save_training_items(out, training)
-    asked = {"test": read_items(run / "data" / "test.parquet"), **benchmarks}
-    whole, _ = load_benchmarks(benchmarks, folder)  # not the sample alone: duplicates lie anywhere
-    measure_contamination(run / "data", {"test": asked["test"], **whole}, recipe.data.curation, out, say)
+    test = read_items(run / "data" / "test.parquet")
+    measure_contamination(run / "data", {"test": test, **whole}, recipe.data.curation, out, say)  # not of the sample alone: duplicates lie anywhere
+    asked = {"test": test, **{name: sample(items, settings.benchmark_limit, recipe.seed) for name, items in whole.items()}}
     for stage in settings.stages:
         path = base_path(recipe.model) if stage == "base" else run / stage / "merged"
         engine = load_engine(path, revision=recipe.model.revision if stage == "base" else None)

@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from gazal.errors import GazalError
 from gazal.files import read_jsonl
-from gazal.items import REASONING_TYPES, Item, ReasoningType
+from gazal.items import REASONING_TYPES, Item, ReasoningType, item_problem
 from gazal.prompts import question_text
 from gazal.teacher.prompts import SPECIALTIES, teacher_messages
 
@@ -105,9 +105,7 @@ def read_seeds(path: str | Path) -> list[Item]:
         try:
             seed = (Item if "options" in value else Question).model_validate(value)
         except ValidationError as error:
-            first = error.errors()[0]
-            where = "".join(f"{part}: " for part in first["loc"])
-            raise GazalError(f"{path}: row {row}: {where}{first['msg'].removeprefix('Value error, ')}") from error
+            raise GazalError(f"{path}: row {row}: {item_problem(error)}") from error
         if seed.id in seeds:
             raise GazalError(f"{path}: row {row}: id: {seed.id!r} is there twice")
         seeds[seed.id] = seed
