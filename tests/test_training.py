@@ -9,6 +9,8 @@ import pytest
 import torch
 from peft import PeftModel, get_peft_model
 
+from transformers import TrainerState
+
 from gazal.data.synth import synthesize
 from gazal.errors import GazalError
 from gazal.generation import generate
@@ -17,7 +19,8 @@ from gazal.grpo.train import choose_items, train_grpo
 from gazal.items import Item
 from gazal.models import load_model, load_tokenizer, lora_config, merged_copy
 from gazal.prompts import build_messages
-from gazal.recipe import AdapterSection, Recipe
+from gazal.recipe import Recipe
+from gazal.recipe_train import AdapterSection
 from gazal.sft.train import sft_dataset, train_sft
 
 
@@ -85,6 +88,7 @@ def test_merged_rollouts_are_the_policys_own_greedy_completions(tiny_model, item
     policy, tokenizer = perturbed(load_model(tiny_model)), load_tokenizer(tiny_model)
     trainer = Trainer()
     trainer.model, trainer.processing_class = policy, tokenizer
+    trainer.state = TrainerState()
     trainer.accelerator = type("Accelerator", (), {"unwrap_model": staticmethod(lambda model: model)})
     section = Recipe().grpo.model_copy(update={"temperature": 1e-6, "max_completion_length": 12})
     prompts = [build_messages(item, "") for item in items[:4]]

@@ -15,7 +15,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from gazal.errors import GazalError
 from gazal.hub import Unreachable, first_line, is_hub_id, offline_note, require_hub
 from gazal.prompts import CHATML_TEMPLATE
-from gazal.recipe import AdapterSection, ModelSection
+from gazal.recipe import ModelSection
+from gazal.recipe_train import AdapterSection
 
 EMBEDDED = Path(__file__).resolve().parent / "assets" / "embedded_base"
 

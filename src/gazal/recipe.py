@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError, model_validator
 from gazal.errors import GazalError
 from gazal.prompts import SYSTEM
 from gazal.recipe_data import DataSection
-from gazal.rewards import RewardConfig
+from gazal.recipe_train import GRPOSection, LaunchSection, SFTSection
 from gazal.section import Section
 
 RECIPES = Path(__file__).resolve().parent.parent.parent / "recipes"
@@ -28,72 +28,9 @@ class ModelSection(Section):
     revision: str | None = Field(None, description="Hub revision to pin. source: chosen, because main moves")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="Dtype of the weights in training. source: chosen, because fp32 is exact on CPU")
     system: str = Field(SYSTEM, description="System prompt of every stage. source: chosen, because the card shows none")
+    backend: Literal["transformers", "unsloth"] = Field("transformers", description="What loads the model for training; unsloth needs an NVIDIA GPU and the gpu extra. source: chosen, because transformers runs everywhere")
+    load_in_4bit: bool = Field(False, description="Frozen base in 4-bit NF4 by bitsandbytes (QDoRA; GPU extra). source: chosen, because 4 bits cost accuracy")
     prompt_opens_think: bool = Field(False, description="The template itself opens <think>. source: chosen, because neither ChatML nor Qwen3 does")
-
-
-class AdapterSection(Section):
-    """A LoRA-family adapter."""
-
-    rank: int = Field(16, ge=1, description="Rank r. source: paper has 256; 16 chosen, because the layers are 256 wide")
-    alpha: int = Field(16, ge=1, description="Numerator of the scale α/√r. source: chosen, because α = r gives scale √r")
-    dropout: float = Field(0.0, ge=0, lt=1, description="Adapter dropout. source: chosen, because DoRA in PEFT is exact and fast only at 0")
-    dora: bool = Field(True, description="Weight-decomposed LoRA. source: paper")
-    rslora: bool = Field(True, description="Scale α/√r in place of α/r. source: paper")
-    target_modules: str | list[str] = Field("all-linear", description="Adapted layers. source: chosen, because DoRA and QLoRA recommend all linear layers")
-
-
-class TrainSection(Section):
-    """What both training stages share."""
-
-    learning_rate: float = Field(gt=0, description="Peak learning rate. source: chosen, by dev")
-    warmup_steps: int = Field(5, ge=0, description="Linear warm-up. source: chosen, because a new adapter starts at zero")
-    schedule: Literal["constant_with_warmup", "linear", "cosine"] = Field("linear", description="Learning-rate schedule. source: chosen, by dev")
-    batch_size: int = Field(32, ge=1, description="Sequences per device and forward pass. source: chosen, by CPU throughput and memory")
-    max_grad_norm: float = Field(1.0, gt=0, description="Gradient clipping. source: chosen, the Trainer's default")
-    bf16: bool = Field(True, description="bf16 autocast, weights in model.dtype. source: chosen, because it is faster on AMX and on GPUs")
-    gradient_checkpointing: bool = Field(False, description="Recompute activations. source: chosen, because it only costs time on CPU")
-    adapter: AdapterSection = Field(default_factory=AdapterSection, description="The stage's new adapter. source: paper (DoRA, rsLoRA)")
-
-
-class SFTSection(TrainSection):
-    """Stage 1, supervised fine-tuning on completions."""
-
-    learning_rate: float = Field(1e-3, gt=0, description="Peak learning rate. source: chosen, by dev")
-    gradient_accumulation: int = Field(1, ge=1, description="Forward passes a step. source: chosen, because memory is no limit here")
-    epochs: float = Field(1.0, gt=0, description="Passes over the examples. source: chosen, because SFT is kept short")
-    max_length: int = Field(512, ge=16, description="Tokens a sequence; longer ones are set aside. source: chosen, because the longest example takes 160")
-
-
-class GRPOSection(TrainSection):
-    """Stage 2, group relative policy optimisation."""
-
-    learning_rate: float = Field(3e-4, gt=0, description="Peak learning rate. source: chosen, by dev")
-    schedule: Literal["constant_with_warmup", "linear", "cosine"] = Field("constant_with_warmup", description="Learning-rate schedule. source: chosen, because the run is short")
-    batch_size: int = Field(64, ge=1, description="Sequences per device and forward pass. source: chosen, by CPU memory (logits)")
-    steps: int = Field(30, ge=1, description="Optimizer steps. source: chosen, because of the ten-minute budget")
-    prompts_per_step: int = Field(16, ge=1, description="Groups a step. source: chosen, by dev")
-    num_generations: int = Field(8, ge=2, description="Completions a prompt. source: chosen, TRL's default")
-    max_completion_length: int = Field(128, ge=8, description="Tokens a completion. source: chosen, because full traces take 60 to 90")
-    temperature: float = Field(1.0, gt=0, description="Sampling in rollouts. source: chosen, because other values make sampler and trainer disagree")
-    loss_type: Literal["grpo", "dr_grpo", "dapo", "bnpo"] = Field("dapo", description="Loss normalisation. source: chosen, TRL's default; the card names none")
-    beta: float = Field(0.0, ge=0, description="KL weight to the SFT model. source: chosen, because KL costs a second forward pass")
-    epsilon: float = Field(0.2, gt=0, description="Clip range below. source: chosen, TRL's default")
-    epsilon_high: float | None = Field(None, description="Clip range above. source: chosen, same as below")
-    scale_rewards: Literal["group", "batch", "none"] = Field("group", description="Advantage scaling. source: chosen, as in the GRPO paper")
-    rollouts: Literal["merged", "trainer"] = Field("merged", description="Generate from a merged copy, or as TRL does. source: chosen, because an unmerged DoRA adapter is 2.6 times slower")
-    pass_rate_samples: int = Field(4, ge=0, description="Rollouts an item before training, 0 for no filter. source: chosen, because items always or never solved give no signal")
-    pass_rate_low: float = Field(0.01, ge=0, le=1, description="Items below are set aside. source: chosen, because a group without a success has no signal")
-    pass_rate_high: float = Field(0.99, ge=0, le=1, description="Items above are set aside. source: chosen, because a group without a failure has no signal")
-    rewards: RewardConfig = Field(default_factory=RewardConfig, description="The four rewards. source: card names accuracy, format, length, repetition")
-    log_completions: int = Field(4, ge=0, description="Sampled completions kept a step. source: chosen, because reading them shows reward hacking")
-
-    @model_validator(mode="after")
-    def _check(self) -> "GRPOSection":
-        if self.pass_rate_low > self.pass_rate_high:
-            raise ValueError("pass_rate_low: is above pass_rate_high")
-        if self.prompts_per_step * self.num_generations % self.batch_size:
-            raise ValueError("batch_size: does not divide prompts_per_step × num_generations")
-        return self
 
 
 class EvaluationSection(Section):
@@ -120,6 +57,7 @@ class Recipe(Section):
     data: DataSection = Field(default_factory=DataSection, description="Data")
     sft: SFTSection = Field(default_factory=SFTSection, description="Stage 1")
     grpo: GRPOSection = Field(default_factory=GRPOSection, description="Stage 2")
+    launch: LaunchSection = Field(default_factory=LaunchSection, description="Processes of training")
     evaluation: EvaluationSection = Field(default_factory=EvaluationSection, description="Evaluation")
 
     @model_validator(mode="after")

@@ -14,7 +14,8 @@ from gazal.generation import generate
 from gazal.items import Item
 from gazal.models import load_model, load_tokenizer, merged_copy
 from gazal.prompts import build_messages
-from gazal.recipe import GRPOSection, Recipe
+from gazal.recipe import Recipe
+from gazal.recipe_train import GRPOSection
 
 
 def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: list[list[dict[str, str]]]) -> list[list[int]]:
@@ -35,16 +36,15 @@ class MergedRollouts:
     adapter (2.6 times faster with DoRA). The copy is made anew from the pristine base each call."""
 
     def __init__(self, section: GRPOSection, seed: int) -> None:
-        self.section, self.seed, self.calls = section, seed, 0
+        self.section, self.seed = section, seed
 
     def __call__(self, prompts: list[Any], trainer: Any) -> dict[str, Any]:
-        self.calls += 1
         model = merged_copy(trainer.accelerator.unwrap_model(trainer.model))
         ids = encode_prompts(trainer.processing_class, prompts)
         completions: list[list[int]] = [[] for _ in ids]
         for index, tokens, _ in generate(
             model, trainer.processing_class, ids, max_new_tokens=self.section.max_completion_length,
-            temperature=self.section.temperature, top_p=1.0, top_k=0, seed=self.seed * 100_003 + self.calls,
+            temperature=self.section.temperature, top_p=1.0, top_k=0, seed=self.seed * 100_003 + trainer.state.global_step + 1,
             batch_tokens=len(ids) * 4096,
         ):
             completions[index] = tokens

@@ -19,11 +19,14 @@ from gazal.errors import GazalError
 from gazal.files import atomic_write, write_json
 from gazal.grpo.rollouts import MergedRollouts, pass_rates
 from gazal.items import Item
-from gazal.models import load_model, load_tokenizer, lora_config, save_adapter, save_merged
+from gazal.models import load_model, load_tokenizer, lora_config
 from gazal.prompts import build_messages
 from gazal.recipe import Recipe
 from gazal.rewards import COMPONENTS, trl_reward_functions
-from gazal.trainlog import MetricsLog, cpu_arguments
+from gazal.training.arguments import training_arguments
+from gazal.training.checkpoints import WholeCheckpoints
+from gazal.training.log import MetricsLog
+from gazal.training.stage import PARITY_PROMPTS, train_stage
 
 SHOWN = ("reward", *(f"rewards/{name}/mean" for name in COMPONENTS[:2]), "completions/mean_length", "frac_reward_zero_std", "entropy")
 
@@ -92,27 +95,26 @@ def train_grpo(recipe: Recipe, items: list[Item], sft: Path, folder: Path, callb
     log = MetricsLog(folder / "metrics.jsonl", SHOWN, say)
     per_step = section.prompts_per_step * section.num_generations
     os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"  # rollout_func is experimental: its contract is tested here
-    trainer = GRPOTrainer(
+    trainer = _Trainer(
         model=load_model(sft, recipe.model.dtype).train(),
         args=GRPOConfig(
-            output_dir=str(folder / ".trainer"), seed=recipe.seed, max_steps=section.steps, learning_rate=section.learning_rate,
-            lr_scheduler_type=section.schedule, warmup_steps=section.warmup_steps, per_device_train_batch_size=section.batch_size,
-            gradient_accumulation_steps=per_step // section.batch_size, max_grad_norm=section.max_grad_norm,
+            max_steps=section.steps, gradient_accumulation_steps=per_step // section.batch_size,
             num_generations=section.num_generations, max_completion_length=section.max_completion_length, temperature=section.temperature,
             loss_type=section.loss_type, beta=section.beta, epsilon=section.epsilon, epsilon_high=section.epsilon_high,
             scale_rewards=section.scale_rewards, reward_weights=list(section.rewards.weights()), shuffle_dataset=False,
-            **cpu_arguments(section),
+            **training_arguments(section, recipe.seed, folder),
         ),
         train_dataset=grpo_dataset(chosen, recipe.model.system), processing_class=tokenizer, reward_funcs=completions.functions,
         peft_config=lora_config(section.adapter), callbacks=[log, *(callbacks or [])],
         rollout_func=MergedRollouts(section, recipe.seed) if section.rollouts == "merged" else None,
     )
     trainer.remove_callback(PrinterCallback)
-    before = log.adapter_sum(trainer.model)
-    trainer.train()
-    if log.adapter_sum(trainer.model) == before:
-        raise GazalError("grpo: training left the adapter as it was (no group had a signal)")
-    save_adapter(trainer.accelerator.unwrap_model(trainer.model), tokenizer, "sft/merged", folder / "adapter")
+    trainer.extra = {"completions": (lambda: completions.rows, completions.rows.extend)}
+    prompts = [build_messages(item, recipe.model.system) for item in items[:PARITY_PROMPTS]]
+    last = train_stage("grpo", trainer, recipe, sft, "sft/merged", tokenizer, folder, prompts, say)
     completions.save(folder / "completions.parquet")
-    save_merged(sft, folder / "adapter", folder / "merged", recipe.model.dtype)
-    return json.loads((folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1])
+    return last
+
+
+class _Trainer(WholeCheckpoints, GRPOTrainer):
+    """TRL's trainer with whole checkpoints."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,10 +11,13 @@ from trl import SFTConfig, SFTTrainer
 
 from gazal.errors import GazalError
 from gazal.items import Item
-from gazal.models import base_path, load_model, load_tokenizer, lora_config, save_adapter, save_merged
+from gazal.models import base_path, load_model, load_tokenizer, lora_config
 from gazal.prompts import build_messages, completion_text
 from gazal.recipe import Recipe
-from gazal.trainlog import MetricsLog, cpu_arguments
+from gazal.training.arguments import training_arguments
+from gazal.training.checkpoints import WholeCheckpoints
+from gazal.training.log import MetricsLog
+from gazal.training.stage import PARITY_PROMPTS, train_stage
 
 
 def sft_dataset(items: list[Item], system: str) -> Dataset:
@@ -40,25 +42,27 @@ def train_sft(recipe: Recipe, items: list[Item], folder: Path, callbacks: list[T
     tokenizer = load_tokenizer(base, recipe.model.revision)
     dataset = _whole_examples(sft_dataset(items, recipe.model.system), tokenizer, section.max_length, say)
     log = MetricsLog(folder / "metrics.jsonl", ("loss", "mean_token_accuracy"), say)
-    trainer = SFTTrainer(
+    trainer = _Trainer(
         model=load_model(base, recipe.model.dtype, recipe.model.revision).train(),
         args=SFTConfig(
-            output_dir=str(folder / ".trainer"), seed=recipe.seed, num_train_epochs=section.epochs, learning_rate=section.learning_rate,
-            lr_scheduler_type=section.schedule, warmup_steps=section.warmup_steps, per_device_train_batch_size=section.batch_size,
-            gradient_accumulation_steps=section.gradient_accumulation, max_grad_norm=section.max_grad_norm, max_length=section.max_length,
+            num_train_epochs=section.epochs, gradient_accumulation_steps=section.gradient_accumulation, max_length=section.max_length,
             completion_only_loss=True, eos_token=tokenizer.eos_token, pad_token=tokenizer.pad_token,
-            **cpu_arguments(section),
+            **training_arguments(section, recipe.seed, folder),
         ),
         train_dataset=dataset, processing_class=tokenizer, peft_config=lora_config(section.adapter), callbacks=[log, *(callbacks or [])],
     )
     trainer.remove_callback(PrinterCallback)
-    before = log.adapter_sum(trainer.model)
-    trainer.train()
-    if log.adapter_sum(trainer.model) == before:
-        raise GazalError("sft: training left the adapter as it was")
-    save_adapter(trainer.accelerator.unwrap_model(trainer.model), tokenizer, Path(recipe.model.base).name if Path(base).exists() else base, folder / "adapter")
-    save_merged(base, folder / "adapter", folder / "merged", recipe.model.dtype, recipe.model.revision)
-    return json.loads((folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1])
+    base_name = Path(recipe.model.base).name if Path(base).exists() else base
+    prompts = [build_messages(item, recipe.model.system) for item in items[:PARITY_PROMPTS]]
+    return train_stage("sft", trainer, recipe, base, base_name, tokenizer, folder, prompts, say)
+
+
+class _Trainer(WholeCheckpoints, SFTTrainer):
+    """TRL's trainer with whole checkpoints, its count of tokens among them."""
+
+    @property
+    def extra(self):
+        return {"tokens": (lambda: self._total_train_tokens, lambda value: setattr(self, "_total_train_tokens", value))}
 
 
 def _whole_examples(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, limit: int, say: Callable[[str], None]) -> Dataset:

@@ -1,4 +1,4 @@
-"""What both training stages share: Trainer arguments, metrics as JSON lines, the live curve."""
+"""Metrics of a training stage as JSON lines, and the live curve."""
 
 from __future__ import annotations
 
@@ -8,25 +8,20 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import TrainerCallback
 
-from gazal.recipe import TrainSection
+from gazal.files import atomic_write
 
 
-def cpu_arguments(section: TrainSection) -> dict[str, Any]:
-    """TrainingArguments that follow the machine: bf16 raises on a CPU without ``use_cpu=True``."""
-    return {
-        "use_cpu": not torch.cuda.is_available(), "bf16": section.bf16, "gradient_checkpointing": section.gradient_checkpointing,
-        "report_to": "none", "save_strategy": "no", "logging_steps": 1, "logging_nan_inf_filter": False, "disable_tqdm": True,
-        "dataloader_pin_memory": torch.cuda.is_available(),
-    }
+def _line(logs: dict[str, Any], step: int) -> str:
+    return json.dumps({"step": step} | {k: v for k, v in logs.items() if k != "step" and not k.startswith("step_time")}) + "\n"
 
 
 class MetricsLog(TrainerCallback):
     """Writes every logged step to a JSON-lines file and says one line now and then.
 
-    ``shown``: keys of the line; the file is begun anew when training begins.
+    ``shown``: keys of the line. When training begins the file holds what the trainer's state has logged:
+    nothing, or the steps up to the checkpoint that training goes on from.
     """
 
     def __init__(self, path: Path, shown: Sequence[str], say: Callable[[str], None] = print, every_seconds: float = 10) -> None:
@@ -36,24 +31,20 @@ class MetricsLog(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs) -> None:
         self.began = time.time()
-        self.path.write_text("", encoding="utf-8")
+        with atomic_write(self.path) as handle:
+            handle.writelines(_line(logs, logs["step"]) for logs in state.log_history if "loss" in logs)
 
     def on_log(self, args, state, control, logs=None, **kwargs) -> None:
         if not logs or "loss" not in logs:
             return
         with open(self.path, "a", encoding="utf-8") as handle:
-            handle.write(json.dumps({"step": state.global_step} | {k: v for k, v in logs.items() if not k.startswith("step_time")}) + "\n")
+            handle.write(_line(logs, state.global_step))
         now = time.time()
         if now - self.last >= self.every or state.global_step == state.max_steps:
             self.last, spent = now, now - self.began
             values = "  ".join(f"{key.removeprefix('rewards/').removesuffix('/mean')} {float(logs[key]):.3f}" for key in self.shown if logs.get(key) is not None)
             left = spent / state.global_step * (state.max_steps - state.global_step)
             self.say(f"step {state.global_step}/{state.max_steps}  {values}  {spent:.0f} s, about {left:.0f} s left")
-
-    @staticmethod
-    def adapter_sum(model: torch.nn.Module) -> float:
-        """A checksum of the trainable parameters: unchanged after training means that nothing was trained."""
-        return sum(p.detach().double().abs().sum().item() for p in model.parameters() if p.requires_grad)
 
 
 class LiveCurve(TrainerCallback):
