@@ -36,8 +36,9 @@ reproduce: $(STAMP) ## Everything: the five notebooks, then the results table (c
 	@$(OPTIONS); $(PY) -m gazal reproduce "$${options[@]}"
 	@$(ELAPSED); echo "make reproduce: $$((seconds / 60)) min $$((seconds % 60)) s, what it installed included"
 
+# One file a worker, one torch thread a worker: two threads each on two cores would be slower than one.
 test: $(STAMP) ## All tests (PYTEST="-k rewards" passes options on)
-	@$(PY) -m pytest -q $$PYTEST
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -q -n auto --maxprocesses 8 --dist loadfile $$PYTEST
 
 lab: $(STAMP) ## JupyterLab on the notebooks, in the same environment
 	@if [ "$$(id -u)" = 0 ]; then root=--allow-root; fi; $(PY) -m jupyterlab $${root:-} notebooks

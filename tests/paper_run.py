@@ -103,7 +103,7 @@ def build_run(run: Path, steps: int = 60, **score_options: Any) -> Path:
     for i in range(1, steps + 1):
         accuracy = 0.5 + 0.25 * i / steps + 0.04 * rng.normal()
         row = {"step": i, "reward": accuracy + 0.4, "reward_std": 0.3, "completions/mean_length": 85 - 0.2 * i + rng.normal(), "completions/clipped_ratio": abs(0.01 * rng.normal()),
-               "frac_reward_zero_std": 0.15 + 0.1 * i / steps + 0.04 * rng.random(), "entropy": 0.3 - 0.1 * i / steps + 0.01 * rng.normal(), "loss": 0.01, "grad_norm": 0.4, "learning_rate": 3e-4}
+               "frac_reward_zero_std": 0.15 + 0.1 * i / steps + 0.04 * rng.random(), "zero_signal/accuracy": 0.3 + 0.1 * i / steps, "entropy": 0.3 - 0.1 * i / steps + 0.01 * rng.normal(), "loss": 0.01, "grad_norm": 0.4, "learning_rate": 3e-4}
         for name, mean, sd in (("accuracy", accuracy, 0.45), ("format", 0.97, 0.1), ("length", 0.9, 0.2), ("repetition", -0.03, 0.05)):
             row |= {f"rewards/{name}/mean": mean + 0.01 * rng.normal(), f"rewards/{name}/std": sd}
         rows.append(row)

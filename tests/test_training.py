@@ -15,7 +15,8 @@ from gazal.data.synth import synthesize
 from gazal.errors import GazalError
 from gazal.generation import generate
 from gazal.grpo.rollouts import MergedRollouts, encode_prompts
-from gazal.grpo.train import choose_items, train_grpo
+from gazal.grpo.difficulty import choose_items
+from gazal.grpo.train import train_grpo
 from gazal.items import Item
 from gazal.models import load_model, load_tokenizer, lora_config, merged_copy
 from gazal.prompts import build_messages

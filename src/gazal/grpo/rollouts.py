@@ -1,15 +1,13 @@
-"""Rollouts from merged weights, and the pass rates that choose which items GRPO sees."""
+"""Rollouts from merged weights."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from gazal.answers import extract
 from gazal.generation import generate
 from gazal.items import Item
 from gazal.models import load_model, load_tokenizer, merged_copy
@@ -49,25 +47,3 @@ class MergedRollouts:
         ):
             completions[index] = tokens
         return {"prompt_ids": ids, "completion_ids": completions, "logprobs": None}
-
-
-def pass_rates(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, items: list[Item], system: str, section: GRPOSection,
-    seed: int, think_open: bool = False, batch_tokens: int = 65_536, say: Callable[[str], None] = print,
-) -> dict[str, float]:
-    """Share of ``pass_rate_samples`` sampled completions per item whose extracted letter is the key."""
-    samples = section.pass_rate_samples
-    ids = encode_prompts(tokenizer, [build_messages(item, system) for item in items])
-    repeated = [prompt for prompt in ids for _ in range(samples)]
-    right = [0] * len(items)
-    with torch.no_grad():
-        for done, (index, tokens, _) in enumerate(
-            generate(model, tokenizer, repeated, max_new_tokens=section.max_completion_length, temperature=section.temperature,
-                     top_p=1.0, top_k=0, seed=seed, batch_tokens=batch_tokens), 1
-        ):
-            item = items[index // samples]
-            text = tokenizer.decode(tokens, skip_special_tokens=True)
-            right[index // samples] += extract(text, item.options, think_open=think_open).letter == item.answer_idx
-            if done % 2000 == 0:
-                say(f"pass rates: {done}/{len(repeated)} completions")
-    return {item.id: count / samples for item, count in zip(items, right, strict=True)}

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from gazal.paper.inputs import TYPES
-from gazal.paper.style import COLOURS, COLUMN, GREY, PAGE, SERIES, house_style, new_figure, tidy
+from gazal.paper.style import COLOURS, COLUMN, GREY, LIGHT, PAGE, SERIES, house_style, new_figure, tidy
 
 SPLITS = {"sft": "SFT", "grpo": "GRPO", "dev": "Dev", "test": "Test"}
 
@@ -69,7 +69,8 @@ def fig_grpo_rewards(log: pd.DataFrame) -> Figure:
         for ax, title, unit, lines in (
             (length, "Completion length", "Tokens", {"completions/mean_length": (SERIES[0], "")}),
             (shares, "Lost signal", "Share", {
-                "frac_reward_zero_std": (SERIES[1], "groups without spread"), "completions/clipped_ratio": (SERIES[0], "truncated"),
+                "frac_reward_zero_std": (SERIES[1], "equal rewards"), "zero_signal/accuracy": (SERIES[2], "equal accuracy"),
+                "completions/clipped_ratio": (SERIES[0], "truncated"),
             }),
             (entropy, "Entropy", "Nats per token", {"entropy": (SERIES[2], "")}),
         ):
@@ -81,15 +82,15 @@ def fig_grpo_rewards(log: pd.DataFrame) -> Figure:
                 ax.set_axis_off()
             elif title == "Lost signal":
                 top = max(0.2, float(log[logged].max().max()))
-                ax.set_ylim(-0.03 * top, 1.5 * top)
+                ax.set_ylim(-0.03 * top, (1.2 + 0.15 * len(logged)) * top)
                 ax.legend(loc="upper right", borderaxespad=0, handlelength=1, labelspacing=0.2)
         for ax in [*grid[0, len(names):], *rest]:
             ax.set_axis_off()
     return figure
 
 
-def fig_data_composition(counts: dict[str, dict[str, int]], pass_rates: dict[str, float]) -> Figure:
-    """Items by split and reasoning type; beside it a histogram of pass rates where they were measured. Two columns wide."""
+def fig_data_composition(counts: dict[str, dict[str, int]], pass_rates: dict[str, float], kept: tuple[float, float] = (0.0, 1.0)) -> Figure:
+    """Items by split and reasoning type; beside it a histogram of pass rates where they were measured, those outside ``kept`` pale. Two columns wide."""
     splits = [s for s in SPLITS if s in counts] + [s for s in counts if s not in SPLITS]
     kinds = [k for k in TYPES if any(k in counts[s] for s in splits)]
     kinds += sorted({k for s in splits for k in counts[s]} - set(kinds))
@@ -110,7 +111,11 @@ def fig_data_composition(counts: dict[str, dict[str, int]], pass_rates: dict[str
             levels = np.unique(values)
             step = float(np.diff(levels).min()) if len(levels) > 1 else 0.25
             edges = np.arange(-step / 2, 1 + step, max(step, 0.05))
-            sns.histplot(x=values, bins=edges, ax=axes[1], color=COLOURS["sft"], alpha=1, shrink=0.85, lw=0)
+            inside = (values >= kept[0]) & (values <= kept[1])
+            for chosen, label, look in ((inside, "trained on", {"color": COLOURS["sft"]}), (~inside, "set aside", {"color": LIGHT})):
+                if chosen.any():
+                    sns.histplot(x=values[chosen], bins=edges, ax=axes[1], alpha=1, shrink=0.85, lw=0, label=f"{label}: {chosen.sum()}", **look)
+            axes[1].legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncol=2, columnspacing=1)
             axes[1].set(xlabel="Pass rate of the SFT model (share of rollouts)", ylabel="GRPO items")
             tidy(axes[1])
     return figure

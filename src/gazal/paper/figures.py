@@ -161,14 +161,15 @@ def make_figures(run: str | Path, progress: Callable[[str], None] = lambda line:
     removed. Raises GazalError for unreadable results.
     """
     results, folder = read_results(run), Path(run) / "figures"
-    counts = results.data.get("counts") or {}
+    counts, grpo = results.data.get("counts") or {}, results.recipe.get("grpo", {})
+    kept = (grpo.get("pass_rate_low", 0.0), grpo.get("pass_rate_high", 1.0))
     jobs: dict[str, tuple[bool, Callable[[], Figure]]] = {
         "sft_loss": (not results.sft_log.empty, lambda: fig_sft_loss(results.sft_log)),
         "grpo_rewards": (not results.grpo_log.empty, lambda: fig_grpo_rewards(results.grpo_log)),
         "stages": (any(results.score(s, TEST) for s in STAGES), lambda: fig_stages(results)),
         "benchmarks": (True, lambda: fig_benchmarks(results)),
         "deltas": (True, lambda: fig_deltas(results)),
-        "data_composition": (bool(counts), lambda: fig_data_composition(counts, results.pass_rates)),
+        "data_composition": (bool(counts), lambda: fig_data_composition(counts, results.pass_rates, kept)),
     }
     written: list[Path] = []
     for name, (possible, draw) in jobs.items():

@@ -1,0 +1,54 @@
+"""Which items GRPO sees: pass rates under the SFT model, and the bounds that set items aside."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from gazal.errors import GazalError
+from gazal.evaluation.engines import TransformersEngine
+from gazal.evaluation.predictions import predict, read_predictions
+from gazal.files import write_json
+from gazal.items import Item
+from gazal.models import load_model, load_tokenizer
+from gazal.recipe import EvaluationSection, Recipe
+
+
+def pass_rates(recipe: Recipe, items: list[Item], sft: Path, folder: Path, say: Callable[[str], None] = print) -> dict[str, float]:
+    """Share of ``grpo.pass_rate_samples`` sampled completions of each item whose extracted letter is the key.
+
+    The completions stay in ``folder/pass_rates.parquet`` (a predictions file): asked once, also after a
+    kill, and anew when model, items or sampling are others.
+    """
+    section, model = recipe.grpo, recipe.model
+    settings = EvaluationSection(
+        temperature=section.temperature, samples=section.pass_rate_samples, max_new_tokens=section.max_completion_length, batch_tokens=65_536,
+    )
+    engine = TransformersEngine(load_model(sft, model.dtype), load_tokenizer(sft), "sft")
+    path = predict(
+        engine, items, settings, folder / "pass_rates.parquet", system=model.system, seed=recipe.seed,
+        think_open=model.prompt_opens_think, replace=True, say=say,
+    )
+    return read_predictions(path).groupby("item_id", sort=False)["correct"].mean().to_dict()
+
+
+def choose_items(recipe: Recipe, items: list[Item], sft: Path, folder: Path, say: Callable[[str], None] = print) -> list[Item]:
+    """Items whose pass rate under the SFT model lies inside the recipe's bounds, in seeded order.
+
+    Writes ``folder/pass_rates.json`` (item id to pass rate). Raises GazalError when too few are left for one step.
+    """
+    section, kept = recipe.grpo, list(items)
+    if section.pass_rate_samples:
+        rates = pass_rates(recipe, items, sft, folder, say)
+        write_json(folder / "pass_rates.json", rates)
+        kept = [item for item in items if section.pass_rate_low <= rates[item.id] <= section.pass_rate_high]
+        silent = np.mean([rate in (0, 1) for rate in rates.values()])
+        say(
+            f"pass rates: mean {np.mean(list(rates.values())):.3f}; {silent:.0%} of items always or never solved in {section.pass_rate_samples} tries; "
+            f"{len(kept)} of {len(items)} between {section.pass_rate_low} and {section.pass_rate_high}"
+        )
+    if len(kept) < section.prompts_per_step:
+        raise GazalError(f"grpo: {len(kept)} items left by the pass-rate filter, fewer than grpo.prompts_per_step {section.prompts_per_step}")
+    return [kept[i] for i in np.random.default_rng([recipe.seed, 4]).permutation(len(kept))]
