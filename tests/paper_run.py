@@ -109,5 +109,7 @@ def build_run(run: Path, steps: int = 60, **score_options: Any) -> Path:
         rows.append(row)
     (run / "grpo/metrics.jsonl").write_text("\n".join(json.dumps(r) for r in rows))
     (run / "grpo/pass_rates.json").write_text(json.dumps({f"i{i}": int(rng.integers(0, 5)) / 4 for i in range(2000)}))
+    for stage in ("sft", "grpo"):
+        (run / stage / "parity.json").write_text(json.dumps({"prompts": 64, "largest_relative_error": {"float32": 1.2e-6, "bfloat16": 0.0031}}))
     (run / "recipe.yaml").write_text(RECIPE)
     return run

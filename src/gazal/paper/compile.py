@@ -34,6 +34,10 @@ def _derived(results: Results) -> dict[str, Any]:
         },
         "chance": {b: results.chance(b) for b in results.published["benchmarks"] if results.chance(b) is not None},
         "pass_rates": list(results.pass_rates.values()),
+        "parity": [
+            {"stage": STAGES[stage], "prompts": found["prompts"], "errors": {name: f"{error:.1e}".replace("e-0", "e-") for name, error in found["largest_relative_error"].items()}}
+            for stage, found in results.parity.items()
+        ],
         "protocols": _protocols(results),
         "contamination": results.contamination_rows,
     }

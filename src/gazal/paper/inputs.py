@@ -71,6 +71,7 @@ class Results:
     published: dict[str, Any]
     protocols: dict[str, Any]
     contamination: dict[str, Any]
+    parity: dict[str, Any]
 
     @property
     def models(self) -> list[str]:
@@ -221,4 +222,5 @@ def read_results(run: str | Path) -> Results:
         grpo_log=_log(run / "grpo" / "metrics.jsonl", "reward"), pass_rates=_json(run / "grpo" / "pass_rates.json"),
         published=read_yaml(PAPER / "published.yaml"), protocols=protocols,
         contamination=_json(run / "eval" / "contamination.json").get("tests", {}),
+        parity={stage: found for stage in ("sft", "grpo") if (found := _json(run / stage / "parity.json"))},
     )
