@@ -15,12 +15,13 @@ from safetensors.torch import load_file, save_file
 
 from gazal.data.synth import synthesize
 from gazal.errors import GazalError
-from gazal.models import load_model, load_tokenizer, lora_config, merged_copy, save_adapter, save_merged
+from gazal.grpo.rollouts import MergedModel
+from gazal.models import load_model, load_tokenizer, lora_config, save_adapter
 from gazal.prompts import build_messages
 from gazal.recipe import Recipe
 from gazal.recipe_train import AdapterSection
 from gazal.sft.train import train_sft
-from gazal.training.exact import largest_error, last_logits, parity, split_hashes, tensor_hash
+from gazal.training.exact import largest_error, last_logits, merge, parity, split_hashes, tensor_hash
 
 PROMPTS = [build_messages(item, "") for item in synthesize(64, 5, variety="plain")]
 
@@ -57,7 +58,7 @@ def test_dora_is_the_identity_at_step_0_and_its_formula_after_training(tiny_mode
             assert not layer.lora_B["default"].weight.any()
             torch.testing.assert_close(layer.lora_magnitude_vector["default"].weight, layer.base_layer.weight.norm(dim=1), rtol=1e-6, atol=0)
     policy = trained(tiny_model, section)
-    merged = dict(merged_copy(policy).named_modules())
+    merged = dict(MergedModel(policy).refresh().named_modules())
     checked = 0
     for name, layer in policy.base_model.model.named_modules():
         if not hasattr(layer, "lora_magnitude_vector"):
@@ -74,10 +75,9 @@ def test_dora_is_the_identity_at_step_0_and_its_formula_after_training(tiny_mode
 def test_merged_on_disk_answers_as_base_plus_adapter_and_as_in_memory(tiny_model, tmp_path, section):
     policy = trained(tiny_model, section)
     tokenizer = load_tokenizer(tiny_model)
-    expected, in_memory = last_logits(policy, tokenizer, PROMPTS), last_logits(merged_copy(policy), tokenizer, PROMPTS)
+    expected, in_memory = last_logits(policy, tokenizer, PROMPTS), last_logits(MergedModel(policy).refresh(), tokenizer, PROMPTS)
     save_adapter(policy, tokenizer, "tiny", tmp_path / "adapter")
-    save_merged(tiny_model, tmp_path / "adapter", tmp_path / "merged", "float32")
-    parity(tiny_model, tmp_path / "adapter", tmp_path / "merged", PROMPTS, tmp_path / "parity.json", say=lambda line: None)
+    parity(*merge(tiny_model, tmp_path / "adapter", tmp_path / "merged", PROMPTS), tmp_path / "merged", PROMPTS, tmp_path / "parity.json", say=lambda line: None)
     found = json.loads((tmp_path / "parity.json").read_text())
     assert found["prompts"] == 64 and found["largest_relative_error"]["float32"] <= 1e-5
     assert 1e-5 < found["largest_relative_error"]["bfloat16"] < 0.1  # reported: eight bits of mantissa cannot keep 1e-5
@@ -89,12 +89,12 @@ def test_merged_on_disk_answers_as_base_plus_adapter_and_as_in_memory(tiny_model
 def test_a_merge_that_lost_something_is_refused(tiny_model, tmp_path):
     policy, tokenizer = trained(tiny_model, AdapterSection(rank=4, alpha=8)), load_tokenizer(tiny_model)
     save_adapter(policy, tokenizer, "tiny", tmp_path / "adapter")
-    save_merged(tiny_model, tmp_path / "adapter", tmp_path / "merged", "float32")
+    before, after = merge(tiny_model, tmp_path / "adapter", tmp_path / "merged", PROMPTS)
     weights = load_file(tmp_path / "merged" / "model.safetensors")
     name = "model.layers.0.mlp.up_proj.weight"
     save_file(weights | {name: weights[name] * 1.001}, tmp_path / "merged" / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(GazalError, match=r"its logits differ from base \+ adapter by .*e-0[1-5], more than 1e-05"):
-        parity(tiny_model, tmp_path / "adapter", tmp_path / "merged", PROMPTS, tmp_path / "parity.json", say=lambda line: None)
+        parity(before, after, tmp_path / "merged", PROMPTS, tmp_path / "parity.json", say=lambda line: None)
 
 
 def test_hashes_tell_frozen_from_trained(tiny_model):

@@ -14,11 +14,11 @@ from transformers import TrainerState
 from gazal.data.synth import synthesize
 from gazal.errors import GazalError
 from gazal.generation import generate
-from gazal.grpo.rollouts import MergedRollouts, encode_prompts
+from gazal.grpo.rollouts import MergedModel, MergedRollouts, encode_prompts
 from gazal.grpo.difficulty import choose_items
 from gazal.grpo.train import train_grpo
 from gazal.items import Item
-from gazal.models import load_model, load_tokenizer, lora_config, merged_copy
+from gazal.models import load_model, load_tokenizer, lora_config
 from gazal.prompts import build_messages
 from gazal.recipe import Recipe
 from gazal.recipe_train import AdapterSection
@@ -78,7 +78,7 @@ def test_merged_copy_equals_policy_and_leaves_it_alone(tiny_model):
     before = {name: value.clone() for name, value in policy.state_dict().items()}
     expected = logits(policy, [5, 6, 7, 8])
     for _ in range(3):
-        assert torch.allclose(logits(merged_copy(policy), [5, 6, 7, 8]), expected, rtol=1e-4, atol=1e-5)
+        assert torch.allclose(logits(MergedModel(policy).refresh(), [5, 6, 7, 8]), expected, rtol=1e-4, atol=1e-5)
     assert all(torch.equal(before[name], value) for name, value in policy.state_dict().items())
 
 

@@ -6,30 +6,79 @@ import gzip
 import hashlib
 import json
 import os
+import re
+import shutil
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
+import psutil
+
 from gazal.errors import GazalError
+
+
+def sync(path: str | Path) -> None:
+    """Have the disk hold a file's bytes, or a folder's names, as far as the system can: a power loss then finds whole what was renamed."""
+    with suppress(OSError):  # Windows opens no folder, some network file systems sync none
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
 @contextmanager
 def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
     """Open a temporary neighbour of ``path`` and rename it into place only if the block succeeds."""
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = _temporary(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, mode, encoding=None if "b" in mode else "utf-8") as handle:
             yield handle
+            handle.flush()
+            os.fsync(handle.fileno())
         os.replace(temporary, path)
+        sync(path.parent)
     except OSError as error:
         raise GazalError(f"{path}: cannot be written ({error.strerror or error})") from error
     finally:
         if path.parent.is_dir() and os.access(path.parent, os.W_OK):
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """Yield a new temporary neighbour of the folder ``path``, and put it in its place only if the block succeeds."""
+    path = Path(path)
+    temporary = _temporary(path)
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        for inside in temporary.rglob("*"):
+            sync(inside)
+        shutil.rmtree(path, ignore_errors=True)
+        temporary.rename(path)
+        sync(path.parent)
+    except OSError as error:
+        raise GazalError(f"{path}: cannot be written ({error.strerror or error})") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove_stale(folder: Path) -> None:
+    """Remove what dead processes left half written under ``folder``."""
+    for path in folder.rglob(".*.tmp"):
+        process = re.search(r"\.(\d+)\.tmp$", path.name)
+        if process and not psutil.pid_exists(int(process[1])):
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def write_json(path: str | Path, value: Any) -> None:

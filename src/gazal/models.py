@@ -1,11 +1,9 @@
-"""Loading models and tokenizers, and merging adapters: once, in fp32, from a pristine base."""
+"""Loading models and tokenizers, and saving adapters."""
 
 from __future__ import annotations
 
-import copy
 import logging
 import os
-import shutil
 from pathlib import Path
 
 import torch
@@ -13,6 +11,7 @@ from peft import LoraConfig, PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from gazal.errors import GazalError
+from gazal.files import atomic_folder
 from gazal.hub import Unreachable, first_line, is_hub_id, offline_note, require_hub
 from gazal.prompts import CHATML_TEMPLATE
 from gazal.recipe import ModelSection
@@ -61,8 +60,8 @@ def load_tokenizer(path: str | Path, revision: str | None = None) -> PreTrainedT
     return tokenizer
 
 
-def load_model(path: str | Path, dtype: str = "float32", revision: str | None = None) -> PreTrainedModel:
-    """A causal language model from safetensors, in eval mode, on the GPU when there is one."""
+def load_model(path: str | Path, dtype: str = "float32", revision: str | None = None, device: str | None = None) -> PreTrainedModel:
+    """A causal language model from safetensors, in eval mode, on ``device``: by default the GPU when there is one and the model is not to be sharded over several."""
     _require(str(path))
     try:
         model = AutoModelForCausalLM.from_pretrained(
@@ -70,7 +69,14 @@ def load_model(path: str | Path, dtype: str = "float32", revision: str | None = 
         )
     except (OSError, ValueError) as error:
         raise _explain(str(path), error) from error
-    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    sharded = "true" in (os.environ.get("ACCELERATE_USE_FSDP"), os.environ.get("ACCELERATE_USE_DEEPSPEED"))  # as accelerate launch sets them: it moves the shards
+    return model.to(device or ("cuda" if torch.cuda.is_available() and not sharded else "cpu")).eval()
+
+
+def to_roomy_device(model: PreTrainedModel) -> PreTrainedModel:
+    """``model`` on the GPU where its weights and a quarter more are free there, else on the CPU: a 32B model in fp32 takes 131 GB."""
+    fits = torch.cuda.is_available() and 1.25 * sum(p.nbytes for p in model.parameters()) < torch.cuda.mem_get_info()[0]
+    return model.to("cuda" if fits else "cpu")
 
 
 def lora_config(section: AdapterSection) -> LoraConfig:
@@ -81,28 +87,12 @@ def lora_config(section: AdapterSection) -> LoraConfig:
     )
 
 
-def merged_copy(policy: PeftModel) -> PreTrainedModel:
-    """A merged copy of base + adapter for fast generation; ``policy`` itself is not touched, so repeated
-    copies never drift from the pristine base."""
-    with torch.no_grad():
-        return copy.deepcopy(policy).merge_and_unload(safe_merge=True).eval()
-
-
-def save_adapter(policy: PeftModel, tokenizer: PreTrainedTokenizerBase, base_name: str, out: Path) -> None:
-    """Write the adapter and its tokenizer; ``base_name`` is what its config names as base, never a machine's
+def save_adapter(policy: PeftModel, tokenizer: PreTrainedTokenizerBase, base_name: str, out: Path, state: dict[str, torch.Tensor] | None = None) -> None:
+    """Write the adapter and its tokenizer, whole or not at all; ``state`` holds its weights by parameter name where the
+    policy itself holds shards only. ``base_name`` is what its config names as base, never a machine's
     path. PEFT's stub of a model card would name one, and says nothing else: it is left out."""
     policy.peft_config["default"].base_model_name_or_path = base_name
-    policy.save_pretrained(str(out))
-    (out / "README.md").unlink(missing_ok=True)
-    tokenizer.save_pretrained(out)
-
-
-def save_merged(base: str | Path, adapter: Path, out: Path, dtype: str, revision: str | None = None) -> None:
-    """Merge ``adapter`` into the pristine ``base`` in fp32, cast to ``dtype``, and write ``out`` whole
-    or not at all, with the adapter's tokenizer."""
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    model = PeftModel.from_pretrained(load_model(base, "float32", revision), str(adapter)).merge_and_unload(safe_merge=True)
-    model.to(getattr(torch, dtype)).save_pretrained(temporary)
-    load_tokenizer(adapter).save_pretrained(temporary)
-    shutil.rmtree(out, ignore_errors=True)
-    temporary.rename(out)
+    with atomic_folder(out) as temporary:
+        policy.save_pretrained(str(temporary), state_dict=state)
+        (temporary / "README.md").unlink(missing_ok=True)
+        tokenizer.save_pretrained(temporary)

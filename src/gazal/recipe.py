@@ -64,7 +64,22 @@ class Recipe(Section):
     def _check(self) -> "Recipe":
         if self.grpo.max_completion_length > self.model_limit:
             raise ValueError(f"grpo.max_completion_length: {self.grpo.max_completion_length} is over the context length {self.model_limit}")
+        self._check_launch()
         return self
+
+    def _check_launch(self) -> None:
+        launch = self.launch
+        if launch.processes % launch.machines:
+            raise ValueError(f"launch.machines: {launch.machines} do not share {launch.processes} processes evenly")
+        for name, section in (("sft", self.sft), ("grpo", self.grpo)):
+            size, passes = section.per_process(launch.processes)
+            if size * passes * launch.processes != section.sequences:
+                many = f"launch.processes: {launch.processes} do not share the {section.sequences}"
+                raise ValueError(f"{many} sequences of a step in equal batches of {name}.batch_size {section.batch_size} or less")
+        if self.grpo.prompts_per_step % launch.processes:
+            raise ValueError(f"launch.processes: {launch.processes} do not divide grpo.prompts_per_step {self.grpo.prompts_per_step} (each makes whole groups)")
+        if launch.processes > 1 and launch.strategy != "ddp" and self.grpo.rollouts == "merged":
+            raise ValueError(f"grpo.rollouts: a merged copy needs the whole model in each process; with launch.strategy {launch.strategy} set grpo.rollouts=trainer")
 
     @property
     def model_limit(self) -> int:

@@ -25,7 +25,7 @@ class HealthSection(Section):
     """When a stage stops by itself, with the reason; the last good checkpoint stays. NaN and infinite losses always stop it."""
 
     zero_signal_steps: int = Field(8, ge=0, description="GRPO: stop after so many successive steps in which no group had a signal, 0 for never. source: chosen, because such steps train nothing (trl#3708)")
-    min_entropy: float = Field(0.01, ge=0, description="GRPO: mean token entropy in nats that counts as collapsed, 0 for never. source: chosen, because healthy embedded runs stay above 0.2")
+    min_entropy: float = Field(0.01, ge=0, description="GRPO: mean token entropy in nats that counts as collapsed, 0 for never. source: chosen, because recorded embedded runs stay above 0.13")
     window: int = Field(10, ge=2, description="GRPO: steps over which entropy, hacking and truncation are judged. source: chosen, because single steps are noisy")
     format_rise: float = Field(0.1, ge=0, description="GRPO hacking alarm: the format reward's rise between two successive windows. source: chosen, because rewards fluctuate by a few points")
     accuracy_fall: float = Field(0.1, ge=0, description="GRPO hacking alarm: the accuracy reward's fall at the same time; 0 for no alarm. source: chosen, likewise")
@@ -35,8 +35,8 @@ class HealthSection(Section):
 class LaunchSection(Section):
     """One process trains inside the notebook; more go through ``accelerate launch``."""
 
-    processes: int = Field(1, ge=1, description="Processes over all machines, usually one a GPU. source: chosen, because one needs no launcher")
-    machines: int = Field(1, ge=1, description="Machines; on each the same command runs, with GAZAL_MACHINE_RANK and GAZAL_MAIN_ADDRESS set. source: chosen, because one is common")
+    processes: int = Field(1, ge=1, description="Processes over all machines, usually one a GPU; they share each step's sequences, so the recipe computes the same. source: chosen, because one needs no launcher")
+    machines: int = Field(1, ge=1, description="Machines, with the run folder on a disk that all share; training/launch.py says what to run on the others. source: chosen, because one is common")
     strategy: Literal["ddp", "fsdp2", "zero3"] = Field("ddp", description="How processes share the model (recipes/accelerate/). source: chosen, because DDP is the simplest where the model fits")
 
 
@@ -50,23 +50,44 @@ class TrainSection(Section):
     learning_rate: float = Field(gt=0, description="Peak learning rate. source: chosen, by dev")
     warmup_steps: int = Field(5, ge=0, description="Linear warm-up. source: chosen, because a new adapter starts at zero")
     schedule: Literal["constant_with_warmup", "linear", "cosine"] = Field("linear", description="Learning-rate schedule. source: chosen, by dev")
-    batch_size: int = Field(32, ge=1, description="Sequences per device and forward pass. source: chosen, by CPU throughput and memory")
+    batch_size: int = Field(32, ge=1, description="Sequences of a process in one forward pass, at most. source: chosen, by CPU throughput and memory")
     max_grad_norm: float = Field(1.0, gt=0, description="Gradient clipping. source: chosen, the Trainer's default")
     bf16: bool = Field(True, description="bf16 autocast, weights in model.dtype. source: chosen, because it is faster on AMX and on GPUs")
     gradient_checkpointing: bool = Field(False, description="Recompute activations. source: chosen, because it only costs time on CPU")
     adapter: AdapterSection = Field(default_factory=AdapterSection, description="The stage's new adapter. source: paper (DoRA, rsLoRA)")
+
+    @property
+    def sequences(self) -> int:
+        """Sequences of one optimizer step, over all processes."""
+        raise NotImplementedError
+
+    def per_process(self, processes: int) -> tuple[int, int]:
+        """Sequences a forward pass and forward passes a step in each of ``processes``, which share a step's sequences."""
+        share = max(1, self.sequences // processes)
+        size = min(self.batch_size, share)
+        return size, share // size
 
 
 class SFTSection(TrainSection):
     """Stage 1, supervised fine-tuning on completions."""
 
     learning_rate: float = Field(1e-3, gt=0, description="Peak learning rate. source: chosen, by dev")
-    gradient_accumulation: int = Field(1, ge=1, description="Forward passes a step. source: chosen, because memory is no limit here")
+    gradient_accumulation: int = Field(1, ge=1, description="A step has batch_size × gradient_accumulation sequences, over all processes. source: chosen, because memory is no limit here")
     epochs: float = Field(1.0, gt=0, description="Passes over the examples. source: chosen, because SFT is kept short")
-    packing: bool = Field(False, description="Several examples in one row, each attending to itself only. source: chosen, because short examples of one batch are padded cheaply")
+    packing: bool = Field(False, description="Whole examples in rows of max_length tokens, each attending to itself only (transformers masks by position ids, without flash attention too); batch_size then counts rows. source: chosen, because short examples of one batch are padded cheaply")
     sampling: Literal["random", "grouped"] = Field("random", description="Order of examples where they are not packed; grouped: like lengths share a batch. source: chosen, because grouping by length made batches of one reasoning type and cost most of the learning")
     logits: Literal["full", "chunked", "liger"] = Field("full", description="Loss from all logits at once, in chunks, or by liger-kernel (GPU extra). source: chosen, because small vocabularies fit")
     max_length: int = Field(512, ge=16, description="Tokens a sequence; longer ones are set aside. source: chosen, because the longest example takes 160")
+
+    @model_validator(mode="after")
+    def _check(self) -> "SFTSection":
+        if self.packing and self.sampling == "grouped":
+            raise ValueError("sampling: grouped orders examples that are not packed; set packing: false or sampling: random")
+        return self
+
+    @property
+    def sequences(self) -> int:
+        return self.batch_size * self.gradient_accumulation
 
 
 class GRPOSection(TrainSection):
@@ -74,7 +95,7 @@ class GRPOSection(TrainSection):
 
     learning_rate: float = Field(3e-4, gt=0, description="Peak learning rate. source: chosen, by dev")
     schedule: Literal["constant_with_warmup", "linear", "cosine"] = Field("constant_with_warmup", description="Learning-rate schedule. source: chosen, because the run is short")
-    batch_size: int = Field(64, ge=1, description="Sequences per device and forward pass. source: chosen, by CPU memory (logits)")
+    batch_size: int = Field(64, ge=1, description="Sequences of a process in one forward pass, at most. source: chosen, by CPU memory (logits)")
     steps: int = Field(30, ge=1, description="Optimizer steps. source: chosen, because of the ten-minute budget")
     prompts_per_step: int = Field(16, ge=1, description="Groups a step. source: chosen, by dev")
     num_generations: int = Field(8, ge=2, description="Completions a prompt. source: chosen, TRL's default")
@@ -94,6 +115,10 @@ class GRPOSection(TrainSection):
     pass_rate_high: float = Field(0.99, ge=0, le=1, description="Items above are set aside. source: chosen, because a group without a failure has no signal")
     rewards: RewardConfig = Field(default_factory=RewardConfig, description="The four rewards. source: card names accuracy, format, length, repetition")
     log_completions: int = Field(4, ge=0, description="Sampled completions kept a step. source: chosen, because reading them shows reward hacking")
+
+    @property
+    def sequences(self) -> int:
+        return self.prompts_per_step * self.num_generations
 
     @model_validator(mode="after")
     def _check(self) -> "GRPOSection":

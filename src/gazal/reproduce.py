@@ -10,10 +10,12 @@ import time
 from pathlib import Path
 
 import papermill
+from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
 from gazal.errors import GazalError
 from gazal.files import write_json
+from gazal.locks import only_one
 from gazal.recipe import load_recipe
 from gazal.runs import ROOT, STAGES, RunFolder, relative, run_path
 
@@ -23,7 +25,8 @@ NOTEBOOKS = dict(zip(STAGES, ("01_data", "02_sft", "03_grpo", "04_evaluation", "
 def reproduce(recipe_name: str, overrides: list[str], run: str = "", benchmarks: str = "") -> Path:
     """Run what is not done yet; return the run folder. The same call goes on after an interruption.
 
-    Raises GazalError for bad input and for a notebook that fails (its output notebook is kept).
+    Raises GazalError for bad input, for a notebook that fails (its output notebook is kept), and where
+    another call is at work in the same run folder.
     """
     recipe = load_recipe(recipe_name, overrides)
     if benchmarks and not Path(benchmarks).expanduser().is_dir():
@@ -34,18 +37,38 @@ def reproduce(recipe_name: str, overrides: list[str], run: str = "", benchmarks:
         "RECIPE": str(location.resolve()) if location.is_file() else recipe_name, "SET": overrides, "RUN": str(folder.path),
         "BENCHMARKS": str(Path(benchmarks).expanduser().resolve()) if benchmarks else "",
     }
+    with only_one(folder / ".reproduce.lock", "gazal reproduce", wait=0):
+        return _run_notebooks(folder, parameters, benchmarks)
+
+
+def _run_notebooks(folder: RunFolder, parameters: dict[str, object], benchmarks: str) -> Path:
     began = time.time()
     for stage, notebook in NOTEBOOKS.items():
+        target = folder / "notebooks" / f"{notebook}.ipynb"
+        _reopen_cut(folder, stage, _partial(target))
         if folder.done(stage) and _same_benchmarks(folder, stage, benchmarks):
             print(f"== {notebook}: done before", flush=True)
             continue
         print(f"== {notebook}", flush=True)
         started = time.time()
-        _execute(ROOT / "notebooks" / f"{notebook}.ipynb", folder / "notebooks" / f"{notebook}.ipynb", parameters)
+        _execute(ROOT / "notebooks" / f"{notebook}.ipynb", target, parameters)
         times = _times(folder) | {notebook: round(time.time() - started, 1)}
         write_json(folder / "notebooks" / "times.json", times)
     print(f"\n{time_table(folder)}\nthis call took {time.time() - began:.0f} s")
     return folder.path
+
+
+def _partial(target: Path) -> Path:
+    """Where a notebook lies while it is executed."""
+    return target.with_name(f".{target.stem}.partial.ipynb")
+
+
+def _reopen_cut(folder: RunFolder, stage: str, partial: Path) -> None:
+    """A notebook that a kill cut behind its finished stage is executed again, which takes seconds: the stage's
+    checkpoints and predictions are there until the next stage has begun."""
+    later = STAGES[STAGES.index(stage) + 1 :]
+    if partial.exists() and folder.done(stage) and not any((folder / name).exists() for name in later):
+        (folder / stage / "manifest.json").unlink()
 
 
 def _same_benchmarks(folder: RunFolder, stage: str, benchmarks: str) -> bool:
@@ -61,7 +84,7 @@ def _execute(source: Path, target: Path, parameters: dict[str, object]) -> None:
     logging.getLogger("papermill").setLevel(logging.ERROR)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
-    partial = target.with_name(f".{target.stem}.partial.ipynb")
+    partial = _partial(target)
     try:
         papermill.execute_notebook(
             str(source), str(partial), parameters=parameters, kernel_name="python3", cwd=str(source.parent),
@@ -71,6 +94,8 @@ def _execute(source: Path, target: Path, parameters: dict[str, object]) -> None:
         partial.replace(target)
         said = error.evalue if error.ename == "GazalError" else f"{error.ename}: {error.evalue}"
         raise GazalError(f"{source.stem}: {said} (see {relative(target)})") from None
+    except DeadKernelError:
+        raise GazalError(f"{source.stem}: its kernel died (killed, or out of memory); the same command goes on from where it was") from None
     _without_paths(partial)
     partial.replace(target)
 
@@ -94,6 +119,6 @@ def time_table(folder: RunFolder) -> str:
     for stage, notebook in NOTEBOOKS.items():
         manifest = folder / stage / "manifest.json"
         if manifest.exists() and notebook in times:
-            lines.append(f"{notebook:<16}{times[notebook]:>9.0f}{json.loads(manifest.read_text(encoding='utf-8'))['peak_memory_mib']:>10}")
+            lines.append(f"{notebook:<16}{times[notebook]:>9.0f}{json.loads(manifest.read_text(encoding='utf-8'))['peak_memory_mib'] or '–':>10}")
     lines.append(f"{'together':<16}{sum(times.values()):>9.0f}")
     return "\n".join(lines)

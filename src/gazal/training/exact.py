@@ -11,19 +11,21 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from gazal.errors import GazalError
-from gazal.files import write_json
-from gazal.models import load_model, load_tokenizer
+from gazal.files import atomic_folder, write_json
+from gazal.models import load_model, load_tokenizer, to_roomy_device
+from gazal.training.ranks import whole
 
 PARITY = 1e-5  # largest fp32 difference of logits, relative to the largest logit
+POSITIONS = 16  # of each prompt, its last: what comes before them is in their context
 
 
 def tensor_hash(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
-    """XXH3 of names, dtypes, shapes and bytes, in the order of names."""
+    """XXH3 of names, dtypes, shapes and bytes, in the order of names; of shards every process must ask."""
     digest = xxhash.xxh3_128()
     for name, tensor in sorted(tensors, key=lambda pair: pair[0]):
-        local = tensor.to_local() if hasattr(tensor, "to_local") else tensor  # a shard, where FSDP holds one
-        digest.update(f"{name} {local.dtype} {tuple(local.shape)}".encode())
-        digest.update(local.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        value = whole(tensor.detach())
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -34,10 +36,10 @@ def split_hashes(model: torch.nn.Module) -> tuple[str, str]:
 
 
 def last_logits(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[list[dict[str, str]]]) -> list[torch.Tensor]:
-    """Logits (tokens × vocabulary, fp32) of each chat prompt, one at a time and without padding."""
+    """Logits of each chat prompt's last positions (up to 16 × vocabulary, fp32), one prompt at a time and without padding."""
     texts = tokenizer.apply_chat_template(prompts, add_generation_prompt=True, tokenize=True, return_dict=True)["input_ids"]
     with torch.no_grad():
-        return [model(input_ids=torch.tensor([ids], device=model.device)).logits[0].float().cpu() for ids in texts]
+        return [model(input_ids=torch.tensor([ids], device=model.device)).logits[0, -POSITIONS:].float().cpu() for ids in texts]
 
 
 def largest_error(expected: list[torch.Tensor], found: list[torch.Tensor]) -> float:
@@ -45,23 +47,39 @@ def largest_error(expected: list[torch.Tensor], found: list[torch.Tensor]) -> fl
     return max((a - b).abs().max().item() for a, b in zip(expected, found, strict=True)) / max(a.abs().max().item() for a in expected)
 
 
-def parity(
-    base: str | Path, adapter: Path, merged: Path, prompts: list[list[dict[str, str]]], out: Path, dtype: str = "float32",
-    revision: str | None = None, say: Callable[[str], None] = print,
-) -> None:
-    """Compare logits of base + adapter with those of ``merged`` from disk, fp32 and bf16, and write ``out``.
+def merge(
+    base: str | Path, adapter: Path, out: Path, prompts: list[list[dict[str, str]]], dtype: str = "float32", revision: str | None = None,
+) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """Merge ``adapter`` into the pristine ``base``, once, in fp32; cast to ``dtype`` and write ``out`` whole or not at all, with the adapter's tokenizer.
 
-    Raises GazalError when merged weights kept in fp32 differ by more than 1e-5 (relative to the largest logit).
+    Returns the logits of ``prompts`` before the merge (base + adapter) and after it, both in fp32.
     """
     tokenizer = load_tokenizer(adapter)
-    policy = PeftModel.from_pretrained(load_model(base, "float32", revision), str(adapter)).eval()
-    expected = last_logits(policy, tokenizer, prompts)
-    del policy
-    loaded = load_model(merged, dtype)
-    errors = {dtype: largest_error(expected, last_logits(loaded, tokenizer, prompts))}
+    policy = PeftModel.from_pretrained(to_roomy_device(load_model(base, "float32", revision, "cpu")), str(adapter)).eval()
+    before = last_logits(policy, tokenizer, prompts)
+    model = policy.merge_and_unload(safe_merge=True)
+    after = last_logits(model, tokenizer, prompts)
+    with atomic_folder(out) as temporary:
+        model.to(getattr(torch, dtype)).save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+    return before, after
+
+
+def parity(
+    before: list[torch.Tensor], after: list[torch.Tensor], merged: Path, prompts: list[list[dict[str, str]]], out: Path,
+    dtype: str = "float32", say: Callable[[str], None] = print,
+) -> None:
+    """Compare what :func:`merge` returned, and the model that it wrote, and write the largest errors to ``out``: in fp32 and in bf16.
+
+    Raises GazalError when a logit in fp32 differs by more than 1e-5 (relative to the largest).
+    """
+    tokenizer = load_tokenizer(merged)
+    loaded = to_roomy_device(load_model(merged, dtype, device="cpu"))
+    errors = {"float32": largest_error(before, after)}
     if dtype == "float32":
-        errors["bfloat16"] = largest_error(expected, last_logits(loaded.to(torch.bfloat16), tokenizer, prompts))
-    write_json(out, {"prompts": len(prompts), "largest_relative_error": errors})
+        errors["float32"] = max(errors["float32"], largest_error(before, last_logits(loaded, tokenizer, prompts)))
+    errors["bfloat16"] = largest_error(before, last_logits(loaded.to(torch.bfloat16), tokenizer, prompts))
+    write_json(out, {"prompts": len(prompts), "positions": POSITIONS, "largest_relative_error": errors})
     say(f"merge parity on {len(prompts)} prompts: " + ", ".join(f"{name} {value:.1e}" for name, value in errors.items()))
-    if errors.get("float32", 0.0) > PARITY:
+    if errors["float32"] > PARITY:
         raise GazalError(f"{merged}: its logits differ from base + adapter by {errors['float32']:.1e}, more than {PARITY:.0e}")

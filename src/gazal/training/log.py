@@ -12,9 +12,11 @@ from transformers import TrainerCallback
 
 from gazal.files import atomic_write
 
+TIMES = ("tokens_per_second", "mfu")  # logged values that differ between equal runs
+
 
 def _line(logs: dict[str, Any], step: int) -> str:
-    return json.dumps({"step": step} | {k: v for k, v in logs.items() if k != "step" and not k.startswith("step_time")}) + "\n"
+    return json.dumps({"step": step} | {k: v for k, v in logs.items() if k != "step" and not k.startswith("step_time")}, sort_keys=True) + "\n"  # sorted, as the trainer's state keeps them
 
 
 class MetricsLog(TrainerCallback):
@@ -27,15 +29,17 @@ class MetricsLog(TrainerCallback):
     def __init__(self, path: Path, shown: Sequence[str], say: Callable[[str], None] = print, every_seconds: float = 10) -> None:
         self.path, self.shown, self.say, self.every = path, shown, say, every_seconds
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.began = self.last = 0.0
+        self.began, self.last, self.first = 0.0, 0.0, 0
 
     def on_train_begin(self, args, state, control, **kwargs) -> None:
-        self.began = time.time()
+        self.began, self.first = time.time(), state.global_step
+        if not state.is_world_process_zero:
+            return
         with atomic_write(self.path) as handle:
             handle.writelines(_line(logs, logs["step"]) for logs in state.log_history if "loss" in logs)
 
     def on_log(self, args, state, control, logs=None, **kwargs) -> None:
-        if not logs or "loss" not in logs:
+        if not logs or "loss" not in logs or not state.is_world_process_zero:
             return
         with open(self.path, "a", encoding="utf-8") as handle:
             handle.write(_line(logs, state.global_step))
@@ -43,7 +47,7 @@ class MetricsLog(TrainerCallback):
         if now - self.last >= self.every or state.global_step == state.max_steps:
             self.last, spent = now, now - self.began
             values = "  ".join(f"{key.removeprefix('rewards/').removesuffix('/mean')} {float(logs[key]):.3f}" for key in self.shown if logs.get(key) is not None)
-            left = spent / state.global_step * (state.max_steps - state.global_step)
+            left = spent / (state.global_step - self.first) * (state.max_steps - state.global_step)
             self.say(f"step {state.global_step}/{state.max_steps}  {values}  {spent:.0f} s, about {left:.0f} s left")
 
 
@@ -53,11 +57,20 @@ class LiveCurve(TrainerCallback):
     def __init__(self, keys: Sequence[str], every: int = 5) -> None:
         self.keys, self.every, self.rows, self.handle = keys, every, [], None
 
+    def on_train_begin(self, args, state, control, **kwargs) -> None:
+        self.rows = [{"step": logs["step"]} | {key: logs.get(key) for key in self.keys} for logs in state.log_history if "loss" in logs]
+
     def on_log(self, args, state, control, logs=None, **kwargs) -> None:
         if not logs or "loss" not in logs:
             return
         self.rows.append({"step": state.global_step} | {key: logs.get(key) for key in self.keys})
         if len(self.rows) % self.every == 0 or state.global_step == state.max_steps:
+            self._draw()
+
+    def show(self, rows: list[dict[str, Any]]) -> None:
+        """Redraw from all logged rows, where they are others than those drawn."""
+        if len(rows) != len(self.rows):
+            self.rows = [{"step": row["step"]} | {key: row.get(key) for key in self.keys} for row in rows]
             self._draw()
 
     def _draw(self) -> None:

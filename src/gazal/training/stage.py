@@ -3,41 +3,60 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import xxhash
 from transformers import PreTrainedTokenizerBase
 
 from gazal.errors import GazalError
-from gazal.models import save_adapter, save_merged
+from gazal.items import Item
+from gazal.models import save_adapter
+from gazal.prompts import build_messages
 from gazal.recipe import Recipe
-from gazal.training.exact import parity, split_hashes
+from gazal.training.exact import merge, parity, split_hashes
+from gazal.training.ranks import on_main, trainable_state
 
 PARITY_PROMPTS = 64
 
 
 def train_stage(
     stage: str, trainer: Any, recipe: Recipe, base: str | Path, base_name: str, tokenizer: PreTrainedTokenizerBase,
-    folder: Path, prompts: list[list[dict[str, str]]], say: Callable[[str], None] = print,
+    folder: Path, items: list[Item], say: Callable[[str], None] = print,
 ) -> dict[str, float]:
-    """Train to the end (from the newest whole checkpoint), then write ``folder/adapter``, ``folder/merged`` and ``folder/parity.json``.
+    """Train on ``items`` to the end (from the newest whole checkpoint), then write ``folder/adapter``, ``folder/merged`` and
+    ``folder/parity.json``. The checkpoints stay: whoever calls removes them when all is written.
 
     Raises GazalError when training changed the frozen base, when it left the adapter as it was, or when
-    the merged model's logits on ``prompts`` are not those of base + adapter.
+    the merged model's logits on the first items' prompts are not those of base + adapter.
     """
     policy = trainer.accelerator.unwrap_model(trainer.model)
     frozen, adapter = split_hashes(policy)
+    trainer.made_from = _made_from(recipe, stage, items, frozen)
     trainer.train_from_newest(say)
     frozen_after, adapter_after = split_hashes(policy)
     if frozen_after != frozen:
         raise GazalError(f"{stage}: training changed the frozen base")
     if adapter_after == adapter:
         raise GazalError(f"{stage}: training left the adapter as it was")
-    save_adapter(policy, tokenizer, base_name, folder / "adapter")
-    revision = recipe.model.revision if stage == "sft" else None
-    save_merged(base, folder / "adapter", folder / "merged", recipe.model.dtype, revision)
-    parity(base, folder / "adapter", folder / "merged", prompts, folder / "parity.json", recipe.model.dtype, revision)
-    shutil.rmtree(trainer.args.output_dir, ignore_errors=True)
-    return json.loads((folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1])
+    state = trainable_state(policy)
+
+    def write() -> dict[str, float]:
+        save_adapter(policy, tokenizer, base_name, folder / "adapter", state)
+        revision = recipe.model.revision if stage == "sft" else None
+        prompts = [build_messages(item, recipe.model.system) for item in items[:PARITY_PROMPTS]]
+        before, after = merge(base, folder / "adapter", folder / "merged", prompts, recipe.model.dtype, revision)
+        parity(before, after, folder / "merged", prompts, folder / "parity.json", recipe.model.dtype, say)
+        return json.loads((folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1])
+
+    return on_main(write)
+
+
+def _made_from(recipe: Recipe, stage: str, items: list[Item], frozen: str) -> str:
+    """XXH3 of seed, settings, frozen weights (by their hash) and training items: with the same, a checkpoint can be gone on from."""
+    settings = [recipe.seed, recipe.model.model_dump(mode="json"), getattr(recipe, stage).model_dump(mode="json"), frozen]
+    digest = xxhash.xxh3_128(json.dumps(settings).encode())
+    for item in items:
+        digest.update(item.model_dump_json().encode())
+    return digest.hexdigest()

@@ -1,0 +1,171 @@
+"""Peak memory of a stage on one device, in parts and phases: exact counts of what stays, traced bytes of what a pass takes.
+
+Phases of a training stage: ``rollouts`` (GRPO), ``training`` (a forward and backward pass and the optimizer's step) and, on a
+CPU, ``finish`` (merge and parity load the model a second time, in fp32, beside the trainer). What the operating system's
+allocator keeps back is not predicted: glibc may hold as much again (``MALLOC_MMAP_THRESHOLD_=65536`` gives it back).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from transformers import PreTrainedConfig
+
+from gazal.planning.devices import Devices
+from gazal.planning.shapes import Sizes, config_text, sizes
+from gazal.planning.trace import trace
+from gazal.recipe import Recipe
+from gazal.training.stage import PARITY_PROMPTS
+
+PARTS = ("weights", "adapter", "optimizer", "gradients", "activations", "logits", "KV cache", "rollout copy", "framework")
+OPTIMIZER_BYTES = {"adamw": 8.0, "exadam": 8.0, "adamw_8bit": 2.0 + 8 / 256}  # two fp32 moments; two 8-bit ones with an fp32 scale a block of 256 (bitsandbytes)
+NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)  # QLoRA: 4 bits, a scale of 8 bits for 64 weights, one of 32 bits for 256 of those
+CPU_FRAMEWORK = 45e6  # Trainer, datasets, tokenizer and what they import late: resident between two SFT steps of the embedded shape (69 MiB over the baseline) less its weights, adapter, gradients and optimizer (23 MiB)
+CUDA_FRAMEWORK = 1.0e9  # CUDA context, cuBLAS workspaces; chosen, because 0.5 to 0.8 GB are usual on data-centre GPUs
+NCCL_FRAMEWORK = 1.0e9  # NCCL's buffers where several processes talk; chosen, likewise
+WIDTH = {"float32": 4, "bfloat16": 2}
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Lengths in tokens that a plan rests on. ``row``: the longest SFT example; ``mean_row``: an average one; ``prompt``: the longest
+    prompt of GRPO and evaluation; ``parity``: tokens of the parity prompts together; ``known``: whether data of the run gave them."""
+
+    row: int
+    mean_row: float
+    prompt: int
+    parity: int
+    known: bool = False
+
+
+def assumed_tokens(recipe: Recipe, prompt: int) -> Tokens:
+    """Without data: every SFT row as long as ``sft.max_length``, every prompt ``prompt`` tokens."""
+    return Tokens(recipe.sft.max_length, recipe.sft.max_length, prompt, PARITY_PROMPTS * prompt)
+
+
+@dataclass(frozen=True)
+class StageMemory:
+    """Bytes by phase and part on one device; ``host``: bytes of main memory that merging takes where devices are GPUs."""
+
+    phases: dict[str, dict[str, float]]
+    host: float = 0.0
+
+    @property
+    def peak_phase(self) -> str:
+        """The phase that takes most."""
+        return max(self.phases, key=lambda name: sum(self.phases[name].values()))
+
+    @property
+    def parts(self) -> dict[str, float]:
+        """Bytes by part in the peak phase."""
+        return self.phases[self.peak_phase]
+
+    @property
+    def peak(self) -> float:
+        """Bytes in the peak phase."""
+        return sum(self.parts.values())
+
+
+def weight_bytes(recipe: Recipe, size: Sizes) -> float:
+    """The frozen base: 4-bit where the recipe says so (the adapted layers; embeddings and norms keep their dtype)."""
+    return size.base_bytes - size.adapted * (WIDTH[recipe.model.dtype] - NF4_BYTES) if recipe.model.load_in_4bit else size.base_bytes
+
+
+def adapter_bytes(recipe: Recipe, size: Sizes) -> float:
+    """The adapter: fp32 (PEFT), or bf16 on a 4-bit base (TRL casts it)."""
+    return size.trainable * 2.0 if recipe.model.load_in_4bit else float(size.adapter_bytes)
+
+
+def shards(recipe: Recipe) -> int:
+    """Over how many processes weights, gradients and optimizer are divided: 1 with DDP, which replicates them."""
+    return 1 if recipe.launch.strategy == "ddp" else recipe.launch.processes
+
+
+def resident(recipe: Recipe, stage: str, size: Sizes) -> dict[str, float]:
+    """What stays on a device through training. FSDP2 and ZeRO-3 divide it by the processes and hold, gathered, what is outside the
+    layers and two layers (the next one comes while one computes); DDP adds buckets as large as the gradients."""
+    section = getattr(recipe, stage)
+    parts, adapter = shards(recipe), adapter_bytes(recipe, size)
+    weights = weight_bytes(recipe, size)
+    gathered = (size.outside + 2 * size.layer) * (weights + adapter) / (size.base_bytes + size.adapter_bytes) if parts > 1 else 0.0
+    replicated = recipe.launch.processes > 1 and parts == 1
+    return {
+        "weights": weights / parts + min(gathered, weights * (1 - 1 / parts)), "adapter": adapter / parts,
+        "optimizer": size.trainable * OPTIMIZER_BYTES[section.optimizer] / parts, "gradients": adapter / parts * (2 if replicated else 1),
+    }
+
+
+def framework(devices: Devices, processes: int) -> float:
+    """What libraries take by themselves."""
+    return CPU_FRAMEWORK if devices.cpu else CUDA_FRAMEWORK + (NCCL_FRAMEWORK if processes > 1 else 0.0)
+
+
+def _dequantised(recipe: Recipe, size: Sizes) -> float:
+    """4-bit layers are made bf16 one at a time, once for the product and once for DoRA's norm."""
+    return 2 * 2.0 * size.widest if recipe.model.load_in_4bit else 0.0
+
+
+def training_memory(recipe: Recipe, config: PreTrainedConfig, stage: str, tokens: Tokens, devices: Devices) -> StageMemory:
+    """Memory of ``sft`` or ``grpo`` on one of ``devices``, for the longest batch that ``tokens`` allow."""
+    section = getattr(recipe, stage)
+    size = sizes(config, recipe.model.dtype, section.adapter)
+    text, layers = config_text(config), config.num_hidden_layers
+    rows, passes = section.per_process(recipe.launch.processes)
+    keep = section.max_completion_length if stage == "grpo" else 0
+    length = tokens.prompt + keep if stage == "grpo" else tokens.row
+    one = trace(
+        text, layers, recipe.model.dtype, section.adapter, rows, length, stage, keep=keep, checkpointing=section.gradient_checkpointing,
+        bf16=section.bf16, chunked=section.logits != "full",
+    )
+    extra = {"framework": framework(devices, recipe.launch.processes)}
+    copy = size.adapted * WIDTH[recipe.model.dtype] if stage == "grpo" and section.rollouts == "merged" else 0.0
+    still = resident(recipe, stage, size) | extra | ({"rollout copy": copy} if copy else {})
+    phases = {"training": still | {"activations": one.peak - one.logits + _dequantised(recipe, size), "logits": one.logits}}
+    if stage == "grpo":
+        merged = section.rollouts == "merged"
+        phases["rollouts"] = {k: v for k, v in still.items() if k != "gradients"} | generation_parts(
+            recipe, config, rows * passes, tokens.prompt, section.max_completion_length, None if merged else section)
+        if section.rollouts == "trainer" and recipe.launch.strategy == "zero3" and recipe.launch.processes > 1:
+            phases["rollouts"]["weights"] = weight_bytes(recipe, size)  # TRL gathers all of them to generate (ds3_gather_for_generation)
+    finish = finish_bytes(size, tokens, config)
+    if devices.cpu:
+        phases["finish"] = {k: v for k, v in still.items() if k != "gradients"} | finish
+    return StageMemory(phases, 0.0 if devices.cpu else sum(finish.values()))
+
+
+def finish_bytes(size: Sizes, tokens: Tokens, config: PreTrainedConfig) -> dict[str, float]:
+    """Merge and parity: the base a second time in fp32 with its adapter, and the parity prompts' logits of two models in fp32."""
+    return {"second model": 4.0 * (size.base + size.trainable), "parity logits": 2 * 4.0 * tokens.parity * config.vocab_size}
+
+
+def generation_parts(recipe: Recipe, config: PreTrainedConfig, rows: int, prompt: int, new: int, section: object | None) -> dict[str, float]:
+    """KV cache and working memory of ``rows`` completions of ``new`` tokens. The cache is 2 × layers × KV heads × head size a token; joining
+    a new token to a layer's keys or values needs these twice for a moment; sampling holds three rows × vocabulary in fp32."""
+    adapter = section.adapter if section is not None else None
+    one = trace(config_text(config), config.num_hidden_layers, recipe.model.dtype, adapter, rows, prompt, "generate", bf16=False)
+    cache = one.kept / prompt * (prompt + new)
+    sampling = 3 * 4.0 * rows * config.vocab_size
+    return {"KV cache": cache * (1 + 1 / (2 * config.num_hidden_layers)), "activations": max(one.peak - one.kept, 0.0), "logits": sampling}
+
+
+def evaluation_memory(recipe: Recipe, config: PreTrainedConfig, tokens: Tokens, devices: Devices) -> StageMemory:
+    """Memory of asking one merged model on one device; evaluation is one process and is not sharded."""
+    size = sizes(config, recipe.model.dtype, recipe.sft.adapter)
+    new = recipe.evaluation.max_new_tokens
+    rows = max(1, recipe.evaluation.batch_tokens // (tokens.prompt + new))
+    parts = {"weights": float(size.base_bytes), "framework": framework(devices, 1)} | generation_parts(recipe, config, rows, tokens.prompt, new, None)
+    return StageMemory({"evaluation": parts})
+
+
+def stage_memory(recipe: Recipe, config: PreTrainedConfig, stage: str, tokens: Tokens, devices: Devices) -> StageMemory:
+    """Memory of ``sft``, ``grpo`` or ``evaluation``."""
+    return evaluation_memory(recipe, config, tokens, devices) if stage == "evaluation" else training_memory(recipe, config, stage, tokens, devices)
+
+
+def least_bytes(recipe: Recipe, config: PreTrainedConfig, stage: str) -> float:
+    """What a stage takes before any pass: a bound that costs no trace."""
+    size = sizes(config, recipe.model.dtype, (recipe.grpo if stage == "grpo" else recipe.sft).adapter)
+    if stage == "evaluation":
+        return float(size.base_bytes)
+    copy = size.adapted * WIDTH[recipe.model.dtype] if stage == "grpo" and recipe.grpo.rollouts == "merged" else 0.0
+    return sum(resident(recipe, stage, size).values()) + copy

@@ -1,0 +1,124 @@
+"""Several processes that train one model: what the first does alone, and shards made whole again.
+
+A checkpoint is the same whatever wrote it, one process or several, DDP or FSDP2: the whole adapter, and
+optimizer states in the order of the parameters. So each goes on from the other's.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import DistributedType, broadcast_object_list
+from peft import get_peft_model_state_dict
+from safetensors.torch import load_file
+from torch.distributed.tensor import DTensor, distribute_tensor
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
+from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME, strtobool
+
+from gazal.errors import GazalError
+
+T = TypeVar("T")
+
+
+def on_main(act: Callable[[], T]) -> T:
+    """What ``act()`` returns in the first process, given to all of them; its GazalError is raised in all of them."""
+    state = PartialState()
+    if state.num_processes == 1:
+        return act()
+    outcome: list[Any] = [None, None]
+    if state.is_main_process:
+        try:
+            outcome[0] = act()
+        except GazalError as error:
+            outcome[1] = str(error)
+    broadcast_object_list(outcome)
+    if outcome[1] is not None:
+        raise GazalError(outcome[1])
+    return outcome[0]
+
+
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    """The full tensor of which FSDP2 holds a shard here (every process must ask); other tensors as they are."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def trainable_state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Whole trainable parameters by name, on the CPU (every process must ask)."""
+    return {name: whole(value.detach()).cpu() for name, value in model.named_parameters() if value.requires_grad}
+
+
+def _like(value: Any, parameter: torch.Tensor) -> Any:
+    """A whole tensor cut into shards as ``parameter`` is; anything else (step counts) as it is."""
+    if isinstance(parameter, DTensor) and isinstance(value, torch.Tensor) and value.shape == parameter.shape:
+        return distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements, src_data_rank=None)
+    return value
+
+
+def _sharding() -> bool:
+    return strtobool(os.environ.get("ACCELERATE_USE_FSDP", "false")) == 1
+
+
+class ManyProcesses:
+    """Mixin for a Trainer: several processes train what one would, and FSDP2 writes and reads the checkpoints of one."""
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """accelerate shards on accelerators only, and on CPUs trains unsharded without a word; torch's FSDP2 itself runs there."""
+        if _sharding() and PartialState().distributed_type == DistributedType.MULTI_CPU:
+            PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+        super().create_accelerator_and_postprocess()
+
+    def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
+        """The batches of a step, without the examples that accelerate repeats at an epoch's end to give each process as
+        many. (Packed rows lie flat in one row: what is repeated of them stays.)"""
+        batches = list(islice(epoch_iterator, num_batches))
+        ends = self.accelerator.gradient_state
+        if self.args.world_size > 1 and batches and "labels" in batches[-1] and ends.end_of_dataloader and ends.remainder > 0:
+            rows = self.args.per_device_train_batch_size
+            mine = ends.remainder - self.args.process_index * rows
+            if mine < rows == len(batches[-1]["labels"]):
+                batches[-1] = {name: value[: max(1, mine)] for name, value in batches[-1].items()}
+                if mine < 1:  # a row to go through the same collectives with, and nothing to learn from
+                    batches[-1]["labels"] = torch.full_like(batches[-1]["labels"], -100)
+        return batches, self._get_num_items_in_batch(batches, device)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        if not self.is_fsdp_enabled:
+            return super().save_model(output_dir, _internal_call)
+        state = trainable_state(self.model)
+        if self.args.should_save:
+            self._save(output_dir, state_dict=state)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if not self.is_fsdp_enabled:
+            return super()._save_optimizer_and_scheduler(output_dir)
+        saved = self.optimizer.state_dict()
+        states = {index: {key: whole(value).cpu() if isinstance(value, torch.Tensor) else value for key, value in state.items()} for index, state in saved["state"].items()}
+        if self.args.should_save:
+            torch.save({"state": states, "param_groups": saved["param_groups"]}, Path(output_dir) / OPTIMIZER_NAME)
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
+        if not self.is_fsdp_enabled:
+            return super()._load_from_checkpoint(resume_from_checkpoint, model)
+        parameters = {name: value for name, value in self.model.named_parameters() if value.requires_grad}
+        here = get_peft_model_state_dict(self.model, state_dict=parameters)
+        with torch.no_grad():
+            for name, value in load_file(Path(resume_from_checkpoint) / ADAPTER_SAFE_WEIGHTS_NAME).items():
+                here[name].copy_(_like(value.to(here[name].dtype), here[name]))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None or self.args.world_size == 1 or self.is_deepspeed_enabled:
+            return super()._load_optimizer_and_scheduler(checkpoint)
+        saved = torch.load(Path(checkpoint) / OPTIMIZER_NAME, map_location="cpu", weights_only=True)  # transformers would map to "cpu:0", which torch refuses
+        parameters: Iterable[torch.Tensor] = (value for group in self.optimizer.param_groups for value in group["params"])
+        for index, parameter in enumerate(parameters):
+            if index in saved["state"]:
+                saved["state"][index] = {key: _like(value, parameter) for key, value in saved["state"][index].items()}
+        self.optimizer.load_state_dict(saved)
+        self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True))

@@ -1,0 +1,217 @@
+"""`gazal plan`: counts against real models, properties of the prediction, refusals whose named change then fits, bad input."""
+
+from __future__ import annotations
+
+import re
+import shlex
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from peft import get_peft_model
+from typer.testing import CliRunner
+
+from gazal.cli import app
+from gazal.errors import GazalError
+from gazal.models import load_model, lora_config
+from gazal.planning.command import make_plan
+from gazal.planning.devices import Devices, known_devices, read_devices
+from gazal.planning.memory import assumed_tokens, resident, stage_memory, weight_bytes
+from gazal.planning.search import Change, apply, by_price, candidates
+from gazal.planning.shapes import base_config, config_text, known_models, sizes, with_layers
+from gazal.planning.trace import trace
+from gazal.planning.work import generation_seconds
+from gazal.recipe import Recipe, load_recipe
+
+PAPER = load_recipe("qwen3-32b")
+H100 = read_devices("8xh100")
+
+
+def changed(recipe: Recipe, **values) -> Recipe:
+    return apply(recipe, [Change(tuple((key.replace("__", "."), value) for key, value in values.items()), 0, "")])
+
+
+@pytest.fixture(scope="module")
+def small(tiny_model) -> Recipe:
+    return Recipe.model_validate({
+        "model": {"base": str(tiny_model), "system": ""}, "sft": {"batch_size": 8, "max_length": 64, "bf16": False, "adapter": {"rank": 8}},
+        "grpo": {"prompts_per_step": 4, "num_generations": 4, "batch_size": 8, "max_completion_length": 32, "bf16": False},
+        "evaluation": {"batch_tokens": 2048, "max_new_tokens": 32},
+    })
+
+
+def peak(recipe, stage="sft", prompt=64, devices=H100):
+    return stage_memory(recipe, base_config(recipe.model), stage, assumed_tokens(recipe, prompt), devices).peak
+
+
+@pytest.mark.parametrize("name", ["Qwen/Qwen3-0.6B", "Qwen/Qwen3-8B", "HuggingFaceTB/SmolLM2-135M"])
+def test_shipped_shapes_have_the_published_parameter_counts(name):
+    model = PAPER.model.model_copy(update={"base": name})
+    size, card = sizes(base_config(model), "bfloat16", PAPER.sft.adapter.model_copy(update={"rank": 8})), known_models()[name]
+    assert size.base / 1e9 == pytest.approx(card["parameters"], rel=0.01)
+    if "without_embeddings" in card:
+        assert (size.base - size.embeddings) / 1e9 == pytest.approx(card["without_embeddings"], rel=0.005)
+
+
+def test_the_paper_recipe_has_the_papers_counts():
+    size = sizes(base_config(PAPER.model), "bfloat16", PAPER.sft.adapter)
+    assert (round(size.base / 1e9, 1), round((size.base - size.embeddings) / 1e9, 1)) == (32.8, 31.2)
+    # by hand: A and B of rank 256 and one magnitude an output, for the seven matrices of 64 layers
+    shapes = [(5120, 8192), (5120, 1024), (5120, 1024), (8192, 5120), (5120, 25600), (5120, 25600), (25600, 5120)]
+    assert size.trainable == 64 * sum(256 * (i + o) + o for i, o in shapes) == 2_152_071_168
+
+
+def test_trainable_parameters_are_those_of_the_real_embedded_model():
+    recipe = load_recipe("embedded")
+    policy = get_peft_model(load_model(base_config(recipe.model)._name_or_path), lora_config(recipe.sft.adapter))
+    size = sizes(base_config(recipe.model), "float32", recipe.sft.adapter)
+    assert size.trainable == sum(p.numel() for p in policy.parameters() if p.requires_grad)
+    assert size.base_bytes == sum(p.nbytes for p in policy.parameters() if not p.requires_grad)
+
+
+def test_a_trace_counts_what_autograd_keeps(tiny_model, small):
+    """Bytes that the real forward pass keeps for backward, by PyTorch's own hooks, against the trace's growth a layer."""
+    config = base_config(small.model)
+    held = []
+    for layers in (2, 3):
+        torch.manual_seed(0)
+        from transformers import AutoModelForCausalLM
+
+        policy = get_peft_model(AutoModelForCausalLM.from_config(with_layers(config, layers)), lora_config(small.sft.adapter)).train()
+        own = {p.untyped_storage().data_ptr() for p in policy.parameters()}
+        kept: dict[int, int] = {}
+
+        def pack(tensor):
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in own:
+                kept[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        ids, mask = torch.zeros(4, 50, dtype=torch.long), torch.ones(4, 50, dtype=torch.long)
+        mask[0, 0] = 0
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            loss = policy(input_ids=ids, attention_mask=mask, labels=ids, use_cache=False).loss
+        held.append(sum(kept.values()))
+        del loss
+    text = config_text(config)
+    few, more = (trace(text, layers, "float32", small.sft.adapter, 4, 50, "sft") for layers in (2, 3))
+    assert more.peak - few.peak == pytest.approx(held[1] - held[0], rel=0.05)
+
+
+def test_memory_grows_with_batch_length_and_rank(small):
+    alone = peak(small)
+    for larger in ({"sft.batch_size": 16}, {"sft.max_length": 128}, {"sft.adapter.rank": 16}):
+        assert alone < peak(changed(small, **larger)), larger
+
+
+def test_checkpointing_and_chunks_take_less_memory_and_checkpointing_more_flops(small):
+    text, adapter = config_text(base_config(small.model)), small.sft.adapter
+    plain, again, chunked = (trace(text, 8, "float32", adapter, 8, 64, "sft", **o) for o in ({}, {"checkpointing": True}, {"chunked": True}))
+    assert again.peak < plain.peak and again.flops > 1.2 * plain.flops
+    assert chunked.flops < plain.flops  # without the head's products
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.sampled_from(["ddp", "fsdp2", "zero3"]), st.sampled_from([1, 2, 4, 8]))
+def test_sharding_divides_what_stays_and_ddp_does_not(strategy, processes):
+    recipe = changed(PAPER, launch__strategy=strategy, launch__processes=processes)
+    size = sizes(base_config(recipe.model), "bfloat16", recipe.sft.adapter)
+    parts, alone = resident(recipe, "sft", size), resident(PAPER, "sft", size)
+    share = 1 if strategy == "ddp" else processes
+    assert parts["optimizer"] == alone["optimizer"] / share and parts["adapter"] == alone["adapter"] / share
+    assert alone["weights"] / share <= parts["weights"] <= alone["weights"]
+    assert parts["gradients"] == (2 * alone["gradients"] if strategy == "ddp" and processes > 1 else alone["gradients"] / share)
+
+
+def test_four_bits_are_about_half_a_byte_for_the_layers():
+    size = sizes(base_config(PAPER.model), "bfloat16", PAPER.sft.adapter)
+    four = weight_bytes(changed(PAPER, **{"model.load_in_4bit": True}), size)
+    outside = 2 * (size.base - size.adapted)
+    assert (four - outside) / size.adapted == pytest.approx(0.516, abs=0.001)
+
+
+def test_generation_is_bound_by_bandwidth_for_few_rows(small):
+    config = base_config(small.model)
+    slow, fast = (Devices(1, 1, 8e10, 1e15, bandwidth, "x") for bandwidth in (1e12, 2e12))
+    assert generation_seconds(small, config, 1, 32, 64, slow, 0.4) > 1.9 * generation_seconds(small, config, 1, 32, 64, fast, 0.4)
+    assert generation_seconds(small, config, 1, 32, 64, slow, 0.4, small.grpo) > 1.5 * generation_seconds(small, config, 1, 32, 64, slow, 0.4)
+
+
+def test_sets_of_changes_come_by_price_and_once():
+    changes = [Change((("a", i),), price, group) for i, (price, group) in enumerate([(1, "x"), (2, "x"), (3, "y"), (10, "z")])]
+    chosen = list(by_price(changes))
+    assert [sum(c.price for c in one) for one in chosen] == sorted(sum(c.price for c in one) for one in chosen)
+    assert len(chosen) == len({tuple(c.values for c in one) for one in chosen}) == 3 + 1 + 2 + 3 + 2  # x or y alone, z, pairs, triples
+
+
+@pytest.mark.parametrize(("room", "batch"), [(0.97, 64), (0.6, 64)])
+def test_the_named_change_makes_it_fit(small, tmp_path, room, batch):
+    recipe = changed(small, sft__batch_size=batch)
+    cpu = Devices(1, 1, 2**60, 1e11, 1e10, "cpu", cpu=True)
+    most = max(peak(recipe, s, 64, cpu) for s in ("sft", "grpo", "evaluation"))
+    least = 45e6  # what the framework takes stays
+    tight = Devices(1, 1, least + room * (most - least), 1e11, 1e10, "cpu", cpu=True)
+    with pytest.raises(GazalError, match="does not fit") as refusal:
+        make_plan(recipe, tight, tmp_path, prompt=64, say=lambda line: None)
+    named = re.findall(r"--set (\S+)=(\S+)", str(refusal.value))
+    assert named, refusal.value
+    from gazal.recipe import _apply, _number_words
+
+    values = recipe.model_dump()
+    for key, value in named:
+        _apply(values, f"{key}={value}")
+    lines: list[str] = []
+    make_plan(Recipe.model_validate(_number_words(values)), tight, tmp_path, prompt=64, say=lines.append)
+    assert not any("DOES NOT FIT" in line for line in lines) and any(line.startswith("together") for line in lines)
+
+
+def test_changes_offered_are_valid_recipes():
+    for change in candidates(PAPER, H100, ["sft", "grpo", "evaluation"]):
+        assert apply(PAPER, [change]) is not None, change
+
+
+@pytest.mark.parametrize(("text", "machines", "count", "memory"), [
+    ("80GB", 1, 1, 80e9), ("1x80GB", 1, 1, 80e9), ("8x80gb", 1, 8, 80e9), ("2x8x80GB", 2, 8, 80e9), ("8xh100", 1, 8, 80e9),
+    ("rtx4090", 1, 1, 24e9), ("2xrtx4090", 1, 2, 24e9), ("2x4xRTX4090", 2, 4, 24e9), ("1x40GiB", 1, 1, 40 * 2**30), ("h200", 1, 1, 141e9),
+])
+def test_devices(text, machines, count, memory):
+    found = read_devices(text)
+    assert (found.machines, found.count, found.memory, found.cpu) == (machines, count, memory, False)
+
+
+def test_every_known_device_has_figures_and_a_source():
+    for one in known_devices().values():
+        assert one["memory"] > 0 and one["flops"] > 1e13 and one["bandwidth"] > 1e11 and one["source"]
+
+
+@pytest.mark.parametrize(("command", "words"), [
+    ("--devices 8xfridge", "--devices 8xfridge: expected cpu"),
+    ("--devices 0x80GB", "--devices 0x80GB: expected"),
+    ("--devices 1x2x3x80GB", "expected"),
+    ("--devices 1x0GB", "expected"),
+    ("--devices 1x80GB --tflops 5", "give both, or neither"),
+    ("--devices 1x80GB --recipe nowhere", "no such recipe"),
+    ("--devices 1x80GB --set launch.processes=4", "launch.processes: 4 on 1 device"),
+    ("--devices 1x80GB --set model.base=nowhere", "no such folder, and no hub id"),
+])
+def test_bad_input_is_one_line(command, words):
+    result = CliRunner().invoke(app, ["plan", *shlex.split(command)])
+    assert isinstance(result.exception, GazalError) and words in str(result.exception) and "\n" not in str(result.exception)
+
+
+def test_unknown_hub_model_without_a_hub_says_what_to_do(monkeypatch):
+    monkeypatch.setattr("gazal.hub.offline", lambda: True)
+    with pytest.raises(GazalError, match="Qwen/Qwen9-1B"):
+        base_config(PAPER.model.model_copy(update={"base": "Qwen/Qwen9-1B"}))
+
+
+def test_the_plan_says_its_assumptions_and_no_cost_without_a_price(small, tmp_path):
+    lines: list[str] = []
+    make_plan(small, read_devices("1x80GB"), tmp_path, prompt=64, price=2.5, say=lines.append)
+    text = "\n".join(lines)
+    for words in ("trainable", "sft.max_length", "at utilisation 0.4", "optimizer", "KV cache", "rollout copy", "fits", "USD at 2.5 USD"):
+        assert words in text, words
+    lines.clear()
+    make_plan(small, read_devices("1x80GB"), tmp_path, prompt=64, say=lines.append)
+    assert "price not given" in "\n".join(lines)
