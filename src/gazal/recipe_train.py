@@ -95,6 +95,7 @@ class GRPOSection(TrainSection):
 
     learning_rate: float = Field(3e-4, gt=0, description="Peak learning rate. source: chosen, by dev")
     schedule: Literal["constant_with_warmup", "linear", "cosine"] = Field("constant_with_warmup", description="Learning-rate schedule. source: chosen, because the run is short")
+    checkpoint_steps: int = Field(5, ge=1, description="As for SFT. source: chosen, because a step takes seconds to minutes")
     batch_size: int = Field(64, ge=1, description="Sequences of a process in one forward pass, at most. source: chosen, by CPU memory (logits)")
     steps: int = Field(30, ge=1, description="Optimizer steps. source: chosen, because of the ten-minute budget")
     prompts_per_step: int = Field(16, ge=1, description="Groups a step. source: chosen, by dev")

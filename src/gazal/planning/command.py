@@ -21,7 +21,6 @@ from gazal.prompts import build_messages, completion_text
 from gazal.recipe import Recipe
 from gazal.runs import run_path
 from gazal.training.preflight import preflight_sft, report
-from gazal.training.stage import PARITY_PROMPTS
 
 NAMES = {"sft": "SFT", "grpo": "GRPO", "evaluation": "evaluation"}
 PROMPT = 512  # tokens of a prompt where no data is at hand; chosen, because exam vignettes with their options rarely take more
@@ -46,7 +45,7 @@ def data_tokens(recipe: Recipe, folder: Path, prompt: int) -> Tokens:
     asked = count([build_messages(item, recipe.model.system) for item in grpo], True)
     rows = count([[*build_messages(i, recipe.model.system), {"role": "assistant", "content": completion_text(i, i.reasoning or "")}] for i in sft], False)
     rows = [length for length in rows if length <= recipe.sft.max_length] or [recipe.sft.max_length]
-    return Tokens(max(rows), sum(rows) / len(rows), max(asked), sum(sorted(asked)[-PARITY_PROMPTS:]), known=True)
+    return Tokens(max(rows), sum(rows) / len(rows), max(asked), known=True)
 
 
 def _gb(size: float) -> str:

@@ -15,6 +15,7 @@ from gazal.planning.devices import Devices
 from gazal.planning.shapes import Sizes, config_text, sizes
 from gazal.planning.trace import trace
 from gazal.recipe import Recipe
+from gazal.training.exact import POSITIONS
 from gazal.training.stage import PARITY_PROMPTS
 
 PARTS = ("weights", "adapter", "optimizer", "gradients", "activations", "logits", "KV cache", "rollout copy", "framework")
@@ -29,18 +30,17 @@ WIDTH = {"float32": 4, "bfloat16": 2}
 @dataclass(frozen=True)
 class Tokens:
     """Lengths in tokens that a plan rests on. ``row``: the longest SFT example; ``mean_row``: an average one; ``prompt``: the longest
-    prompt of GRPO and evaluation; ``parity``: tokens of the parity prompts together; ``known``: whether data of the run gave them."""
+    prompt of GRPO and evaluation; ``known``: whether data of the run gave them."""
 
     row: int
     mean_row: float
     prompt: int
-    parity: int
     known: bool = False
 
 
 def assumed_tokens(recipe: Recipe, prompt: int) -> Tokens:
     """Without data: every SFT row as long as ``sft.max_length``, every prompt ``prompt`` tokens."""
-    return Tokens(recipe.sft.max_length, recipe.sft.max_length, prompt, PARITY_PROMPTS * prompt)
+    return Tokens(recipe.sft.max_length, recipe.sft.max_length, prompt)
 
 
 @dataclass(frozen=True)
@@ -134,8 +134,9 @@ def training_memory(recipe: Recipe, config: PreTrainedConfig, stage: str, tokens
 
 
 def finish_bytes(size: Sizes, tokens: Tokens, config: PreTrainedConfig) -> dict[str, float]:
-    """Merge and parity: the base a second time in fp32 with its adapter, and the parity prompts' logits of two models in fp32."""
-    return {"second model": 4.0 * (size.base + size.trainable), "parity logits": 2 * 4.0 * tokens.parity * config.vocab_size}
+    """Merge and parity: the base a second time in fp32 with its adapter, the kept logits of two models, and one prompt's twice as it is asked."""
+    kept, asked = 2 * PARITY_PROMPTS * POSITIONS, 2 * tokens.prompt
+    return {"second model": 4.0 * (size.base + size.trainable), "parity logits": 4.0 * (kept + asked) * config.vocab_size}
 
 
 def generation_parts(recipe: Recipe, config: PreTrainedConfig, rows: int, prompt: int, new: int, section: object | None) -> dict[str, float]:

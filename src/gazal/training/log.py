@@ -52,10 +52,10 @@ class MetricsLog(TrainerCallback):
 
 
 class LiveCurve(TrainerCallback):
-    """Redraws one curve in a notebook while training runs (one output, updated in place)."""
+    """Redraws one curve in a notebook while training runs (one output, updated in place every few seconds: a drawing takes 0.1 s)."""
 
-    def __init__(self, keys: Sequence[str], every: int = 5) -> None:
-        self.keys, self.every, self.rows, self.handle = keys, every, [], None
+    def __init__(self, keys: Sequence[str], every_seconds: float = 5) -> None:
+        self.keys, self.every, self.rows, self.handle, self.drawn = keys, every_seconds, [], None, 0.0
 
     def on_train_begin(self, args, state, control, **kwargs) -> None:
         self.rows = [{"step": logs["step"]} | {key: logs.get(key) for key in self.keys} for logs in state.log_history if "loss" in logs]
@@ -64,7 +64,7 @@ class LiveCurve(TrainerCallback):
         if not logs or "loss" not in logs:
             return
         self.rows.append({"step": state.global_step} | {key: logs.get(key) for key in self.keys})
-        if len(self.rows) % self.every == 0 or state.global_step == state.max_steps:
+        if time.time() - self.drawn >= self.every or state.global_step == state.max_steps:
             self._draw()
 
     def show(self, rows: list[dict[str, Any]]) -> None:
@@ -77,6 +77,7 @@ class LiveCurve(TrainerCallback):
         import matplotlib.pyplot as plt
         from IPython.display import display
 
+        self.drawn = time.time()
         figure, axis = plt.subplots(figsize=(5, 2.6))
         for key in self.keys:
             axis.plot([r["step"] for r in self.rows], [r[key] for r in self.rows], label=key)
