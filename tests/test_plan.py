@@ -18,7 +18,7 @@ from gazal.models import load_model, lora_config
 from gazal.planning.command import make_plan
 from gazal.planning.devices import Devices, known_devices, read_devices
 from gazal.planning.memory import assumed_tokens, resident, stage_memory, weight_bytes
-from gazal.planning.search import Change, apply, by_price, candidates
+from gazal.planning.search import Change, apply, by_price, candidates, fitted_launch
 from gazal.planning.shapes import base_config, config_text, known_models, sizes, with_layers
 from gazal.planning.trace import trace
 from gazal.planning.work import generation_seconds
@@ -117,7 +117,7 @@ def test_checkpointing_and_chunks_take_less_memory_and_checkpointing_more_flops(
 def test_sharding_divides_what_stays_and_ddp_does_not(strategy, processes):
     recipe = changed(PAPER, launch__strategy=strategy, launch__processes=processes)
     size = sizes(base_config(recipe.model), "bfloat16", recipe.sft.adapter)
-    parts, alone = resident(recipe, "sft", size), resident(PAPER, "sft", size)
+    parts, alone = (resident(one, "sft", size) for one in (recipe, changed(PAPER, launch__strategy="ddp", launch__processes=1)))
     share = 1 if strategy == "ddp" else processes
     assert parts["optimizer"] == alone["optimizer"] / share and parts["adapter"] == alone["adapter"] / share
     assert alone["weights"] / share <= parts["weights"] <= alone["weights"]
@@ -192,12 +192,20 @@ def test_every_known_device_has_figures_and_a_source():
     ("--devices 1x0GB", "expected"),
     ("--devices 1x80GB --tflops 5", "give both, or neither"),
     ("--devices 1x80GB --recipe nowhere", "no such recipe"),
-    ("--devices 1x80GB --set launch.processes=4", "launch.processes: 4 on 1 device"),
+    ("--devices 1x1GB --recipe qwen3-32b", "makes it fit"),
     ("--devices 1x80GB --set model.base=nowhere", "no such folder, and no hub id"),
 ])
 def test_bad_input_is_one_line(command, words):
     result = CliRunner().invoke(app, ["plan", *shlex.split(command)])
     assert isinstance(result.exception, GazalError) and words in str(result.exception) and "\n" not in str(result.exception)
+
+
+def test_fewer_devices_than_processes_are_planned_with_what_they_can_run():
+    one, eight = read_devices("1x80GB"), read_devices("8x80GB")
+    assert fitted_launch(PAPER, eight) == ()
+    (change,) = fitted_launch(PAPER, one)
+    assert apply(PAPER, [change]).launch.processes == 1
+    assert apply(PAPER, fitted_launch(PAPER, read_devices("6x80GB"))).launch.processes == 4  # five and six do not share 16 prompts
 
 
 def test_unknown_hub_model_without_a_hub_says_what_to_do(monkeypatch):

@@ -14,7 +14,7 @@ from gazal.items import Item, read_items
 from gazal.models import base_path, load_tokenizer
 from gazal.planning.devices import Devices, measured, read_devices
 from gazal.planning.memory import PARTS, StageMemory, Tokens, assumed_tokens, shards, stage_memory
-from gazal.planning.search import STAGES, cheapest, check_devices, words
+from gazal.planning.search import STAGES, apply, cheapest, fitted_launch, words
 from gazal.planning.shapes import base_config, sizes
 from gazal.planning.work import Work, stage_work
 from gazal.prompts import build_messages, completion_text
@@ -95,7 +95,11 @@ def make_plan(
     recipe: Recipe, devices: Devices, folder: Path, *, price: float | None = None, mfu: float = 0.4, prompt: int = PROMPT, say: Callable[[str], None] = print,
 ) -> None:
     """Say the whole plan. GazalError, one line with the cheapest change that makes it fit, where a stage cannot fit."""
-    check_devices(recipe, devices)
+    given = ""
+    if launch := fitted_launch(recipe, devices):
+        given = words(recipe, launch)
+        say(f"{devices.total} device{'s' if devices.total > 1 else ''} for {recipe.launch.processes} processes: planned with {given}\n")
+        recipe = apply(recipe, launch)
     if Path(base_path(recipe.model)).is_dir():  # the tokenizer of a hub model is not asked for
         report(preflight_sft(recipe, run_items(folder, "sft"), run=False), say)
         say("")
@@ -112,13 +116,16 @@ def make_plan(
         say(f"merging and its check take {_gb(host)} GB of main memory")
     failing = [stage for stage, plan in plans.items() if plan.peak > devices.memory]
     if failing:
-        raise GazalError(_refusal(recipe, config, failing, plans, tokens, devices, prompt))
+        say("looking for the cheapest change that makes it fit (a minute or two for a large model)")
+        raise GazalError(_refusal(recipe, given, config, failing, plans, tokens, devices, prompt))
     say("")
     for line in work_lines({stage: stage_work(recipe, config, stage, tokens, devices, mfu) for stage in stages}, devices, price):
         say(line)
 
 
-def _refusal(recipe: Recipe, config: PreTrainedConfig, failing: list[str], plans: dict[str, StageMemory], tokens: Tokens, devices: Devices, prompt: int) -> str:
+def _refusal(
+    recipe: Recipe, given: str, config: PreTrainedConfig, failing: list[str], plans: dict[str, StageMemory], tokens: Tokens, devices: Devices, prompt: int,
+) -> str:
     def lengths(changed: Recipe) -> Tokens:
         if not tokens.known:
             return assumed_tokens(changed, prompt)
@@ -129,7 +136,7 @@ def _refusal(recipe: Recipe, config: PreTrainedConfig, failing: list[str], plans
     what = f"{recipe.name} does not fit: {too_much}, a device has {_gb(devices.memory)}"
     if chosen is None:
         return f"{what}; no change known to gazal plan makes it fit"
-    return f"{what}; cheapest change that makes it fit: {words(recipe, chosen)}"
+    return f"{what}; cheapest change that makes it fit: {' '.join(filter(None, (given, words(recipe, chosen))))}"
 
 
 def plan_command(

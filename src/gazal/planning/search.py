@@ -9,6 +9,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from pydantic import ValidationError
@@ -53,7 +54,7 @@ def candidates(recipe: Recipe, devices: Devices, stages: list[str]) -> list[Chan
     Exact: a batch halved with more accumulation 2, logits in chunks 3, fewer tokens in an evaluation batch 4, sharding over all
     devices 10 (network; it takes rollouts by the trainer along, 100 more, because a merged copy cannot be sharded), recomputation 33
     (one forward pass in three), rollouts through the adapter 100. Not exact: 8-bit AdamW 200, bf16 weights 300, a 4-bit base 500, a
-    shorter context 1,000 a halving, half the rank 2,000 a halving.
+    shorter context or fewer prompts a GRPO step 1,000 a halving, half the rank 2,000 a halving.
     """
     found: list[Change] = []
     gpu = not devices.cpu
@@ -83,6 +84,13 @@ def candidates(recipe: Recipe, devices: Devices, stages: list[str]) -> list[Chan
                 found.append(Change(((f"{stage}.adapter.rank", rank // 2**halving),), 2000.0 * halving, f"{stage}.adapter.rank"))
     if "sft" in stages:
         found += [Change((("sft.max_length", recipe.sft.max_length // 2**h),), 1000.0 * h, "sft.max_length") for h in (1, 2) if recipe.sft.max_length // 2**h >= 16]
+    if "grpo" in stages:
+        prompts, price = recipe.grpo.prompts_per_step, 1000.0
+        while prompts % 2 == 0:
+            prompts //= 2
+            change = Change((("grpo.prompts_per_step", prompts),), price, "grpo.prompts_per_step")
+            found += [change] if apply(recipe, [change]) else []
+            price += 1000
     if "grpo" in stages and recipe.grpo.rollouts == "merged":
         found.append(Change((("grpo.rollouts", "trainer"),), 100, "grpo.rollouts"))
     if gpu and set(stages) & {"sft", "grpo"}:
@@ -128,16 +136,35 @@ def fits(recipe: Recipe, config: PreTrainedConfig, stage: str, tokens: Tokens, d
 
 
 def cheapest(
-    recipe: Recipe, config: PreTrainedConfig, failing: list[str], tokens: Callable[[Recipe], Tokens], devices: Devices, tries: int = 20_000,
+    recipe: Recipe, config: PreTrainedConfig, failing: list[str], tokens: Callable[[Recipe], Tokens], devices: Devices,
 ) -> tuple[Change, ...] | None:
-    """The cheapest set of changes with which every stage fits, None when none of ``tries`` sets does."""
-    for number, chosen in enumerate(by_price(candidates(recipe, devices, failing))):
-        if number >= tries:
-            return None
+    """The cheapest set of changes with which every stage fits, None when no set does.
+
+    Stages share the changes of the model and of the launch; under each set of those, each stage takes the cheapest of its own.
+    """
+    changes = candidates(recipe, devices, failing)
+    own = {stage: [change for change in changes if change.group.startswith(f"{stage}.")] for stage in STAGES}
+    shared = [change for change in changes if not any(change in mine for mine in own.values())]
+
+    def fit(chosen: tuple[Change, ...], stage: str) -> bool:
         changed = apply(recipe, chosen)
-        if changed and all(fits(changed, config, stage, tokens(changed), devices) for stage in (*failing, *(s for s in STAGES if s not in failing))):
-            return chosen
-    return None
+        return changed is not None and fits(changed, config, stage, tokens(changed), devices)
+
+    best: tuple[float, tuple[Change, ...]] | None = None
+    for common in chain([()], by_price(shared)):
+        price, chosen = sum(change.price for change in common), common
+        if best and price >= best[0]:
+            break
+        for stage in STAGES:
+            most = tuple({change.group: change for change in own[stage]}.values())  # the last of a group saves most: if that is too little, all is
+            found = next((mine for mine in chain([()], by_price(own[stage])) if fit(common + mine, stage)), None) if fit(common + most, stage) else None
+            if found is None:
+                break
+            price, chosen = price + sum(change.price for change in found), chosen + found
+        else:
+            if best is None or price < best[0]:
+                best = price, chosen
+    return best[1] if best else None
 
 
 def words(recipe: Recipe, changes: tuple[Change, ...]) -> str:
@@ -154,7 +181,9 @@ def words(recipe: Recipe, changes: tuple[Change, ...]) -> str:
     return " ".join(f"--set {key}={str(value).lower() if isinstance(value, bool) else value}" for key, value in new)
 
 
-def check_devices(recipe: Recipe, devices: Devices) -> None:
-    """GazalError when the recipe wants more processes than there are devices."""
-    if not devices.cpu and recipe.launch.processes > devices.total:
-        raise GazalError(f"launch.processes: {recipe.launch.processes} on {devices.total} device{'s' if devices.total > 1 else ''}: set launch.processes to {devices.total} or fewer, or give more --devices")
+def fitted_launch(recipe: Recipe, devices: Devices) -> tuple[Change, ...]:
+    """The change that leaves no more processes than there are devices; none where there are enough, or on a CPU."""
+    if devices.cpu or recipe.launch.processes <= devices.total:
+        return ()
+    changes = (Change((("launch.processes", count), ("launch.machines", 1)), 0, "processes") for count in range(devices.total, 0, -1))
+    return next(((change,) for change in changes if apply(recipe, [change])), ())
