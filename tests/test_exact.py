@@ -86,6 +86,14 @@ def test_merged_on_disk_answers_as_base_plus_adapter_and_as_in_memory(tiny_model
     assert largest_error(expected, last_logits(load_model(tiny_model), tokenizer, PROMPTS)) > 1e-2
 
 
+def test_an_adapters_config_is_the_same_bytes_in_every_process(tiny_model, tmp_path):
+    """PEFT keeps the adapted layers as a set, whose order Python draws anew for each process."""
+    policy = get_peft_model(load_model(tiny_model), lora_config(AdapterSection(rank=4)))
+    save_adapter(policy, load_tokenizer(tiny_model), "tiny", tmp_path / "adapter")
+    layers = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["target_modules"]
+    assert layers == sorted(layers) and len(layers) == 7
+
+
 def test_a_merge_that_lost_something_is_refused(tiny_model, tmp_path):
     policy, tokenizer = trained(tiny_model, AdapterSection(rank=4, alpha=8)), load_tokenizer(tiny_model)
     save_adapter(policy, tokenizer, "tiny", tmp_path / "adapter")

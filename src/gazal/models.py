@@ -91,7 +91,10 @@ def save_adapter(policy: PeftModel, tokenizer: PreTrainedTokenizerBase, base_nam
     """Write the adapter and its tokenizer, whole or not at all; ``state`` holds its weights by parameter name where the
     policy itself holds shards only. ``base_name`` is what its config names as base, never a machine's
     path. PEFT's stub of a model card would name one, and says nothing else: it is left out."""
-    policy.peft_config["default"].base_model_name_or_path = base_name
+    config = policy.peft_config["default"]
+    config.base_model_name_or_path = base_name
+    if not isinstance(config.target_modules, str):  # a pattern; else a set, which has another order in each process
+        config.target_modules = sorted(config.target_modules)
     with atomic_folder(out) as temporary:
         policy.save_pretrained(str(temporary), state_dict=state)
         (temporary / "README.md").unlink(missing_ok=True)
