@@ -134,9 +134,10 @@ def training_memory(recipe: Recipe, config: PreTrainedConfig, stage: str, tokens
 
 
 def finish_bytes(size: Sizes, tokens: Tokens, config: PreTrainedConfig) -> dict[str, float]:
-    """Merge and parity: the base a second time in fp32 with its adapter, the kept logits of two models, and one prompt's twice as it is asked."""
+    """Merge and parity: the base a second time in fp32 with its adapter, its file while that is read or written, the kept logits of two models,
+    and one prompt's twice as it is asked."""
     kept, asked = 2 * PARITY_PROMPTS * POSITIONS, 2 * tokens.prompt
-    return {"second model": 4.0 * (size.base + size.trainable), "parity logits": 4.0 * (kept + asked) * config.vocab_size}
+    return {"second model": 4.0 * (size.base + size.trainable), "its file": 4.0 * size.base, "parity logits": 4.0 * (kept + asked) * config.vocab_size}
 
 
 def generation_parts(recipe: Recipe, config: PreTrainedConfig, rows: int, prompt: int, new: int, section: object | None) -> dict[str, float]:
