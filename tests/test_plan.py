@@ -7,6 +7,7 @@ import shlex
 
 import pytest
 import torch
+from torch.multiprocessing.reductions import StorageWeakRef
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import get_peft_model
@@ -80,19 +81,20 @@ def test_a_trace_counts_what_autograd_keeps(tiny_model, small):
 
         policy = get_peft_model(AutoModelForCausalLM.from_config(with_layers(config, layers)), lora_config(small.sft.adapter)).train()
         own = {p.untyped_storage().data_ptr() for p in policy.parameters()}
-        kept: dict[int, int] = {}
+        kept: dict[int, tuple[StorageWeakRef, int]] = {}
 
         def pack(tensor):
             storage = tensor.untyped_storage()
             if storage.data_ptr() not in own:
-                kept[storage.data_ptr()] = storage.nbytes()
+                reference = StorageWeakRef(storage)  # an address may be another storage's later
+                kept[reference.cdata] = (reference, storage.nbytes())
             return tensor
 
         ids, mask = torch.zeros(4, 50, dtype=torch.long), torch.ones(4, 50, dtype=torch.long)
         mask[0, 0] = 0
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             loss = policy(input_ids=ids, attention_mask=mask, labels=ids, use_cache=False).loss
-        held.append(sum(kept.values()))
+        held.append(sum(size for reference, size in kept.values() if not reference.expired()))
         del loss
     text = config_text(config)
     few, more = (trace(text, layers, "float32", small.sft.adapter, 4, 50, "sft") for layers in (2, 3))

@@ -7,7 +7,12 @@ nothing about management or follow-up, so neither do we.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from gazal.items import Item, TrainingExample
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 # ChatML as Qwen uses it; nothing is dropped or added around <think>, and the prompt never opens it.
 CHATML_TEMPLATE = (
@@ -28,6 +33,11 @@ def build_messages(item: Item, system: str) -> list[dict[str, str]]:
     """The chat prompt of an item: the recipe's system text (none when empty), then the question."""
     turns = [{"role": "system", "content": system}] if system else []
     return [*turns, {"role": "user", "content": question_text(item)}]
+
+
+def encode_chats(tokenizer: PreTrainedTokenizerBase, chats: list[list[dict[str, str]]], opening: bool = False) -> list[list[int]]:
+    """Token ids of chats as the tokenizer's template renders them; with ``opening`` up to and with the assistant's opening."""
+    return tokenizer.apply_chat_template(chats, add_generation_prompt=opening, tokenize=True, return_dict=True)["input_ids"]
 
 
 def answer_text(item: Item) -> str:

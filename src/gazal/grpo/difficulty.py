@@ -8,11 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from gazal.errors import GazalError
-from gazal.evaluation.engines import TransformersEngine
+from gazal.evaluation.engines import load_engine
 from gazal.evaluation.predictions import predict, read_predictions
 from gazal.files import write_json
 from gazal.items import Item
-from gazal.models import load_model, load_tokenizer
 from gazal.recipe import EvaluationSection, Recipe
 
 
@@ -26,9 +25,8 @@ def pass_rates(recipe: Recipe, items: list[Item], sft: Path, folder: Path, say: 
     settings = EvaluationSection(
         temperature=section.temperature, samples=section.pass_rate_samples, max_new_tokens=section.max_completion_length, batch_tokens=65_536,
     )
-    engine = TransformersEngine(load_model(sft, model.dtype), load_tokenizer(sft), "sft")
     path = predict(
-        engine, items, settings, folder / "pass_rates.parquet", system=model.system, seed=recipe.seed,
+        load_engine(sft, model.dtype), items, settings, folder / "pass_rates.parquet", system=model.system, seed=recipe.seed,
         think_open=model.prompt_opens_think, replace=True, say=say,
     )
     return read_predictions(path).groupby("item_id", sort=False)["correct"].mean().to_dict()

@@ -18,14 +18,14 @@ from gazal.errors import GazalError
 from gazal.generation import generate
 from gazal.items import Item
 from gazal.models import load_model, load_tokenizer
-from gazal.prompts import build_messages
+from gazal.prompts import build_messages, encode_chats
 from gazal.recipe import Recipe
 from gazal.recipe_train import GRPOSection
 
 
 def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: list[list[dict[str, str]]]) -> list[list[int]]:
     """Token ids of chat prompts, up to and with the assistant's opening."""
-    return tokenizer.apply_chat_template(prompts, add_generation_prompt=True, tokenize=True, return_dict=True)["input_ids"]
+    return encode_chats(tokenizer, prompts, opening=True)
 
 
 def sample_texts(model: str | Path, items: list[Item], recipe: Recipe) -> list[str]:

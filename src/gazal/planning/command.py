@@ -17,7 +17,7 @@ from gazal.planning.memory import PARTS, StageMemory, Tokens, assumed_tokens, sh
 from gazal.planning.search import STAGES, apply, cheapest, fitted_launch, words
 from gazal.planning.shapes import base_config, sizes
 from gazal.planning.work import Work, stage_work
-from gazal.prompts import build_messages, completion_text
+from gazal.prompts import build_messages, completion_text, encode_chats
 from gazal.recipe import Recipe
 from gazal.runs import run_path
 from gazal.training.preflight import preflight_sft, report
@@ -40,7 +40,7 @@ def data_tokens(recipe: Recipe, folder: Path, prompt: int) -> Tokens:
     tokenizer = load_tokenizer(base_path(recipe.model))
 
     def count(messages: list[list[dict[str, str]]], opening: bool) -> list[int]:
-        return [len(ids) for ids in tokenizer.apply_chat_template(messages, add_generation_prompt=opening, tokenize=True, return_dict=True)["input_ids"]]
+        return [len(ids) for ids in encode_chats(tokenizer, messages, opening)]
 
     asked = count([build_messages(item, recipe.model.system) for item in grpo], True)
     rows = count([[*build_messages(i, recipe.model.system), {"role": "assistant", "content": completion_text(i, i.reasoning or "")}] for i in sft], False)

@@ -13,7 +13,7 @@ from trl import SFTConfig, SFTTrainer
 from gazal.errors import GazalError
 from gazal.items import Item
 from gazal.models import base_path, load_tokenizer
-from gazal.prompts import build_messages, completion_text
+from gazal.prompts import build_messages, completion_text, encode_chats
 from gazal.recipe import Recipe
 from gazal.training.arguments import choose_optimizer, training_arguments
 from gazal.training.backend import load_trainable, require_options
@@ -86,7 +86,7 @@ class _Trainer(WholeCheckpoints, ManyProcesses, Throughput, SFTTrainer):
 
 def _whole_examples(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, limit: int, say: Callable[[str], None]) -> Dataset:
     """The examples of at most ``limit`` tokens: a truncated one would lose its EOS, so longer ones are set aside, aloud."""
-    texts = tokenizer.apply_chat_template([e["prompt"] + e["completion"] for e in dataset], tokenize=True, return_dict=True)["input_ids"]
+    texts = encode_chats(tokenizer, [e["prompt"] + e["completion"] for e in dataset])
     kept = [row for row, ids in enumerate(texts) if len(ids) <= limit]
     if not kept:
         raise GazalError(f"sft.max_length: all {len(texts)} examples are longer than {limit} tokens")

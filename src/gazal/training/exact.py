@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from gazal.errors import GazalError
 from gazal.files import atomic_folder, write_json
 from gazal.models import load_model, load_tokenizer, to_roomy_device
+from gazal.prompts import encode_chats
 from gazal.training.ranks import whole
 
 PARITY = 1e-5  # largest fp32 difference of logits, relative to the largest logit
@@ -37,9 +38,8 @@ def split_hashes(model: torch.nn.Module) -> tuple[str, str]:
 
 def last_logits(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[list[dict[str, str]]]) -> list[torch.Tensor]:
     """Logits of each chat prompt's last positions (up to 16 × vocabulary, fp32), one prompt at a time and without padding."""
-    texts = tokenizer.apply_chat_template(prompts, add_generation_prompt=True, tokenize=True, return_dict=True)["input_ids"]
     with torch.no_grad():
-        return [model(input_ids=torch.tensor([ids], device=model.device)).logits[0, -POSITIONS:].float().cpu() for ids in texts]
+        return [model(input_ids=torch.tensor([ids], device=model.device)).logits[0, -POSITIONS:].float().cpu() for ids in encode_chats(tokenizer, prompts, opening=True)]
 
 
 def largest_error(expected: list[torch.Tensor], found: list[torch.Tensor]) -> float:

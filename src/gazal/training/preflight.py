@@ -16,7 +16,7 @@ from transformers import AutoConfig, PreTrainedTokenizerBase
 from gazal.errors import GazalError
 from gazal.items import Item
 from gazal.models import base_path, load_tokenizer
-from gazal.prompts import build_messages, completion_text, question_text
+from gazal.prompts import build_messages, completion_text, encode_chats, question_text
 from gazal.recipe import Recipe
 from gazal.training.backend import require_options
 
@@ -116,8 +116,7 @@ def _sample(items: list[Item], text: Callable[[Item], str]) -> tuple[list[Item],
 
 
 def _lengths(tokenizer: PreTrainedTokenizerBase, chats: list[Chat], opened: bool = False) -> list[int]:
-    ids = tokenizer.apply_chat_template(chats, add_generation_prompt=opened, tokenize=True, return_dict=True)["input_ids"]
-    return [len(row) for row in ids]
+    return [len(ids) for ids in encode_chats(tokenizer, chats, opened)]
 
 
 def _context(path: str | Path, revision: str | None = None) -> int | None:
