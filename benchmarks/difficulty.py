@@ -22,6 +22,7 @@ import yaml
 from transformers import TrainerCallback
 
 from gazal.evaluation.engines import load_engine
+from gazal.evaluation.prompting import prompting_of
 from gazal.evaluation.predictions import predict, read_predictions
 from gazal.evaluation.stats import interval, paired_interval, paired_p
 from gazal.files import atomic_write, read_jsonl
@@ -49,7 +50,7 @@ def arm(name: str, recipe: Recipe, run: Path, folder: Path, seconds: float | Non
     spent = time.process_time() - began
     out = predict(
         load_engine(folder / "merged"), read_items(run / "data" / "test.parquet"), recipe.evaluation, folder / "test.parquet",
-        system=recipe.model.system, seed=recipe.seed, think_open=recipe.model.prompt_opens_think,
+        prompting=prompting_of(recipe), seed=recipe.seed,
     )
     log = [row for _, row in read_jsonl(folder / "metrics.jsonl")]
     return {

@@ -12,7 +12,8 @@ from conftest import make_item
 from gazal.errors import GazalError
 from gazal.evaluation.engines import Reply
 from gazal.evaluation.predictions import SCHEMA, predict, read_header, read_predictions
-from gazal.recipe import EvaluationSection
+from gazal.evaluation.prompting import Prompting
+from gazal.recipe_evaluation import EvaluationSection
 
 SETTINGS = EvaluationSection(samples=2)
 ITEMS = [make_item(n) for n in range(10)]
@@ -42,7 +43,7 @@ class Scripted:
 
 
 def run(out, engine, items=ITEMS, settings=SETTINGS, **options):
-    return predict(engine, items, settings, out, **{"system": "s", "seed": 1, "say": lambda line: None, **options})
+    return predict(engine, items, settings, out, **{"prompting": Prompting("s"), "seed": 1, "say": lambda line: None, **options})
 
 
 def test_rows_are_in_item_order_then_sample(tmp_path):
@@ -76,7 +77,7 @@ def test_an_interrupted_run_goes_on_and_ends_in_the_same_bytes(tmp_path):
 
 @pytest.mark.parametrize(("change", "word"), [
     ({"engine": Scripted("two")}, "model"), ({"items": ITEMS[:9]}, "benchmark"),
-    ({"settings": EvaluationSection(samples=1)}, "sampling"), ({"seed": 2}, "sampling"), ({"system": "other"}, "prompt"),
+    ({"settings": EvaluationSection(samples=1)}, "sampling"), ({"seed": 2}, "sampling"), ({"prompting": Prompting("other")}, "prompt"),
 ])
 @pytest.mark.parametrize("cut", [False, True])
 def test_predictions_of_something_else_are_refused_or_replaced(tmp_path, change, word, cut):
@@ -97,7 +98,7 @@ def test_the_template_must_agree_about_think(tmp_path):
     with pytest.raises(GazalError, match="opens <think>: set model.prompt_opens_think=true"):
         run(tmp_path / "b.parquet", Scripted(think=True))
     with pytest.raises(GazalError, match="does not open <think>: set model.prompt_opens_think=false"):
-        run(tmp_path / "b.parquet", Scripted(think=False), think_open=True)
+        run(tmp_path / "b.parquet", Scripted(think=False), prompting=Prompting("s", True))
     assert not list(tmp_path.iterdir())
 
 

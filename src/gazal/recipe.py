@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError, model_validator
 from gazal.errors import GazalError
 from gazal.prompts import SYSTEM
 from gazal.recipe_data import DataSection
+from gazal.recipe_evaluation import EvaluatedModel, EvaluationSection
 from gazal.recipe_train import GRPOSection, LaunchSection, SFTSection
 from gazal.section import Section
 
@@ -33,20 +34,6 @@ class ModelSection(Section):
     prompt_opens_think: bool = Field(False, description="The template itself opens <think>. source: chosen, because neither ChatML nor Qwen3 does")
 
 
-class EvaluationSection(Section):
-    """How models are asked; the same prompts for every model."""
-
-    stages: list[Literal["base", "sft", "grpo"]] = Field(["base", "sft", "grpo"], description="Models of this run to evaluate. source: paper compares SFT and GRPO")
-    temperature: float = Field(0.0, ge=0, description="0 is greedy; the card samples at 0.7. source: chosen, because greedy has no sampling noise")
-    top_p: float = Field(1.0, gt=0, le=1, description="Nucleus. source: chosen (card: 0.8)")
-    top_k: int = Field(0, ge=0, description="0 is off. source: chosen (card: 20)")
-    samples: int = Field(1, ge=1, description="Completions an item. source: chosen, because greedy needs one")
-    max_new_tokens: int = Field(160, ge=8, description="Token limit. source: chosen (card: 2048)")
-    batch_tokens: int = Field(32768, ge=256, description="Token budget of a batch, prompt and completion. source: chosen, by CPU memory")
-    benchmarks: list[str] = Field(["medqa", "medmcqa", "pubmedqa", "mmlu_pro_medical"], description="The paper's four benchmarks. source: paper")
-    benchmark_limit: int | None = Field(100, ge=1, description="Items sampled (seeded) of each benchmark, null for all. source: chosen, because a model at chance needs no more")
-
-
 class Recipe(Section):
     """A whole run."""
 
@@ -59,6 +46,7 @@ class Recipe(Section):
     grpo: GRPOSection = Field(default_factory=GRPOSection, description="Stage 2")
     launch: LaunchSection = Field(default_factory=LaunchSection, description="Processes of training")
     evaluation: EvaluationSection = Field(default_factory=EvaluationSection, description="Evaluation")
+    models: dict[str, EvaluatedModel] = Field({}, description="Models that `make evaluate` knows by a name of ours. source: chosen, empty but in published.yaml")
 
     @model_validator(mode="after")
     def _check(self) -> "Recipe":

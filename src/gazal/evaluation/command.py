@@ -11,6 +11,7 @@ from gazal.evaluation.benchmarks import load_benchmarks, sample
 from gazal.evaluation.contamination import measure_contamination
 from gazal.evaluation.engines import Engine, load_engine
 from gazal.evaluation.predictions import predict
+from gazal.evaluation.prompting import prompting_of
 from gazal.evaluation.score import read_not_run, results_table, save_items, save_not_run, save_training_items, score_folder
 from gazal.items import Item, read_items
 from gazal.models import base_path
@@ -26,7 +27,7 @@ def evaluate_model(
         save_items(out, benchmark, items, replace)
         predict(
             engine, items, recipe.evaluation, out / (name or engine.name) / f"{benchmark}.parquet",
-            system=recipe.model.system, seed=recipe.seed, think_open=recipe.model.prompt_opens_think, replace=replace, say=say,
+            prompting=prompting_of(recipe), seed=recipe.seed, replace=replace, say=say,
         )
 
 

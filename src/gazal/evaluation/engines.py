@@ -21,7 +21,7 @@ from gazal.errors import GazalError
 from gazal.files import sha256
 from gazal.generation import generate_batches
 from gazal.models import EMBEDDED, load_model, load_tokenizer
-from gazal.recipe import EvaluationSection
+from gazal.recipe_evaluation import EvaluationSection
 
 Messages = list[dict[str, str]]
 WEIGHTS = ("*.safetensors", "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")

@@ -19,10 +19,10 @@ import pyarrow.parquet as pq
 
 from gazal.answers import extract
 from gazal.errors import GazalError
+from gazal.evaluation.prompting import Prompting
 from gazal.files import atomic_write, read_jsonl
 from gazal.items import Item
-from gazal.prompts import build_messages
-from gazal.recipe import EvaluationSection
+from gazal.recipe_evaluation import EvaluationSection
 
 if TYPE_CHECKING:  # engines bring torch, which reading and scoring do without
     from gazal.evaluation.engines import Engine, Reply
@@ -31,6 +31,7 @@ SCHEMA = pa.schema([
     ("item_id", pa.string()), ("sample", pa.int64()), ("completion", pa.string()), ("n_tokens", pa.int64()),
     ("finish_reason", pa.string()), ("letter", pa.string()), ("reason", pa.string()), ("correct", pa.bool_()),
 ])
+SAMPLING = ("method", "loglik_choice", "loglik_norm", "temperature", "top_p", "top_k", "max_new_tokens", "samples", "stop_when_answered")
 REPORT_SECONDS = 20.0
 
 
@@ -42,11 +43,11 @@ def fingerprint(items: Iterable[Item]) -> str:
     return digest.hexdigest()
 
 
-def _header(engine: Engine, items: list[Item], settings: EvaluationSection, system: str, seed: int, think_open: bool) -> dict[str, Any]:
-    sampling = {key: getattr(settings, key) for key in ("temperature", "top_p", "top_k", "max_new_tokens", "samples")}
+def _header(engine: Engine, items: list[Item], settings: EvaluationSection, prompting: Prompting, seed: int) -> dict[str, Any]:
+    sampling = {key: getattr(settings, key) for key in SAMPLING}
     return {
         "model": engine.identity, "benchmark": fingerprint(items), "sampling": sampling | {"seed": seed},
-        "prompt": {"system": system, "opens_think": think_open},
+        "prompt": prompting.header() | {"thinking": settings.thinking},
     }
 
 
@@ -93,8 +94,8 @@ def _resume(path: Path, header: dict[str, Any]) -> dict[int, Reply]:
 
 
 def predict(
-    engine: Engine | str | Path, items: list[Item], settings: EvaluationSection, out: str | Path, *, system: str, seed: int,
-    think_open: bool = False, replace: bool = False, say: Callable[[str], None] = print,
+    engine: Engine | str | Path, items: list[Item], settings: EvaluationSection, out: str | Path, *, prompting: Prompting, seed: int,
+    replace: bool = False, say: Callable[[str], None] = print,
 ) -> Path:
     """Ask ``engine`` every item ``settings.samples`` times and write the predictions to ``out`` (Parquet).
 
@@ -107,7 +108,7 @@ def predict(
 
     out = Path(out)
     engine = load_engine(engine) if isinstance(engine, (str, Path)) else engine
-    header = _header(engine, items, settings, system, seed, think_open)
+    header = _header(engine, items, settings, prompting, seed)
     partial = out.with_suffix(".partial.jsonl")
     if replace:
         _drop_stale(out, read_header, header, say)
@@ -116,7 +117,8 @@ def predict(
         _check_same(out, read_header(out), header)
         partial.unlink(missing_ok=True)  # a kill came between the two
         return out
-    prompts = [build_messages(item, system) for item in items for _ in range(settings.samples)]
+    prompts = [prompting.prompt(item) for item in items for _ in range(settings.samples)]
+    think_open = prompting.opens_think
     if prompts and engine.opens_think(prompts[0]) not in (None, think_open):
         fact, value = ("does not open", "false") if think_open else ("opens", "true")
         raise GazalError(f"model {engine.name}: its template {fact} <think>: set model.prompt_opens_think={value}")

@@ -10,9 +10,11 @@ import numpy as np
 from gazal.errors import GazalError
 from gazal.evaluation.engines import load_engine
 from gazal.evaluation.predictions import predict, read_predictions
+from gazal.evaluation.prompting import Prompting
 from gazal.files import write_json
 from gazal.items import Item
-from gazal.recipe import EvaluationSection, Recipe
+from gazal.recipe import Recipe
+from gazal.recipe_evaluation import EvaluationSection
 
 
 def pass_rates(recipe: Recipe, items: list[Item], sft: Path, folder: Path, say: Callable[[str], None] = print) -> dict[str, float]:
@@ -24,10 +26,11 @@ def pass_rates(recipe: Recipe, items: list[Item], sft: Path, folder: Path, say: 
     section, model = recipe.grpo, recipe.model
     settings = EvaluationSection(
         temperature=section.temperature, samples=section.pass_rate_samples, max_new_tokens=section.max_completion_length, batch_tokens=65_536,
+        stop_when_answered=False,  # as in training
     )
     path = predict(
-        load_engine(sft, model.dtype), items, settings, folder / "pass_rates.parquet", system=model.system, seed=recipe.seed,
-        think_open=model.prompt_opens_think, replace=True, say=say,
+        load_engine(sft, model.dtype), items, settings, folder / "pass_rates.parquet", prompting=Prompting(model.system, model.prompt_opens_think), seed=recipe.seed,
+        replace=True, say=say,
     )
     return read_predictions(path).groupby("item_id", sort=False)["correct"].mean().to_dict()
 
