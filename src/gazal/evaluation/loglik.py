@@ -1,0 +1,107 @@
+"""Scoring by log-likelihood: of the options' letters (or texts) the one that the model holds likeliest after the prompt.
+
+Definitions are lm-eval's (https://github.com/EleutherAI/lm-evaluation-harness, ``output_type: multiple_choice``, 0.4.13): the
+argmax of the summed log-likelihood is its ``acc``, of the sum divided by the characters of the choice its ``acc_norm``; the
+first of equals wins. Per token (by the number of scored tokens) is ours. As there, a choice follows a plain prompt after one
+space and a chat's opening at once, and white space at the prompt's end is scored with the choice, with which it may merge.
+Reading predictions needs no torch.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Collection, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from gazal.errors import GazalError
+from gazal.evaluation.prompting import Prompting
+from gazal.items import Item
+from gazal.recipe_evaluation import EvaluationSection
+
+if TYPE_CHECKING:
+    from gazal.evaluation.engines import Engine, Reply
+    from gazal.likelihood import Scored
+
+TAIL_COST = 16  # a token that continuations do not share, with its logits, weighs as much in the token budget as this many others
+CHUNK = 512  # prompts encoded at a time to learn their lengths
+
+
+def choices(item: Item, choice: str) -> dict[str, str]:
+    """What is compared, by letter: the letters themselves (``letter``), or the options' texts (``text``)."""
+    return {letter: letter if choice == "letter" else text for letter, text in item.options.items()}
+
+
+def read_letter(completion: str, norm: str = "sum") -> str | None:
+    """The likeliest option's letter by a log-likelihood prediction's completion; None for an empty one (the prompt was too long).
+
+    ``{"A": -1.5, "B": -0.5}`` holds sums, ``{"A": [-1.5, 3], …}`` sums with the lengths that ``norm`` divides by. Raises
+    GazalError for anything else. ``read_letter('{"A": [-3, 3], "B": [-2, 1]}', "characters")`` is "A".
+    """
+    if not completion:
+        return None
+    try:
+        found = json.loads(completion)
+        if norm == "sum":
+            by_letter = {letter: float(value) for letter, value in found.items()}
+        else:
+            by_letter = {letter: float(loglik) / length for letter, (loglik, length) in found.items()}
+        return max(by_letter, key=by_letter.__getitem__)
+    except (ValueError, TypeError, AttributeError, ZeroDivisionError) as error:
+        raise GazalError(f"completion {completion[:60]!r}: not the log-likelihoods of options, by {norm}") from error
+
+
+def to_completion(asked: dict[str, str], scored: Sequence[Scored], norm: str) -> str:
+    """What :func:`read_letter` reads: log-likelihoods to six places, with the lengths that ``norm`` needs (at least 1)."""
+    pairs = list(zip(asked.items(), scored, strict=True))
+    if norm == "sum":
+        return json.dumps({letter: round(one.loglik, 6) for (letter, _), one in pairs})
+    return json.dumps({letter: [round(one.loglik, 6), one.tokens if norm == "tokens" else max(len(text), 1)] for (letter, text), one in pairs})
+
+
+def replies(engine: Engine, items: Sequence[Item], prompting: Prompting, settings: EvaluationSection, done: Collection[int]) -> Iterator[list[Reply]]:
+    """A reply for each item whose place is not in ``done``, in batches within ``settings.batch_tokens``, longest first.
+
+    A reply's text is what :func:`read_letter` reads, its ``n_tokens`` 0. An item that does not fit the model's context is not
+    asked: empty text, finish reason ``length``. Raises GazalError for an engine that is no model in this process, for a prompt
+    that opens ``<think>``, and for a model whose log-likelihoods are no numbers.
+    """
+    from transformers import PreTrainedModel
+
+    from gazal.evaluation.engines import Reply
+    from gazal.generation import alike, plan_batches
+    from gazal.likelihood import encode, score_batch
+
+    if not isinstance(model := getattr(engine, "model", None), PreTrainedModel):
+        raise GazalError(f"model {engine.name}: log-likelihoods need a model in this process (evaluation.engine=transformers); set evaluation.method=generate")
+    if items and engine.opens_think(prompting.prompt(items[0]), settings.thinking):
+        raise GazalError(f"model {engine.name}: its prompt opens <think>, where no option stands: evaluation.thinking=off, or evaluation.prompt=plain")
+    tokenizer, done = engine.tokenizer, set(done)
+
+    def text(item: Item) -> tuple[str, list[str], bool]:
+        prompt = prompting.prompt(item)
+        plain = isinstance(prompt, str)  # its special tokens are the tokenizer's own, a chat's are in its template
+        lead = " " if plain and not prompt[-1:].isspace() else ""
+        return engine.render(prompt, settings.thinking), [lead + choice for choice in choices(item, settings.loglik_choice).values()], plain
+
+    costs, tops = [], []
+    for start in range(0, len(items), CHUNK):
+        prompts, continuations, plain = zip(*map(text, items[start : start + CHUNK]), strict=True)
+        for ids, texts in zip(tokenizer(list(prompts), add_special_tokens=plain[0])["input_ids"], continuations, strict=True):
+            tail = max(map(len, tokenizer(texts, add_special_tokens=False)["input_ids"]))
+            tops.append(len(ids) + tail)
+            costs.append(len(ids) + 1 if tail == 1 else len(texts) * max(len(ids) + tail, TAIL_COST * tail))
+    room = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 2**31
+    fits = [place for place, top in enumerate(tops) if top <= room]
+    if too_long := sorted(set(range(len(items))) - set(fits) - done):
+        yield [Reply(place, "", 0, "length") for place in too_long]
+    batches = [[fits[at] for at in batch] for batch in plan_batches([costs[place] for place in fits], 0, settings.batch_tokens)]
+    for batch in [batch[part] for batch in batches for part in alike([costs[place] for place in batch])]:
+        wanted = [place for place in batch if place not in done]
+        if not wanted:
+            continue
+        scored = score_batch(model, [encode(tokenizer, *text(items[place])) for place in wanted], tokenizer.pad_token_id)
+        if not all(math.isfinite(one.loglik) for row in scored for one in row):
+            raise GazalError(f"model {engine.name}: its log-likelihoods are no numbers")
+        asked = [choices(items[place], settings.loglik_choice) for place in wanted]
+        yield [Reply(place, to_completion(texts, row, settings.loglik_norm), 0, "stop") for place, texts, row in zip(wanted, asked, scored, strict=True)]

@@ -1,0 +1,103 @@
+"""Log-likelihoods of continuations with a transformers model: batched, left-padded, what continuations share computed once.
+
+Left padding is what every model that generates in batches supports (positions, sliding windows, recurrent states), and makes the
+wanted logits the last ones, so that no logits of a whole prompt are made. A continuation that goes on for more than one token
+beyond what all of its prompt's continuations share is read in a second pass from the first one's cache.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os.path
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+
+
+class Encoded(NamedTuple):
+    """Token ids of one prompt with its continuations: all begin with ``shared``, each goes on with one of ``tails`` (a token
+    or more); what stands before place ``start`` is prompt and not scored."""
+
+    shared: list[int]
+    tails: list[list[int]]
+    start: int
+
+
+class Scored(NamedTuple):
+    """A continuation's log-likelihood (nats, summed over its tokens) and its number of tokens."""
+
+    loglik: float
+    tokens: int
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, prompt: str, continuations: Sequence[str], special_tokens: bool = False) -> Encoded:
+    """Prompt and continuations as lm-eval's ``_encode_pair`` splits them: white space at the prompt's end belongs to the
+    continuation, and a continuation's tokens are those that the encoded whole has beyond the encoded prompt (at least one)."""
+    context = prompt.rstrip()
+    space = prompt[len(context) :]
+    ids, *wholes = tokenizer([context, *(context + space + text for text in continuations)], add_special_tokens=special_tokens)["input_ids"]
+    if special_tokens and ids[-1] == tokenizer.eos_token_id:  # some tokenizers close every text
+        ids, *wholes = (one[:-1] for one in (ids, *wholes))
+    shortest = min(map(len, wholes))
+    cut = min(len(os.path.commonprefix(wholes)), shortest - 1)
+    return Encoded(wholes[0][:cut], [whole[cut:] for whole in wholes], min(len(ids), shortest - 1))
+
+
+def score_batch(model: PreTrainedModel, rows: Sequence[Encoded], pad: int) -> list[list[Scored]]:
+    """The log-likelihoods of each row's continuations, in float32 whatever the model's precision. The model's mode is left as it was."""
+    training = model.training
+    try:
+        model.eval()
+        with torch.no_grad():
+            return _score(model, rows, pad)
+    finally:
+        model.train(training)
+
+
+def _score(model: PreTrainedModel, rows: Sequence[Encoded], pad: int) -> list[list[Scored]]:
+    device, width = model.device, max(len(row.shared) for row in rows)
+    ids = torch.tensor([[pad] * (width - len(row.shared)) + row.shared for row in rows], device=device)
+    mask = torch.tensor([[0] * (width - len(row.shared)) + [1] * len(row.shared) for row in rows], device=device)
+    longer = [(at, which) for at, row in enumerate(rows) for which, tail in enumerate(row.tails) if len(tail) > 1]
+    kept = 1 + max(max(len(row.shared) - row.start, 0) for row in rows)
+    last = {"logits_to_keep": kept} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
+    cache = DynamicCache(config=model.config) if longer else None
+    logits = model(input_ids=ids, attention_mask=mask, position_ids=_places(mask), past_key_values=cache, use_cache=bool(longer), **last).logits
+    common = [_tokens(line[kept - 1 - tail :], row.shared[len(row.shared) - tail :])
+              for row, line in zip(rows, logits[:, -kept:], strict=True) for tail in [max(len(row.shared) - row.start, 0)]]
+    first = [_tokens(line[-1:].expand(len(row.tails), -1), [tail[0] for tail in row.tails]) for row, line in zip(rows, logits, strict=True)]
+    rest = _rest(model, rows, longer, mask, cache, pad) if longer else {}
+    return [[_sum(row, which, common[at], first[at][which], rest.get((at, which), [])) for which in range(len(row.tails))] for at, row in enumerate(rows)]
+
+
+def _rest(
+    model: PreTrainedModel, rows: Sequence[Encoded], longer: list[tuple[int, int]], mask: torch.Tensor, cache: DynamicCache, pad: int,
+) -> dict[tuple[int, int], list[float]]:
+    """Of the tails of two tokens and more, the log-probabilities from the second token on."""
+    tails = [rows[at].tails[which] for at, which in longer]
+    origin, width = torch.tensor([at for at, _ in longer], device=mask.device), max(map(len, tails)) - 1
+    cache.batch_select_indices(origin)
+    ids = torch.tensor([tail[:-1] + [pad] * (width - len(tail) + 1) for tail in tails], device=mask.device)
+    read = torch.tensor([[1] * (len(tail) - 1) + [0] * (width - len(tail) + 1) for tail in tails], device=mask.device)
+    mask = torch.cat([mask[origin], read], dim=1)
+    logits = model(input_ids=ids, attention_mask=mask, position_ids=_places(mask)[:, -width:], past_key_values=cache, use_cache=True).logits
+    return {key: _tokens(line[: len(tail) - 1], tail[1:]) for key, line, tail in zip(longer, logits, tails, strict=True)}
+
+
+def _sum(row: Encoded, which: int, common: list[float], first: float, rest: list[float]) -> Scored:
+    unscored = max(row.start - len(row.shared), 0)  # tokens of the prompt that continuations do not share
+    found = [*common, *[first, *rest][unscored:]]
+    return Scored(sum(found), len(found))
+
+
+def _places(mask: torch.Tensor) -> torch.Tensor:
+    """Position ids of the tokens that are no padding."""
+    return (mask.cumsum(1) - 1).clamp(min=0)
+
+
+def _tokens(logits: torch.Tensor, ids: list[int]) -> list[float]:
+    """Log-probability of each of ``ids`` by its row of ``logits`` (further rows are not read)."""
+    logits = logits[: len(ids)].float()
+    return (logits.gather(1, torch.tensor(ids, device=logits.device)[:, None])[:, 0] - logits.logsumexp(1)).tolist() if ids else []
