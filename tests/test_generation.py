@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import random
 
 import pytest
@@ -10,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gazal import generation
-from gazal.generation import generate, generate_batches, plan_batches, stop_ids
+from gazal.answer_end import AnswerEnd
+from gazal.generation import alike, generate, generate_batches, plan_batches, stop_ids
 from gazal.models import load_model, load_tokenizer
 
 
@@ -82,11 +84,67 @@ def test_training_mode_comes_back(tiny, prompts):
     model.eval()
 
 
-def test_a_prompt_without_room_is_not_asked(tiny):
-    long, short = [20] * 1020, [20] * 5
-    made = sorted(generate(*tiny, [short, long, short], max_new_tokens=8))
-    assert made[1] == (1, [], "length")
-    assert made[0].ids == made[2].ids and made[0].ids
+def test_a_prompt_gets_the_room_that_the_context_leaves(tiny):
+    model, tokenizer = tiny
+    lengths = [5, 1018, 1024, 1023, 1019, 1030]  # the context is 1,024
+    prompts = [[20 + i % 50 for i in range(length)] for length in lengths]
+    made = sorted(generate(model, tokenizer, prompts, max_new_tokens=9))
+    assert [len(done.ids) for done in made] == [9, 6, 0, 1, 5, 0]
+    assert [done.ids for done in made if done.ids] == [plain(model, [], prompt, room) for prompt, room in zip(prompts, (9, 6, 0, 1, 5, 0), strict=True) if room]
+    assert {done.finish_reason for done in made} == {"length"}
+
+
+class Ending(AnswerEnd):
+    """Closed where the text holds ``word``: random weights answer nothing."""
+
+    def __init__(self, tokenizer, word, every=False):
+        super().__init__(tokenizer)
+        self.word, self.asked = word, 0
+        if every:
+            self.marks = list(range(len(tokenizer)))
+
+    def at(self, text):
+        found = text.find(self.word)
+        return None if found < 0 else found + len(self.word)
+
+    def reached(self, ids):
+        self.asked += 1
+        return self.at(self.text(ids)) is not None
+
+
+def common_word(tokenizer, made):
+    """A piece of text with which about half of the completions come to an end."""
+    texts = [tokenizer.decode(done.ids, skip_special_tokens=True) for done in made]
+    pieces = {text[at : at + 2] for text in texts for at in range(1, len(text) - 2) if not text[at : at + 2].isspace()} - {text[:2] for text in texts}
+    return min(pieces, key=lambda piece: (abs(sum(piece in text for text in texts) - len(texts) / 2), piece))
+
+
+def test_rows_end_where_their_text_says_and_the_saving_changes_nothing(tiny, prompts):
+    model, tokenizer = tiny
+    options = {"max_new_tokens": 40, "batch_tokens": 500, "temperature": 1.0, "seed": 5}
+    whole = sorted(generate(model, tokenizer, prompts, **options))
+    word = common_word(tokenizer, whole)
+    early, late = Ending(tokenizer, word, every=True), Ending(tokenizer, word)
+    late.marks = []  # nothing stops early: all is cut afterwards
+    made, cut = (sorted(generate(model, tokenizer, prompts, answer_end=ending, **options)) for ending in (early, late))
+    assert made == cut != whole and early.asked and not late.asked
+    for full, done in zip(whole, made, strict=True):
+        texts = [tokenizer.decode(full.ids[:n], skip_special_tokens=True) for n in range(len(full.ids) + 1)]
+        fewest = next((n for n, text in enumerate(texts) if word in text), None)
+        assert done.ids == full.ids[:fewest]
+        assert done.finish_reason == (full.finish_reason if fewest is None else "stop")
+    assert 2 < sum(len(done.ids) < len(full.ids) for full, done in zip(whole, made, strict=True)) < len(prompts)
+
+
+def test_a_closed_row_leaves_the_batch(tiny, prompts, monkeypatch):
+    model, tokenizer = tiny
+    forward, rows = model.forward, []
+    monkeypatch.setattr(model, "forward", lambda **inputs: rows.append(len(inputs["input_ids"])) or forward(**inputs))
+    whole = list(generate(model, tokenizer, prompts, max_new_tokens=40))
+    before, word = sum(rows), common_word(tokenizer, whole)
+    rows.clear()
+    list(generate(model, tokenizer, prompts, max_new_tokens=40, answer_end=Ending(tokenizer, word, every=True)))
+    assert sum(rows) < 0.9 * before
 
 
 @given(st.lists(st.integers(1, 400), max_size=60), st.integers(1, 200), st.integers(1, 4000))
@@ -96,3 +154,27 @@ def test_batches_hold_every_prompt_once_within_the_budget(lengths, new, budget):
     assert all(len(b) == 1 or len(b) * (max(lengths[i] for i in b) + new) <= budget for b in batches)
     flat = [lengths[i] for batch in batches for i in batch]
     assert flat == sorted(flat, reverse=True)
+
+
+def test_prompts_of_other_lengths_are_read_apart_and_answered_as_alone(tiny, prompts, monkeypatch):
+    """Short prompts are not computed with the padding of long ones: every pass over prompts is at least ``ALIKE`` full."""
+    model, tokenizer = tiny
+    draw, shapes, forward = random.Random(2), [], model.forward
+    mixed = [[draw.randrange(10, len(tokenizer) - 10) for _ in range(length)] for length in (3, 41, 9, 200, 40, 12, 90, 180)]
+
+    def watched(input_ids, attention_mask, **options):
+        if input_ids.shape[1] > 1:
+            shapes.append((input_ids.numel(), int(attention_mask.sum())))
+        return forward(input_ids=input_ids, attention_mask=attention_mask, **options)
+
+    watched.__signature__ = inspect.signature(forward)
+    monkeypatch.setattr(model, "forward", watched)
+    made = sorted(generate(model, tokenizer, mixed, max_new_tokens=6))
+    assert len(shapes) > 3 and all(real >= 0.8 * computed for computed, real in shapes) and sum(real for _, real in shapes) == sum(map(len, mixed))
+    monkeypatch.undo()
+    assert [one.ids for one in made] == [plain(model, stop_ids(model, tokenizer), prompt, 6) for prompt in mixed]
+
+
+def test_alike_covers_every_length_once():
+    assert [list(range(10))[part] for part in alike([10, 9, 8, 7, 7, 5, 4, 1, 1, 1])] == [[0, 1, 2], [3, 4], [5, 6], [7, 8, 9]]
+    assert list(alike([3])) == [slice(0, 1)]

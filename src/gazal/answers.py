@@ -36,8 +36,8 @@ class Extraction(NamedTuple):
     reason: Reason
 
 
-_END_OF_TURN = re.compile(r"<\|(?:im_end|endoftext|eot_id|end_of_text|end)\|>|</s>")
-_TAGS = re.compile(rf"</?think>|<\|im_start\|>|{_END_OF_TURN.pattern}")
+END_OF_TURN = re.compile(r"<\|(?:im_end|endoftext|eot_id|end_of_text|end)\|>|</s>")
+_TAGS = re.compile(rf"</?think>|<\|im_start\|>|{END_OF_TURN.pattern}")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _ANSWER_LINE = re.compile(
     r"(?:(?:option|choice)\s+|[*_{\"']*(?:(?:the|final|correct|best)\s+){0,2}answer[*_\"']*\s*(?:is\b|:)[*_:\s\"']*|<answer>\s*|[*$]*\\boxed\{)?"
@@ -99,7 +99,7 @@ def answer_region(completion: str, think_open: bool = False) -> str | None:
     """The folded text in which an answer counts, stripped; None where a `<think>` block is still open at the end."""
     if "<" not in completion:
         return None if think_open else fold(completion).strip()
-    marker = _END_OF_TURN.search(completion)
+    marker = END_OF_TURN.search(completion)
     end = marker.start() if marker else len(completion)
     close = completion.rfind("</think>", 0, end)
     if completion.find("<think>", close + 1, end) >= 0 or (think_open and close < 0):

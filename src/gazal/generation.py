@@ -1,7 +1,8 @@
 """Batched generation with a transformers model: length-sorted, left-padded, under a token budget, seeded per batch.
 
 Decoding costs time in proportion to the rows of a batch, also on a CPU, and completions differ in
-length: after every ``CHUNK`` tokens the rows that have ended leave the batch and its cache.
+length: after every ``CHUNK`` tokens the rows that have ended leave the batch and its cache. With an
+:class:`gazal.answer_end.AnswerEnd` a row ends where its answer is closed, too.
 """
 
 from __future__ import annotations
@@ -13,16 +14,21 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch.nn import functional
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.cache_utils import DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from gazal.answer_end import AnswerEnd
+
+ALIKE = 0.8
 CHUNK = 4  # decoding steps between two looks for rows that have ended
 
 
 class Completion(NamedTuple):
-    """``ids`` hold the EOS that ended them, if any; ``finish_reason`` is ``stop`` (EOS) or ``length``."""
+    """``ids`` hold the EOS that ended them, if any; ``finish_reason`` is ``stop`` (EOS, or the answer is closed) or ``length``."""
 
     index: int
     ids: list[int]
@@ -44,7 +50,11 @@ def plan_batches(lengths: Sequence[int], max_new_tokens: int, batch_tokens: int)
 
 def stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Every token that ends a completion: the tokenizer's EOS and those of the model's generation config."""
-    configured = model.generation_config.eos_token_id
+    return with_eos(tokenizer, model.generation_config.eos_token_id)
+
+
+def with_eos(tokenizer: PreTrainedTokenizerBase, configured: int | list[int] | None) -> list[int]:
+    """The tokenizer's EOS and those ``configured``, sorted."""
     configured = configured if isinstance(configured, list) else [configured]
     return sorted({i for i in [tokenizer.eos_token_id, *configured] if i is not None})
 
@@ -100,45 +110,95 @@ def pick(logits: torch.Tensor, draws: torch.Tensor, temperature: float, top_p: f
     return (at if ids is None else ids.gather(1, at))[:, 0]
 
 
-def _run(model: PreTrainedModel, prompts: list[list[int]], pad: int, stops: list[int], max_new_tokens: int, generator: torch.Generator, sampling: dict[str, float]) -> list[list[int]]:
-    """Completions of one batch, each up to and with its EOS. A row's draws do not depend on which rows have left."""
-    device, width = model.device, max(map(len, prompts))
-    ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts], device=device)
-    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
-    draws = torch.rand(len(prompts), max_new_tokens, dtype=torch.float64, generator=generator).to(device)
-    made = torch.full((len(prompts), max_new_tokens), pad, device=device)
-    ends, rows = torch.tensor(stops, device=device), torch.arange(len(prompts), device=device)
+def alike(lengths: Sequence[int]) -> Iterator[slice]:
+    """Slices of lengths, longest first, such that the shortest of a slice is at least ``ALIKE`` of its longest: padding is computed as tokens are."""
+    start = 0
+    for at, length in enumerate(lengths):
+        if length < ALIKE * lengths[start]:
+            yield slice(start, at)
+            start = at
+    yield slice(start, len(lengths))
+
+
+def _read(model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor, position: torch.Tensor, last_only: dict[str, int]) -> tuple[torch.Tensor, DynamicCache]:
+    """The last logits and the cache of left-padded prompts. Prompts of like length are read together, without the padding that
+    longer ones ask for; in the cache that padding is zeros, which the mask hides."""
+    cache, lengths = DynamicCache(config=model.config), mask.sum(1).tolist()
+    parts = list(alike(lengths)) if cache.layers and all(type(layer) is DynamicLayer for layer in cache.layers) else [slice(None)]
+    skips = [ids.shape[1] - max(lengths[part]) for part in parts]
+    caches = [DynamicCache(config=model.config) for _ in parts]
+    logits = [
+        model(
+            input_ids=ids[part, skip:], attention_mask=mask[part, skip:], position_ids=position[part, skip:], past_key_values=one, use_cache=True, **last_only
+        ).logits[:, -1]
+        for part, skip, one in zip(parts, skips, caches, strict=True)
+    ]
+    if len(parts) == 1:
+        return logits[0], caches[0]
+    for number in range(len(cache.layers)):
+        layers = [one.layers[number] for one in caches]
+        widened = [[functional.pad(states, (0, 0, skip, 0)) for states in (layer.keys, layer.values)] for layer, skip in zip(layers, skips, strict=True)]
+        cache.update(*map(torch.cat, zip(*widened, strict=True)), number)
+        for layer in layers:
+            layer.keys = layer.values = None  # the memory of one layer at a time is taken twice
+    return torch.cat(logits), cache
+
+
+def _run(
+    model: PreTrainedModel, prompts: list[Sequence[int]], pad: int, stops: list[int], rooms: list[int], generator: torch.Generator, sampling: dict[str, float],
+    answer_end: AnswerEnd | None,
+) -> list[list[int]]:
+    """Completions of one batch, each up to and with its EOS, of at most ``rooms`` tokens. A row's draws do not depend on which rows have left."""
+    device, width, most = model.device, max(map(len, prompts)), max(rooms)
+    ids, mask = torch.full((len(prompts), width), pad), torch.zeros(len(prompts), width, dtype=torch.long)
+    for row, prompt in enumerate(prompts):
+        ids[row, width - len(prompt) :] = torch.as_tensor(np.asarray(prompt, dtype=np.int64))
+        mask[row, width - len(prompt) :] = 1
+    ids, mask = ids.to(device), mask.to(device)
+    draws = torch.rand(len(prompts), most, dtype=torch.float64, generator=generator).to(device)
+    made = torch.full((len(prompts), most), pad, device=device)
+    ends, rows, room = torch.tensor(stops, device=device), torch.arange(len(prompts), device=device), torch.tensor(rooms, device=device)
+    marks, seen, full = torch.tensor(answer_end.marks if answer_end else [], device=device), 0, set(rooms)
     last_only = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
-    cache, position = DynamicCache(config=model.config), (mask.cumsum(1) - 1).clamp(min=0)
-    for step in range(max_new_tokens):
-        logits = model(input_ids=ids, attention_mask=mask, position_ids=position, past_key_values=cache, use_cache=True, **last_only).logits[:, -1]
-        ids = pick(logits, draws[rows, step], **sampling)[:, None]
-        made[rows, step] = ids[:, 0]
+    position = (mask.cumsum(1) - 1).clamp(min=0)
+    logits, cache = _read(model, ids, mask, position, last_only)
+    for step in range(1, most + 1):
+        if step > 1:
+            logits = model(input_ids=ids, attention_mask=mask, position_ids=position, past_key_values=cache, use_cache=True, **last_only).logits[:, -1]
+        ids = pick(logits, draws[rows, step - 1], **sampling)[:, None]
+        made[rows, step - 1] = ids[:, 0]
         mask, position = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1), position[:, -1:] + 1
-        if step % CHUNK == CHUNK - 1:
-            keep = (~torch.isin(made[rows, : step + 1], ends).any(1)).nonzero()[:, 0]
-            if len(keep) == 0:
-                break
+        if step % CHUNK == 0 or step in full:
+            new, seen = made[rows, seen:step], step
+            over = torch.isin(new, ends).any(1) | (room[rows] == step)
+            if answer_end:
+                for at in (torch.isin(new, marks).any(1) & ~over).nonzero()[:, 0].tolist():
+                    over[at] = answer_end.reached(made[rows[at], :step].tolist())
+            keep = (~over).nonzero()[:, 0]
             if len(keep) < len(rows):
+                room[rows[over]] = step  # what stands behind it in ``made`` is padding
                 ids, mask, position, rows = ids[keep], mask[keep], position[keep], rows[keep]
+                if len(keep) == 0:
+                    break
                 cache.batch_select_indices(keep)
     found = torch.isin(made, ends)
-    lengths = torch.where(found.any(1), found.int().argmax(1) + 1, max_new_tokens).tolist()
+    lengths = torch.where(found.any(1), found.int().argmax(1) + 1, most).minimum(room).tolist()
     return [tokens[:length] for tokens, length in zip(made.tolist(), lengths, strict=True)]
 
 
 def generate_batches(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[list[int]], *, max_new_tokens: int,
     temperature: float = 0.0, top_p: float = 1.0, top_k: int = 0, seed: int = 0, batch_tokens: int = 32_768,
-    done: Collection[int] = (), progress: Callable[[int, int], None] | None = None,
+    done: Collection[int] = (), progress: Callable[[int, int], None] | None = None, answer_end: AnswerEnd | None = None,
 ) -> Iterator[list[Completion]]:
     """Yield the completions of ``prompts`` (token ids), one list per batch.
 
     ``temperature`` 0 is greedy, ``top_k`` 0 is off. The batches and their seeds depend on all prompts,
     so a run that leaves out the indices in ``done`` (whole batches of an earlier run) writes what the
-    uninterrupted run would have written. A prompt that leaves no room for ``max_new_tokens`` in the
-    model's context is not asked: no tokens, finish reason ``length``. ``progress(done, total)`` is
-    called after each batch. The model's generation config and mode are left as they were.
+    uninterrupted run would have written. A prompt that leaves less room than ``max_new_tokens`` in the
+    model's context gets what room there is; one that leaves none is not asked: no tokens, finish reason
+    ``length``. With ``answer_end`` a completion is the shortest in which its answer is closed.
+    ``progress(done, total)`` is called after each batch. The model's generation config and mode are left as they were.
     """
     stops = stop_ids(model, tokenizer)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (stops or [0])[0]
@@ -146,7 +206,7 @@ def generate_batches(
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 2**31
     done = set(done)
     finished = len(done)
-    fits = [i for i, ids in enumerate(prompts) if len(ids) + max_new_tokens <= context]
+    fits = [i for i, ids in enumerate(prompts) if len(ids) < context]
     if too_long := sorted(set(range(len(prompts))) - set(fits) - done):
         finished += len(too_long)
         yield [Completion(i, [], "length") for i in too_long]
@@ -156,11 +216,13 @@ def generate_batches(
             continue
         draws = torch.Generator().manual_seed(int(np.random.SeedSequence([seed, number]).generate_state(1)[0]))
         with _decoding(model):
-            answers = _run(model, [list(prompts[i]) for i in wanted], pad, stops or [-1], max_new_tokens, draws, sampling)
+            rooms = [min(max_new_tokens, context - len(prompts[i])) for i in wanted]
+            answers = _run(model, [prompts[i] for i in wanted], pad, stops or [-1], rooms, draws, sampling, answer_end)
         finished += len(wanted)
         if progress:
             progress(finished, len(prompts))
-        yield [Completion(i, ids, "stop" if ids and ids[-1] in stops else "length") for i, ids in zip(wanted, answers, strict=True)]
+        cuts = [answer_end.cut(ids) if answer_end else (ids, "", False) for ids in answers]
+        yield [Completion(i, ids, "stop" if closed or ids[-1] in stops else "length") for i, (ids, _, closed) in zip(wanted, cuts, strict=True)]
 
 
 def generate(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[list[int]], **options) -> Iterator[Completion]:

@@ -1,30 +1,28 @@
-"""What answers prompts: a transformers model, or a server that speaks OpenAI's chat protocol.
+"""What answers prompts: a transformers model in this process, vLLM (:mod:`gazal.evaluation.vllm_engine`), or a server that
+speaks OpenAI's protocol (:mod:`gazal.evaluation.server`).
 
-Both are asked the same messages and give the same replies; prediction files do not tell them apart.
+All are asked the same prompts and give the same replies; prediction files do not tell them apart. With
+``settings.stop_when_answered`` a reply ends where :func:`gazal.answer_end.closed_at` says; stopping there is only the saving.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
-import re
-from collections.abc import Collection, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-import jinja2
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from gazal.errors import GazalError
-from gazal.files import sha256
+from gazal.evaluation.identity import identity_of, server_of
+from gazal.evaluation.prompting import Prompt
+from gazal.evaluation.rendering import Renderer
+from gazal.files import file_safe
 from gazal.generation import generate_batches
 from gazal.models import EMBEDDED, load_model, load_tokenizer
 from gazal.recipe_evaluation import EvaluationSection
-
-Messages = list[dict[str, str]]
-WEIGHTS = ("*.safetensors", "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
 
 class Reply(NamedTuple):
@@ -42,18 +40,15 @@ class Engine(Protocol):
     name: str
     identity: str
 
-    def opens_think(self, messages: Messages) -> bool | None:
+    def opens_think(self, prompt: Prompt, thinking: str = "template") -> bool | None:
         """Whether the rendered prompt ends inside ``<think>``; None where the engine cannot see it."""
 
-    def complete(self, prompts: list[Messages], settings: EvaluationSection, seed: int, done: Collection[int]) -> Iterator[list[Reply]]:
-        """Replies in batches, without the prompt indices in ``done`` (whole batches of an earlier call)."""
+    def complete(self, prompts: Sequence[Prompt], settings: EvaluationSection, seed: int, done: Collection[int]) -> Iterator[list[Reply]]:
+        """Replies in batches, without the prompt indices in ``done`` (whole batches of an earlier call).
 
-
-def file_safe(name: str) -> str:
-    """A folder's or hub id's name as one path component; of a run's ``…/sft/merged`` the stage."""
-    parts = [part for part in re.split(r"[/\\]", str(name)) if part not in ("", ".", "..")]
-    last = parts[-2] if len(parts) > 1 and parts[-1] == "merged" else parts[-1] if parts else "model"
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", last).strip(".-") or "model"
+        ``prompts`` may be built on access: an engine reads each where it needs it and holds no list of them. Where the
+        sequence has an attribute ``opens_think``, that is what the recipe says of prompts that the engine cannot see rendered.
+        """
 
 
 class TransformersEngine:
@@ -65,66 +60,22 @@ class TransformersEngine:
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str = "model", identity: str | None = None) -> None:
         self.model, self.tokenizer, self.name = model, tokenizer, file_safe(name)
         self.identity = identity or _parameter_hash(model)
+        self.renderer = Renderer(tokenizer, self.name)
+        self.render, self.opens_think = self.renderer.text, self.renderer.opens_think
 
-    def render(self, messages: Messages) -> str:
-        """The prompt text, up to and with the assistant's opening."""
-        try:
-            return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        except jinja2.TemplateError as error:
-            raise GazalError(f"model {self.name}: its chat template refuses the prompt ({error}); try model.system=''") from error
-
-    def opens_think(self, messages: Messages) -> bool | None:
-        return self.render(messages).rstrip().endswith("<think>")
-
-    def complete(self, prompts: list[Messages], settings: EvaluationSection, seed: int, done: Collection[int]) -> Iterator[list[Reply]]:
-        ids = self.tokenizer([self.render(messages) for messages in prompts], add_special_tokens=False)["input_ids"]
+    def complete(self, prompts: Sequence[Prompt], settings: EvaluationSection, seed: int, done: Collection[int]) -> Iterator[list[Reply]]:
+        if not len(prompts):
+            return
+        answer_end = self.renderer.answer_end(prompts[0], settings)
         for batch in generate_batches(
-            self.model, self.tokenizer, ids, max_new_tokens=settings.max_new_tokens, temperature=settings.temperature,
-            top_p=settings.top_p, top_k=settings.top_k, seed=seed, batch_tokens=settings.batch_tokens, done=done,
+            self.model, self.tokenizer, self.renderer.token_lists(prompts, settings.thinking), max_new_tokens=settings.max_new_tokens,
+            temperature=settings.temperature, top_p=settings.top_p, top_k=settings.top_k, seed=seed, batch_tokens=settings.batch_tokens, done=done,
+            answer_end=answer_end,
         ):
             texts = self.tokenizer.batch_decode([one.ids for one in batch], skip_special_tokens=True)
+            if answer_end:
+                texts = [text[: answer_end.at(text)] for text in texts]
             yield [Reply(one.index, text, len(one.ids), one.finish_reason) for one, text in zip(batch, texts, strict=True)]
-
-
-class OpenAIEngine:
-    """A chat-completions server; its key is read from ``OPENAI_API_KEY``. The client retries by itself."""
-
-    def __init__(self, url: str, model: str, workers: int = 8, timeout: float = 300.0, retries: int = 4) -> None:
-        try:
-            import openai
-        except ImportError as error:
-            raise GazalError("openai: models need the openai package (pip install openai)") from error
-        self._openai, self.model, self.workers = openai, model, workers
-        self.client = openai.OpenAI(base_url=url, api_key=os.environ.get("OPENAI_API_KEY", "none"), timeout=timeout, max_retries=retries)
-        self.name = file_safe(model)
-        self.identity = "openai:" + hashlib.sha256(f"{url}#{model}".encode()).hexdigest()
-
-    def opens_think(self, messages: Messages) -> bool | None:
-        return None
-
-    def complete(self, prompts: list[Messages], settings: EvaluationSection, seed: int, done: Collection[int]) -> Iterator[list[Reply]]:
-        wanted = [i for i in range(len(prompts)) if i not in set(done)]
-        with ThreadPoolExecutor(self.workers) as pool:
-            for start in range(0, len(wanted), 4 * self.workers):
-                chunk = wanted[start : start + 4 * self.workers]
-                yield list(pool.map(lambda i: self._ask(i, prompts[i], settings, seed + i % settings.samples), chunk))
-
-    def _ask(self, index: int, messages: Messages, settings: EvaluationSection, seed: int) -> Reply:
-        try:
-            answer = self.client.chat.completions.create(
-                model=self.model, messages=messages, max_tokens=settings.max_new_tokens, temperature=settings.temperature,
-                top_p=settings.top_p, seed=seed, extra_body={"top_k": settings.top_k} if settings.top_k else None,
-            )
-            choice, used = answer.choices[0], answer.usage.completion_tokens
-            text = choice.message.content or ""
-        except self._openai.OpenAIError as error:
-            hint = "; it takes no top_k: set evaluation.top_k=0" if settings.top_k and "top_k" in f"{error} {getattr(error, 'body', '')}" else ""
-            raise GazalError(f"model {self.name}: the server failed ({type(error).__name__}: {str(error)[:160]}){hint}") from error
-        except (AttributeError, IndexError, TypeError) as error:
-            raise GazalError(f"model {self.name}: the server's answer is no chat completion") from error
-        thought = getattr(choice.message, "reasoning_content", None)  # servers that cut the think block out of the text
-        text = f"<think>\n{thought.strip()}\n</think>\n\n{text}" if thought else text
-        return Reply(index, text, used, "length" if choice.finish_reason == "length" else "stop")
 
 
 def fast_dtype() -> str:
@@ -135,29 +86,26 @@ def fast_dtype() -> str:
     return "bfloat16" if able.get("amx_bf16") or able.get("avx512_bf16") else "float32"
 
 
-def load_engine(spec: str | Path, dtype: str | None = None, revision: str | None = None) -> Engine:
-    """The engine of ``spec``: a folder, a hub id, ``embedded``, or ``openai:URL#name``; ``dtype`` None is :func:`fast_dtype`.
+def load_engine(spec: str | Path, dtype: str | None = None, revision: str | None = None, engine: str = "transformers", context: int | None = None) -> Engine:
+    """The engine of ``spec``: a folder, a hub id, ``embedded``, or ``openai:URL#name``; ``dtype`` None is :func:`fast_dtype`;
+    ``engine`` (``transformers`` or ``vllm``) runs what is no server; ``context``: tokens of prompt and completion for which vLLM keeps
+    room, None for all that the model can.
 
     Raises GazalError for a folder that is no model and for a hub that cannot be reached.
     """
     text = str(spec)
     if text.startswith("openai:"):
-        url, _, model = text.removeprefix("openai:").partition("#")
-        if not re.match(r"https?://", url) or not model:
-            raise GazalError(f"model {text}: expected openai:URL#name, such as openai:http://localhost:8000/v1#my-model")
-        return OpenAIEngine(url, model)
-    path = str(EMBEDDED) if text == "embedded" else text
-    folder = Path(path)
-    dtype = dtype or fast_dtype()
+        from gazal.evaluation.server import OpenAIEngine
+
+        return OpenAIEngine(*server_of(text))
+    path, dtype = str(EMBEDDED) if text == "embedded" else text, dtype or fast_dtype()
+    if engine == "vllm":
+        from gazal.evaluation.vllm_engine import load_vllm
+
+        return load_vllm(path, text, dtype, revision, context)
     tokenizer = load_tokenizer(path, revision)
     model = load_model(path, dtype, revision)
-    if folder.is_dir():
-        files = sorted({file for pattern in WEIGHTS for file in folder.glob(pattern)})
-        digest = hashlib.sha256("\n".join(f"{file.name} {sha256(file)}" for file in files).encode()).hexdigest()
-        identity = f"files:{digest}:{dtype}"
-    else:
-        identity = f"hub:{path}@{getattr(model.config, '_commit_hash', None) or revision}:{dtype}"
-    return TransformersEngine(model, tokenizer, text, identity)
+    return TransformersEngine(model, tokenizer, text, identity_of(text, dtype, revision))
 
 
 def _parameter_hash(model: PreTrainedModel) -> str:

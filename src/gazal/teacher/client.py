@@ -12,16 +12,13 @@ import contextlib
 import itertools
 import json
 import os
-import random
-import re
 import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from email.utils import parsedate_to_datetime
 from typing import Any
-from urllib.parse import urlsplit
 
+from gazal.endpoints import back_off, broken_connection, public_endpoint, public_model, refusal, retry_after, said_in, same_model, without_secrets
 from gazal.errors import GazalError
 from gazal.teacher.ledger import Bill, Ledger
 from gazal.teacher.plan import Request
@@ -58,42 +55,6 @@ class Failure(Exception):
     def __init__(self, what: str, *, paid: bool = False, wait: float | None = None, last: bool = False, body: str = "") -> None:
         super().__init__(" ".join(what.split())[:300])
         self.paid, self.wait, self.last, self.body = paid, wait, last, body[:2000]
-
-
-def public_endpoint(url: str) -> str:
-    """Scheme, host and port: no credentials, no path."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{f'[{parts.hostname}]' if ':' in (parts.hostname or '') else parts.hostname}" + (f":{parts.port}" if parts.port else "")
-
-
-def public_model(name: str) -> str:
-    """A model's name as shown; of a local folder its last part alone."""
-    return re.split(r"[/\\]", name.rstrip("/\\"))[-1] if re.match(r"[/~.\\]|[A-Za-z]:[/\\]", name) else name
-
-
-def same_model(asked: str, served: str) -> bool:
-    """Whether a server that says ``served`` can be taken to be ``asked``: revision, folder, provider, date and tag may differ."""
-    def base(name: str) -> str:
-        return re.split(r"[@:]", re.split(r"[/\\]", name.rstrip("/\\"))[-1])[0].casefold()
-
-    one, two = base(asked), base(served)
-    return bool(one) and bool(two) and (one.startswith(two) or two.startswith(one))
-
-
-def retry_after(headers: Any, now: float) -> float | None:
-    """Seconds to wait by ``retry-after-ms`` or ``Retry-After`` (seconds or a date); None without either."""
-    try:
-        if value := headers.get("retry-after-ms"):
-            return max(0.0, float(value) / 1000)
-        value = headers.get("retry-after")
-        return None if not value else max(0.0, float(value)) if re.fullmatch(r"\s*[\d.]+\s*", value) else max(0.0, parsedate_to_datetime(value).timestamp() - now)
-    except (ValueError, TypeError, OverflowError):
-        return None
-
-
-def back_off(tries: int, first: float, most: float = 60.0, draw: Callable[[], float] = random.random) -> float:
-    """Seconds before try ``tries`` + 1: doubling from ``first`` up to ``most``, less up to a half at random."""
-    return min(most, first * 2.0 ** min(tries - 1, 30)) * (1 - draw() / 2)
 
 
 @dataclass
@@ -254,10 +215,8 @@ class Teacher:
             answer = await self._chat.create(**body, extra_headers={"Idempotency-Key": request.key})
             raw, kind = answer.text, answer.headers.get("content-type", "")
         except openai.APIConnectionError as error:  # time-outs too
-            cause = type(error.__cause__).__name__
-            refused = cause in ("ConnectError", "ConnectTimeout", "PoolTimeout", "UnsupportedProtocol", "InvalidURL")
-            what = "cannot be reached" if refused else f"no answer within {self.timeout:g} s" if isinstance(error, openai.APITimeoutError) else "the connection broke"
-            raise Failure(f"{what} ({cause}: {error.__cause__})", paid=not refused, last=refused and not self._done) from error
+            what, refused = broken_connection(error, self.timeout)
+            raise Failure(what, paid=not refused, last=refused and not self._done) from error
         except openai.APIStatusError as error:
             raise self._status(error.status_code, error.response.headers, error.response.text) from error
         except openai.OpenAIError as error:
@@ -280,24 +239,11 @@ class Teacher:
         return value, raw
 
     def _status(self, status: int, headers: Any, body: str) -> Failure:
-        try:
-            value = json.loads(body)
-            value = value.get("error", value.get("detail", value))
-            said = str(value.get("message", value) if isinstance(value, dict) else value)
-        except (ValueError, AttributeError):
-            said = "" if body.lstrip().startswith("<") else body
-        if status == 400 and "max_completion_tokens" in said and self._token_field == "max_tokens":
+        if status == 400 and "max_completion_tokens" in said_in(body) and self._token_field == "max_tokens":
             self._token_field = "max_completion_tokens"  # the newer name, which some models insist on
             return Failure("wants max_completion_tokens", wait=0.0)
-        hint = {
-            401: "does not accept the key in OPENAI_API_KEY", 403: "forbids this to the key in OPENAI_API_KEY",
-            404: "has no such model or path (an --endpoint often ends in /v1)", 429: "too many requests",
-        }.get(status, "refuses the request" if status < 500 else "failed")
         last = status not in RETRIED or "insufficient_quota" in body
-        return Failure(f"{hint} (status {status}{': ' + said if said.strip() else ''})", wait=retry_after(headers, time.time()), last=last, body=body)
+        return Failure(refusal(status, body), wait=retry_after(headers, time.time()), last=last, body=body)
 
     def _clean(self, text: str) -> str:
-        """Without the key, which some servers repeat, and without the endpoint's credentials and path."""
-        for secret, shown in ((self._key if len(self._key) > 5 else "", "[key]"), (self.endpoint, public_endpoint(self.endpoint))):
-            text = text.replace(secret, shown) if secret else text
-        return text
+        return without_secrets(text, self.endpoint, self._key)

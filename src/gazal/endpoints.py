@@ -1,0 +1,85 @@
+"""What there is to know of OpenAI-compatible servers, for all that ask them: names, waits, and what a failure means."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections.abc import Callable
+from email.utils import parsedate_to_datetime
+from typing import Any
+from urllib.parse import urlsplit
+
+
+def public_endpoint(url: str) -> str:
+    """Scheme, host and port: no credentials, no path."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{f'[{parts.hostname}]' if ':' in (parts.hostname or '') else parts.hostname}" + (f":{parts.port}" if parts.port else "")
+
+
+def public_model(name: str) -> str:
+    """A model's name as shown; of a local folder its last part alone."""
+    return re.split(r"[/\\]", name.rstrip("/\\"))[-1] if re.match(r"[/~.\\]|[A-Za-z]:[/\\]", name) else name
+
+
+def same_model(asked: str, served: str) -> bool:
+    """Whether a server that says ``served`` can be taken to be ``asked``: revision, folder, provider, date and tag may differ."""
+    def base(name: str) -> str:
+        return re.split(r"[@:]", re.split(r"[/\\]", name.rstrip("/\\"))[-1])[0].casefold()
+
+    one, two = base(asked), base(served)
+    return bool(one) and bool(two) and (one.startswith(two) or two.startswith(one))
+
+
+def without_secrets(text: str, endpoint: str, key: str) -> str:
+    """``text`` without the key, which some servers repeat, and without the endpoint's credentials and path."""
+    for secret, shown in ((key if len(key) > 5 else "", "[key]"), (endpoint, public_endpoint(endpoint))):
+        text = text.replace(secret, shown) if secret else text
+    return text
+
+
+def retry_after(headers: Any, now: float) -> float | None:
+    """Seconds to wait by ``retry-after-ms`` or ``Retry-After`` (seconds or a date); None without either."""
+    try:
+        if value := headers.get("retry-after-ms"):
+            return max(0.0, float(value) / 1000)
+        value = headers.get("retry-after")
+        return None if not value else max(0.0, float(value)) if re.fullmatch(r"\s*[\d.]+\s*", value) else max(0.0, parsedate_to_datetime(value).timestamp() - now)
+    except (ValueError, TypeError, OverflowError):
+        return None
+
+
+def back_off(tries: int, first: float, most: float = 60.0, draw: Callable[[], float] = random.random) -> float:
+    """Seconds before try ``tries`` + 1: doubling from ``first`` up to ``most``, less up to a half at random."""
+    return min(most, first * 2.0 ** min(tries - 1, 30)) * (1 - draw() / 2)
+
+
+def said_in(body: str) -> str:
+    """The message in an error's body: of JSON its ``error`` or ``detail``, of a page nothing."""
+    try:
+        value = json.loads(body)
+        value = value.get("error", value.get("detail", value))
+        return str(value.get("message", value) if isinstance(value, dict) else value)
+    except (ValueError, AttributeError):
+        return "" if body.lstrip().startswith("<") else body
+
+
+def refusal(status: int, body: str) -> str:
+    """What an HTTP error says, in words, with the server's own message."""
+    said = said_in(body)
+    hint = {
+        401: "does not accept the key in OPENAI_API_KEY", 403: "forbids this to the key in OPENAI_API_KEY",
+        404: "has no such model or path (an endpoint often ends in /v1)", 429: "too many requests",
+    }.get(status, "refuses the request" if status < 500 else "failed")
+    return f"{hint} (status {status}{': ' + said if said.strip() else ''})"
+
+
+def broken_connection(error: Exception, timeout: float) -> tuple[str, bool]:
+    """What became of a connection, and whether it was refused before anything was sent. ``error``: openai's ``APIConnectionError``
+    or httpx's ``TransportError``; ``timeout`` in seconds."""
+    cause = error.__cause__ or error
+    kind = type(cause).__name__
+    refused = kind in ("ConnectError", "ConnectTimeout", "PoolTimeout", "UnsupportedProtocol", "InvalidURL")
+    late = kind.endswith("Timeout") or type(error).__name__ == "APITimeoutError"
+    what = "cannot be reached" if refused else f"no answer within {timeout:g} s" if late else "the connection broke"
+    return f"{what} ({kind}: {cause})", refused

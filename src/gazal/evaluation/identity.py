@@ -1,0 +1,41 @@
+"""What a model calls itself in prediction files, found without loading its weights."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+
+from gazal.errors import GazalError
+from gazal.files import sha256
+
+WEIGHTS = (
+    "*.safetensors", "config.json", "generation_config.json", "chat_template.jinja", "tokenizer.json", "tokenizer_config.json",
+    "tokenizer.model", "vocab.json", "vocab.txt", "merges.txt", "added_tokens.json", "special_tokens_map.json",
+)  # of a folder, all that its answers depend on
+
+
+def server_of(spec: str) -> tuple[str, str]:
+    """URL and model of ``openai:URL#name``. Raises GazalError for anything else."""
+    url, _, model = spec.removeprefix("openai:").partition("#")
+    if not re.match(r"https?://", url) or not model:
+        raise GazalError(f"model {spec}: expected openai:URL#name, such as openai:http://localhost:8000/v1#my-model")
+    return url, model
+
+
+def identity_of(spec: str | Path, dtype: str | None, revision: str | None = None, engine: str = "transformers") -> str:
+    """What an engine of ``spec`` calls itself in prediction files, without loading its weights: of a folder a hash of its files,
+    of a hub id the commit at which ``revision`` stands. Raises as :func:`load_engine` does."""
+    text = str(spec)
+    if text.startswith("openai:"):
+        server_of(text)
+        return "openai:" + hashlib.sha256(text.removeprefix("openai:").encode()).hexdigest()
+    from gazal.models import EMBEDDED, load_config
+
+    path, by = str(EMBEDDED) if text == "embedded" else text, "" if engine == "transformers" else f":{engine}"
+    commit = load_config(path, revision)._commit_hash
+    if not Path(path).is_dir():
+        return f"hub:{path}@{commit or revision}:{dtype}{by}"
+    files = sorted({file for pattern in WEIGHTS for file in Path(path).glob(pattern)})
+    digest = hashlib.sha256("\n".join(f"{file.name} {sha256(file)}" for file in files).encode()).hexdigest()
+    return f"files:{digest}:{dtype}{by}"

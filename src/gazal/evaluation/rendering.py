@@ -1,0 +1,86 @@
+"""Prompts as a tokenizer renders them: the same text and token ids for every engine that runs a model itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+
+import jinja2
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from gazal.answer_end import AnswerEnd, opens_answer
+from gazal.errors import GazalError
+from gazal.evaluation.prompting import Prompt
+from gazal.recipe_evaluation import EvaluationSection
+
+CHUNK = 512  # prompts rendered and tokenised at a time
+
+
+class TokenLists(Sequence[np.ndarray]):
+    """Lists of token ids in one int32 array: 100,000 prompts of 300 tokens take 120 MB, as Python lists ten times that."""
+
+    def __init__(self, lists: Iterator[list[list[int]]]) -> None:
+        pieces, lengths = [np.zeros(0, np.int32)], [0]
+        for chunk in lists:
+            pieces.append(np.fromiter((i for ids in chunk for i in ids), np.int32, sum(map(len, chunk))))
+            lengths += map(len, chunk)
+        self.ids, self.ends = np.concatenate(pieces), np.cumsum(lengths)
+
+    def __len__(self) -> int:
+        return len(self.ends) - 1
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return self.ids[self.ends[index] : self.ends[index + 1]]
+
+
+class Renderer:
+    """One model's tokenizer and template."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+        self.tokenizer, self.name = tokenizer, name
+
+    def text(self, prompt: Prompt, thinking: str = "template") -> str:
+        """The prompt, of a chat up to and with the assistant's opening. ``thinking`` ``on`` or ``off`` is the template's
+        ``enable_thinking``. Raises GazalError for a chat that the template refuses, and where it does not know that word."""
+        if isinstance(prompt, str):
+            if thinking != "template":
+                raise GazalError(f"model {self.name}: evaluation.thinking={thinking} is a chat template's, and plain prompts have none: set template")
+            return prompt
+        text = self._chat(prompt, **({} if thinking == "template" else {"enable_thinking": thinking == "on"}))
+        if thinking != "template" and text == self._chat(prompt, enable_thinking=thinking != "on"):
+            raise GazalError(f"model {self.name}: its chat template does not know enable_thinking: set evaluation.thinking=template")
+        return text
+
+    def _chat(self, messages: list[dict[str, str]], **options: bool) -> str:
+        try:
+            return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **options)
+        except jinja2.TemplateError as error:
+            raise GazalError(f"model {self.name}: its chat template refuses the prompt ({error}); try model.system=''") from error
+
+    def opens_think(self, prompt: Prompt, thinking: str = "template") -> bool:
+        """Whether the rendered prompt ends inside ``<think>``."""
+        return self.text(prompt, thinking).rstrip().endswith("<think>")
+
+    def answer_end(self, prompt: Prompt, settings: EvaluationSection) -> AnswerEnd | None:
+        """Where completions of prompts like ``prompt`` are cut; None where they are not."""
+        return AnswerEnd(self.tokenizer, self.opens_think(prompt, settings.thinking), opens_answer(prompt)) if settings.stop_when_answered else None
+
+    def token_lists(self, prompts: Sequence[Prompt], thinking: str = "template") -> TokenLists:
+        """Token ids of ``prompts``, built and rendered a few at a time. Plain text gets the special tokens that the
+        tokenizer puts before any text (BOS); a chat has its own in its template."""
+        return TokenLists(self._encoded(prompts, thinking))
+
+    def _encoded(self, prompts: Sequence[Prompt], thinking: str) -> Iterator[list[list[int]]]:
+        for start in range(0, len(prompts), CHUNK):
+            chunk = (prompts[i] for i in range(start, min(start + CHUNK, len(prompts))))
+            for plain, run in groupby(chunk, lambda prompt: isinstance(prompt, str)):
+                ids = self.tokenizer([self.text(prompt, thinking) for prompt in run], add_special_tokens=plain)["input_ids"]
+                yield [_without_eos(one, self.tokenizer.eos_token_id) for one in ids] if plain else ids
+
+
+def _without_eos(ids: list[int], eos: int | None) -> list[int]:
+    """Some tokenizers (T5's kin) close every text with EOS: nothing goes on after it."""
+    return ids[:-1] if len(ids) > 1 and ids[-1] == eos else ids

@@ -1,0 +1,111 @@
+"""A model run by vLLM, on a GPU machine (``pip install 'gazal[gpu]'``).
+
+Prompts are rendered and tokenised as for :class:`gazal.evaluation.engines.TransformersEngine` and given to vLLM as token ids;
+completions come back as token ids, and are decoded and cut by the same functions. vLLM cannot end a request by such
+a rule, so cutting saves nothing here. Each request is drawn by its own seed, so batches do not matter: a kill
+loses the one at work, and what is asked later is what would have been asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import GenerationConfig, PreTrainedTokenizerBase
+
+from gazal.answer_end import AnswerEnd
+from gazal.errors import GazalError
+from gazal.evaluation.engines import Reply
+from gazal.evaluation.identity import identity_of
+from gazal.evaluation.prompting import Prompt
+from gazal.evaluation.rendering import Renderer
+from gazal.files import file_safe
+from gazal.generation import with_eos
+from gazal.hub import first_line
+from gazal.models import load_config, load_tokenizer
+from gazal.recipe_evaluation import EvaluationSection
+
+BATCH = 256  # requests handed to vLLM at a time
+
+
+def sampling_arguments(settings: EvaluationSection, seed: int, index: int, room: int, stops: Sequence[int]) -> dict[str, Any]:
+    """What ``vllm.SamplingParams`` is made of for prompt ``index``, with ``room`` tokens left in the context.
+
+    ``stops`` are the ids that end a completion (vLLM's own are the tokenizer's EOS and the generation config's). Nothing else of the
+    model's generation config holds. Text is decoded here, not by vLLM.
+    """
+    greedy = settings.temperature == 0
+    return {
+        "n": 1, "temperature": settings.temperature, "top_p": 1.0 if greedy else settings.top_p, "top_k": 0 if greedy else settings.top_k,
+        "max_tokens": min(settings.max_new_tokens, room), "stop_token_ids": list(stops), "detokenize": False,
+        "seed": None if greedy else int(np.random.SeedSequence([seed, index]).generate_state(1)[0]),
+    }
+
+
+def to_reply(index: int, ids: Sequence[int], finish_reason: str | None, tokenizer: PreTrainedTokenizerBase, answer_end: AnswerEnd | None) -> Reply:
+    """The reply made of a ``CompletionOutput``'s ``token_ids`` and ``finish_reason``."""
+    kept, text, closed = answer_end.cut(list(ids)) if answer_end else (ids, tokenizer.decode(list(ids), skip_special_tokens=True), False)
+    return Reply(index, text, len(kept), "stop" if closed or finish_reason == "stop" else "length")
+
+
+class VLLMEngine:
+    """``llm``: a ``vllm.LLM``; ``context``: tokens that prompt and completion have together; ``stops``: ids that end a completion."""
+
+    def __init__(self, llm: Any, tokenizer: PreTrainedTokenizerBase, name: str, identity: str, context: int, stops: Sequence[int]) -> None:
+        self.llm, self.tokenizer, self.name, self.identity, self.context, self.stops = llm, tokenizer, file_safe(name), identity, context, stops
+        self.renderer = Renderer(tokenizer, self.name)
+        self.opens_think = self.renderer.opens_think
+
+    def complete(self, prompts: Sequence[Prompt], settings: EvaluationSection, seed: int, done: Collection[int]) -> Iterator[list[Reply]]:
+        import vllm
+
+        if not len(prompts):
+            return
+        lists, answer_end, done = self.renderer.token_lists(prompts, settings.thinking), self.renderer.answer_end(prompts[0], settings), set(done)
+        wanted = (i for i in range(len(lists)) if i not in done)
+        while batch := list(islice(wanted, BATCH)):
+            fits = [i for i in batch if len(lists[i]) < self.context]
+            asked = [vllm.SamplingParams(**sampling_arguments(settings, seed, i, self.context - len(lists[i]), self.stops)) for i in fits]
+            outputs = self.llm.generate([{"prompt_token_ids": lists[i].tolist()} for i in fits], asked, use_tqdm=False) if fits else []
+            made = {i: output.outputs[0] for i, output in zip(fits, outputs, strict=True)}
+            yield [
+                to_reply(i, made[i].token_ids, made[i].finish_reason, self.tokenizer, answer_end) if i in made else Reply(i, "", 0, "length") for i in batch
+            ]
+
+    def close(self) -> None:
+        """Let vLLM go, and with it the GPU's memory."""
+        self.llm = None
+
+
+def gpus_for(heads: int, devices: int) -> int:
+    """The most of ``devices`` GPUs over which vLLM can share a model with so many attention heads."""
+    return max(count for count in range(1, max(devices, 1) + 1) if heads % count == 0)
+
+
+def load_vllm(path: str, name: str, dtype: str, revision: str | None, context: int | None = None) -> VLLMEngine:
+    """vLLM with a whole model: a folder of merged weights, or a hub id; with room for sequences of ``context`` tokens, by default of as
+    many as the model knows and the GPUs hold. Raises GazalError for an adapter, and without vLLM."""
+    folder = Path(path)
+    if (folder / "adapter_config.json").exists():
+        raise GazalError(f"model {name}: an adapter; vLLM cannot load DoRA adapters (vllm#6983, vllm#10849): merge it first, or take the run's …/merged")
+    identity, tokenizer, config = identity_of(name, dtype, revision, "vllm"), load_tokenizer(path, revision), load_config(path, revision)
+    try:
+        import torch
+        import vllm
+    except ImportError as error:
+        raise GazalError(f"model {name}: evaluation.engine=vllm needs vLLM: pip install 'gazal[gpu]' ({first_line(error)})") from error
+    try:
+        llm = vllm.LLM(
+            model=path, tokenizer=path, revision=revision, tokenizer_revision=revision, dtype=dtype, trust_remote_code=False, generation_config="vllm",
+            tensor_parallel_size=gpus_for(config.get_text_config().num_attention_heads, torch.cuda.device_count()), max_model_len=context or -1,
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise GazalError(f"model {name}: vLLM cannot load it ({first_line(error)})") from error
+    try:
+        configured = GenerationConfig.from_pretrained(path, revision=revision).eos_token_id
+    except OSError:  # a model without such a file
+        configured = config.get_text_config().eos_token_id
+    return VLLMEngine(llm, tokenizer, name, identity, llm.llm_engine.model_config.max_model_len, with_eos(tokenizer, configured))

@@ -1,0 +1,83 @@
+"""The same model in this process and behind `transformers serve`: the same completions, for the same prompts byte for byte."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from transformers.utils.import_utils import is_serve_available
+
+from gazal.data.synth import synthesize
+from gazal.errors import GazalError
+from gazal.evaluation.engines import Reply, load_engine
+from gazal.evaluation.predictions import Prompts
+from gazal.evaluation.prompting import Prompting
+from gazal.models import EMBEDDED
+from gazal.prompts import SYSTEM
+from gazal.recipe_evaluation import EvaluationSection
+
+pytestmark = pytest.mark.skipif(not is_serve_available(), reason="transformers serve needs fastapi and uvicorn (pip install transformers[serving])")
+SETTINGS = EvaluationSection(max_new_tokens=40, concurrency=4)
+ITEMS = synthesize(100, 21)
+NAME = str(EMBEDDED)  # a server knows a local folder by its path
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    folder = tmp_path_factory.mktemp("serve")
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(folder), "OMP_NUM_THREADS": "1"}
+    command = [Path(sys.executable).with_name("transformers"), "serve", EMBEDDED, "--host", "127.0.0.1", "--port", str(port), "--device", "cpu", "--dtype", "float32"]
+    with open(folder / "log", "w") as log:
+        process = subprocess.Popen(list(map(str, command)), stdout=log, stderr=log, env=environment)
+    try:
+        for _ in range(240):
+            assert process.poll() is None, (folder / "log").read_text()[-2000:]
+            try:
+                if httpx.get(f"http://127.0.0.1:{port}/health").json() == {"status": "ok"}:
+                    break
+            except httpx.TransportError:
+                time.sleep(0.25)
+        else:
+            pytest.fail("transformers serve did not come up within a minute")
+        yield f"openai:http://127.0.0.1:{port}/v1#{NAME}"
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+@pytest.fixture(scope="module")
+def here():
+    return load_engine("embedded", "float32")
+
+
+def ask(engine, prompts, settings=SETTINGS) -> list[Reply]:
+    return sorted(reply for batch in engine.complete(prompts, settings, 1, ()) for reply in batch)
+
+
+def test_chats_are_answered_alike(served, here):
+    prompts = Prompts(ITEMS, 1, Prompting(SYSTEM))
+    mine, theirs = ask(here, prompts), ask(load_engine(served), prompts)
+    assert [reply.index for reply in theirs] == list(range(100))
+    assert [a for a, b in zip(mine, theirs, strict=True) if a.text != b.text] == []
+    assert mine == theirs
+
+
+def test_plain_text_is_continued_alike(served, here):
+    prompts = Prompts(ITEMS[:10], 1, Prompting(style="plain"))
+    assert ask(here, prompts) == ask(load_engine(served), prompts)
+
+
+def test_a_server_pinned_to_another_model_is_one_line(served):
+    url = served.partition("#")[0]
+    with pytest.raises(GazalError, match=r"^model another: the server failed \(item \d+ of 100, http://127.0.0.1:\d+: refuses the request \(status 400: Server is pinned to "):
+        ask(load_engine(f"{url}#another"), Prompts(ITEMS, 1, Prompting(SYSTEM)))
