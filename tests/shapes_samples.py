@@ -61,6 +61,15 @@ def medqa(n: int) -> Rows:
     return [{"question": question(i), "answer": drugs(i)[1], "options": dict(zip("ABCD", drugs(i), strict=True)), "meta_info": "step1", "answer_idx": "B"} for i in range(n)]
 
 
+def medqa_listed(n: int, first: int = 0) -> Rows:
+    """MedQA's five options as bigbio's source configuration lists them."""
+    return [
+        {"meta_info": "step1", "question": question(i), "answer_idx": "B", "answer": drugs(i)[1],
+         "options": [{"key": letter, "value": text} for letter, text in zip("ABCDE", [*drugs(i), "none of these"], strict=True)]}
+        for i in range(first, first + n)
+    ]
+
+
 def medmcqa(n: int, base: int = 0) -> Rows:
     return [
         {"id": f"row-{i}", "question": question(i), **dict(zip(("opa", "opb", "opc", "opd"), drugs(i), strict=True)), "cop": i % 4 + base, "choice_type": "single",

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from datetime import date
 from pathlib import Path
 
 import pyarrow as pa
@@ -28,7 +29,7 @@ def one_item(draw: st.DrawFn, number: int = 0) -> Item:
         "subject": TEXT, "source": TEXT, "reasoning": TEXT, "bucket": st.integers(0, 99), "note": TEXT,
     }))
     return Item(
-        id=f"{number}-{draw(TEXT)}", question=draw(TEXT.filter(str.strip)), options={letter: draw(TEXT) for letter in letters},
+        id=f"{number}-{draw(TEXT)}", question=draw(TEXT.filter(str.strip)), options={letter: draw(TEXT.filter(str.strip)) for letter in letters},
         answer_idx=draw(st.sampled_from(letters)), **optional,
     )
 
@@ -61,12 +62,16 @@ def options(n: int) -> dict[str, str]:
     ({"answer_idx": "D"}, "answer_idx"), ({"answer_idx": "two"}, "answer_idx"), ({"answer_idx": "b"}, "answer_idx"), ({"answer_idx": None}, "answer_idx"),
     ({"options": options(1), "answer_idx": "A"}, "options"), ({"options": {}}, "options"), ({"options": options(11)}, "options"),
     ({"options": {"A": "x", "C": "y"}, "answer_idx": "A"}, "options"), ({"options": ["x", "y"]}, "options"), ({"options": {"A": "x", "B": 2}}, "options.B"),
-    ({"question": ""}, "question"), ({"question": " \n "}, "question"), ({"question": 5}, "question"), ({"id": 7}, "id"), ({"id": "a1"}, "id"),
-    ({"context": "one text"}, "context"), ({"reasoning_type": "guess"}, "reasoning_type"),
+    ({"question": ""}, "question"), ({"question": " \n "}, "question"), ({"question": 5}, "question"), ({"id": 7}, "id"), ({"id": "a1"}, "id"), ({"id": " "}, "id"),
+    ({"context": "one text"}, "context"), ({"reasoning_type": "guess"}, "reasoning_type"), ({"answer_idx": 1}, "answer_idx"), ({"answer_idx": "B "}, "answer_idx"),
+    ({"options": {"A": "x", "B": " "}}, "options.B"), ({"options": {"A": "x", "B": None}}, "options.B"), ({"options": "A. x"}, "options"), ({"options": None}, "options"),
+    ({"options": {"a": "x", "b": "y"}, "answer_idx": "a"}, "options"), ({"options": {"B": "x", "A": "y"}}, "options"), ({"year": float("nan")}, "year"),
+    ({"subject": float("nan")}, "subject"), ({"note": {"deep": [float("inf")]}}, "note"), ({"question": "\ud800"}, "question"), ({"\ud800": 1}, "?"),
 ])
 def test_bad_item_names_file_row_and_field(tmp_path: Path, name: str, change: dict, field: str) -> None:
     message = refusal(write_rows(tmp_path / name, GOOD, GOOD | {"id": "a2"} | change))
     assert f"{name}: row 2: {field}:" in message
+    assert message.encode()
 
 
 @pytest.mark.parametrize("field", ["id", "question", "options", "answer_idx"])
@@ -78,6 +83,82 @@ def test_missing_field_is_named(tmp_path: Path, field: str) -> None:
 @pytest.mark.parametrize("name", ["items.jsonl", "items.jsonl.gz"])
 def test_cut_line_names_its_row(tmp_path: Path, name: str) -> None:
     assert f"{name}: row 3: not JSON" in refusal(write_rows(tmp_path / name, GOOD, "", json.dumps(GOOD)[:-9]))
+
+
+@pytest.mark.parametrize(("change", "said"), [
+    ({"id": 7}, "id: expected text, found int 7"), ({"answer_idx": 1}, "answer_idx: expected the letter of an option, as \"B\", found int 1"),
+    ({"answer_idx": "b"}, "answer_idx: 'b' is not among the options A, B, C"), ({"options": ["x", "y"]}, 'options: expected letters and texts, as {"A": "…", "B": "…"}, found list [\'x\', \'y\']'),
+    ({"options": {"A": "x", "B": None}}, "options.B: expected text, found null"), ({"options": {"B": "x", "A": "y"}}, "options: expected the letters A to B in order, found B, A"),
+    ({"context": "one"}, "context: expected a list of texts, found str 'one'"), ({"reasoning_type": "guess"}, "reasoning_type: expected one of diagnosis, uncertainty, treatment, prognosis, found str 'guess'"),
+    ({"year": float("nan")}, "year: nan is no JSON value; leave the field out"), ({"question": "\ud800"}, "question: '\\ud800' is half a surrogate pair, no text"),
+])
+def test_a_refusal_says_what_is_expected_and_what_was_found(tmp_path: Path, change: dict, said: str) -> None:
+    assert refusal(write_rows(tmp_path / "items.jsonl", GOOD | change)).endswith(f"items.jsonl: row 1: {said}")
+
+
+def test_a_missing_field_says_what_is_there(tmp_path: Path) -> None:
+    row = {"id": "a", "question": "?", "choices": ["x", "y"], "answer": "x"}
+    assert refusal(write_rows(tmp_path / "items.jsonl", row)).endswith("row 1: options: missing (found: id, question, choices, answer)")
+
+
+@pytest.mark.parametrize("name", ["items.json", "items.json.gz"])
+def test_a_json_array_is_read_and_its_bad_rows_are_named(tmp_path: Path, name: str) -> None:
+    rows = [GOOD, GOOD | {"id": "a2", "subject": "Ätiologie 癌"}]
+    (one, two) = read_items(write_rows(tmp_path / name, json.dumps(rows, indent=1, ensure_ascii=False)))
+    assert (one.id, two.subject) == ("a1", "Ätiologie 癌")
+    assert "row 2: answer_idx: 'Z' is not among" in refusal(write_rows(tmp_path / name, json.dumps([GOOD, GOOD | {"id": "b", "answer_idx": "Z"}])))
+    assert "row 2: expected an object, found str" in refusal(write_rows(tmp_path / name, json.dumps([GOOD, "text"])))
+    assert "expected a JSON array of items, found dict; JSON lines end in .jsonl" in refusal(write_rows(tmp_path / name, GOOD))
+    assert "not JSON (Extra data at line 2, column 1); JSON lines end in .jsonl" in refusal(write_rows(tmp_path / name, GOOD, GOOD))
+    assert "no items" in refusal(write_rows(tmp_path / name, "[]"))
+    assert "not JSON" in refusal(write_rows(tmp_path / name, ""))
+    assert "no such file" in refusal(tmp_path / f"other-{name}")
+
+
+@pytest.mark.parametrize("name", ["items.jsonl", "items.jsonl.gz", "items.json"])
+def test_encodings(tmp_path: Path, name: str) -> None:
+    def write(data: bytes) -> Path:
+        (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+        return tmp_path / name
+
+    row = json.dumps(GOOD | {"question": "Wozu dient Thyroxin, später?"}, ensure_ascii=False)
+    text = f"[{row}]" if name.endswith(".json") else f"{row}\r\n\r\n"
+    assert read_items(write(text.encode("utf-8-sig")))[0].question == read_items(write(text.encode()))[0].question == "Wozu dient Thyroxin, später?"
+    for encoding in ("latin-1", "utf-16"):
+        assert "cannot be read" in refusal(write(text.encode(encoding)))
+    if not name.endswith(".json"):
+        assert "cannot be read (row 2: byte 0xe4 at column 50 is not UTF-8)" in refusal(write(json.dumps(GOOD).encode() + b"\n" + row.encode("latin-1")))
+
+
+@pytest.mark.parametrize(("name", "content", "said"), [
+    ("x.jsonl", b"", "no items"), ("x.jsonl.gz", gzip.compress(b""), "no items"), ("x.jsonl.gz", b"", "no items"), ("x.jsonl.gz", json.dumps(GOOD).encode(), "cannot be read (Not a gzipped file"),
+    ("x.json.gz", json.dumps([GOOD]).encode(), "cannot be read (Not a gzipped file"), ("x.jsonl.gz", gzip.compress(b"{" * 99)[:-9], "cannot be read"),
+    ("x.jsonl", gzip.compress(json.dumps(GOOD).encode()), "cannot be read (row 1: byte 0x8b at column 2 is not UTF-8)"), ("x.jsonl", json.dumps([GOOD]).encode(), "row 1: expected an object, found list"),
+    ("x.jsonl", b'{"id": ' + b"[" * 100_000, "row 1: not JSON"), ("x.json", b"[" * 100_000, "cannot be read"), ("x.jsonl", b'{"id": ' + b"1" * 5000 + b"}", "row 1: not JSON that can be read"),
+    ("x.csv", b"id,question\n", "expected a file of items that ends in .jsonl, .jsonl.gz, .json, .json.gz, .parquet"), ("x", b"{}", "expected a file of items that ends in"),
+])
+def test_files_that_are_no_items_files(tmp_path: Path, name: str, content: bytes, said: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    assert said in refusal(tmp_path / name)
+
+
+def test_a_folder_is_no_items_file(tmp_path: Path) -> None:
+    (tmp_path / "items.jsonl").mkdir()
+    assert "is a folder" in refusal(tmp_path / "items.jsonl")
+
+
+def test_rows_without_ids_where_none_is_needed(tmp_path: Path) -> None:
+    rows = [{key: value for key, value in GOOD.items() if key != "id"}, GOOD]
+    assert [item.id for item in read_items(write_rows(tmp_path / "x.jsonl", *rows), ids=False)] == ["row-1", "a1"]
+
+
+def test_parquet_of_other_makers(tmp_path: Path) -> None:
+    """Options as a column of letters, where Arrow fills the missing ones with null; a date is no JSON value."""
+    rows = [GOOD, GOOD | {"id": "a2", "options": options(5)}]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "items.parquet")
+    assert [list(item.options) for item in read_items(tmp_path / "items.parquet")] == [["A", "B", "C"], ["A", "B", "C", "D", "E"]]
+    pq.write_table(pa.Table.from_pylist([row | {"seen": date(2024, 1, 2)} for row in rows]), tmp_path / "items.parquet")
+    assert "row 1: seen: date is no JSON value; make it text, or leave the field out" in refusal(tmp_path / "items.parquet")
 
 
 def test_duplicate_id_names_both_rows(tmp_path: Path) -> None:

@@ -318,7 +318,7 @@ def test_training_examples_are_trained_on(tmp_path):
     assert set(found[0].model_dump(exclude_none=True)) == {"id", "question", "reasoning", "response", "source"}
     assert build_messages(found[0], "")[-1]["content"] == shapes_samples.structured_medical(1)[0]["case"]
     assert completion_text(found[0], found[0].reasoning).startswith("<think>\nStep 1: chest pain") and len(sft_dataset(found, "system")) == 3
-    with pytest.raises(GazalError, match="options: Field required"):
+    with pytest.raises(GazalError, match="row 1: options: missing"):
         read_items(tmp_path / "work" / "0-sft-structured_medical.jsonl")  # no benchmark is made of free text
 
 

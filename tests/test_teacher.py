@@ -352,7 +352,7 @@ def test_tasks_of_topics_and_seeds_differ_and_repeat(tmp_path):
 
 
 @pytest.mark.parametrize(("text", "message"), [
-    ('{"id": "a", "question": "x?"}\n{"id": "b"}\n', "row 2: question: Field required"), ('{"id": "a", "question": " "}\n', "row 1: question: empty"),
+    ('{"id": "a", "question": "x?"}\n{"id": "b"}\n', "row 2: question: missing"), ('{"id": "a", "question": " "}\n', "row 1: question: empty"),
     ('{"id": "a", "question": "x", "options": {"A": "y", "B": "z"}, "answer_idx": "C"}\n', "row 1: answer_idx: 'C' is not among the options"),
     ('{"id": "a", "question": "x"}\n{"id": "a", "question": "y"}\n', "row 2: id: 'a' is there twice"), ("\n", "no seeds"), ("{\n", "row 1: not JSON"),
     ('{"id": "a", "question": "x", "reasoning_type": "guess"}\n', "row 1: reasoning_type: "), (None, "no such file"),

@@ -91,11 +91,11 @@ def write_json(path: str | Path, value: Any) -> None:
 def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield ``(row, object)`` from JSON lines (``*.gz`` is gzipped); rows count from 1.
 
-    Raises GazalError naming file and row for a missing file, a cut line or a line that is no object.
+    A byte order mark is skipped. Raises GazalError naming file and row for a missing file, a cut line or a line that is no object.
     """
     path = Path(path)
     try:
-        opened = gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else open(path, encoding="utf-8")
+        opened = gzip.open(path, "rt", encoding="utf-8-sig") if path.suffix == ".gz" else open(path, encoding="utf-8-sig")
         with opened as handle:
             for row, line in enumerate(handle, 1):
                 if not line.strip():
@@ -104,16 +104,38 @@ def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
                     value = json.loads(line)
                 except json.JSONDecodeError as error:
                     raise GazalError(f"{path}: row {row}: not JSON ({error.msg} at column {error.colno})") from error
+                except (ValueError, RecursionError) as error:  # a number of 5,000 digits, a thousand brackets
+                    raise GazalError(f"{path}: row {row}: not JSON that can be read ({str(error).splitlines()[0]})") from error
                 if not isinstance(value, dict):
                     raise GazalError(f"{path}: row {row}: expected an object, found {type(value).__name__}")
                 yield row, value
     except FileNotFoundError as error:
         raise GazalError(f"{path}: no such file") from error
-    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
+    except UnicodeDecodeError as error:
+        raise GazalError(f"{path}: cannot be read ({_not_utf8(path)})") from error
+    except (OSError, EOFError, zlib.error) as error:
         raise GazalError(f"{path}: cannot be read ({error})") from error
+
+
+def _not_utf8(path: Path) -> str:
+    """Row and byte where a text file stops being UTF-8."""
+    with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as handle:
+        for row, line in enumerate(handle, 1):
+            try:
+                line.decode()
+            except UnicodeDecodeError as error:
+                return f"row {row}: byte 0x{line[error.start]:02x} at column {error.start + 1} is not UTF-8"
+    return "not UTF-8"
 
 
 def sha256(path: str | Path) -> str:
     """Hex digest of a file's bytes."""
     with open(path, "rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def file_safe(name: str) -> str:
+    """A folder's or hub id's name as one path component; of a run's ``…/sft/merged`` the stage."""
+    parts = [part for part in re.split(r"[/\\]", str(name)) if part not in ("", ".", "..")]
+    last = parts[-2] if len(parts) > 1 and parts[-1] == "merged" else parts[-1] if parts else "model"
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", last).strip(".-") or "model"

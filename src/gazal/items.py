@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import itertools
 import json
+import math
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -16,8 +19,13 @@ from gazal.errors import GazalError
 from gazal.files import atomic_write, read_jsonl
 
 LETTERS = "ABCDEFGHIJ"
+ENDINGS = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet")
 REASONING_TYPES = ("diagnosis", "uncertainty", "treatment", "prognosis")
 ReasoningType = Literal["diagnosis", "uncertainty", "treatment", "prognosis"]
+EXPECTED = {
+    "options": 'letters and texts, as {"A": "…", "B": "…"}', "answer_idx": 'the letter of an option, as "B"', "context": "a list of texts",
+    "reasoning_type": f"one of {', '.join(REASONING_TYPES)}",
+}
 
 
 class Item(BaseModel):
@@ -38,14 +46,17 @@ class Item(BaseModel):
 
     @model_validator(mode="after")
     def _check(self) -> "Item":
-        if not self.question.strip():
-            raise ValueError("question: empty")
+        for field in ("id", "question"):
+            if not getattr(self, field).strip():
+                raise ValueError(f"{field}: empty")
         if not 2 <= len(self.options) <= len(LETTERS):
             raise ValueError(f"options: expected 2 to 10, found {len(self.options)}")
         if list(self.options) != list(LETTERS[: len(self.options)]):
-            raise ValueError(f"options: expected the letters A to {LETTERS[len(self.options) - 1]} in order")
+            raise ValueError(f"options: expected the letters A to {LETTERS[len(self.options) - 1]} in order, found {', '.join(self.options)}")
+        if empty := next((letter for letter, text in self.options.items() if not text.strip()), None):
+            raise ValueError(f"options.{empty}: empty")
         if self.answer_idx not in self.options:
-            raise ValueError(f"answer_idx: {self.answer_idx!r} is not among the options")
+            raise ValueError(f"answer_idx: {self.answer_idx!r} is not among the options {', '.join(self.options)}")
         return self
 
 
@@ -72,22 +83,35 @@ def item_problem(error: ValidationError) -> str:
     """The first thing wrong with an item: ``field: what``."""
     first = error.errors()[0]
     field = ".".join(str(part) for part in first["loc"])
-    message = first["msg"].removeprefix("Value error, ")
-    return f"{field}: {message}" if field else message
+    if first["type"] == "missing":
+        return f"{field}: missing (found: {', '.join(map(str, first['input'])) or 'nothing'})"
+    if first["type"] == "value_error":
+        message = first["msg"].removeprefix("Value error, ")
+        return f"{field}: {message}" if field else message
+    found = first["input"]
+    return f"{field}: expected {EXPECTED.get(field, 'text')}, found {'null' if found is None else f'{type(found).__name__} {found!r:.40}'}"
 
 
-def read_items(path: str | Path, training: bool = False) -> list[Item]:
-    """Read items from JSON lines (``.jsonl``, ``.jsonl.gz``) or Parquet.
+def read_items(path: str | Path, training: bool = False, ids: bool = True) -> list[Item]:
+    """Read items from JSON lines (``.jsonl``), a JSON array (``.json``), either gzipped (``.gz``), or Parquet.
 
-    With ``training`` a row that has ``response`` in place of ``options`` is a TrainingExample.
-    Raises GazalError, one line naming file, row and field, for anything that is not an item, and
-    for two items of one id.
+    With ``training`` a row that has ``response`` in place of ``options`` is a TrainingExample; without ``ids`` a row that
+    has no id is named by its number. Raises GazalError, one line naming file, row and field, for anything that is not
+    an item, for what no items file can hold (NaN, half a surrogate pair, bytes), and for two items of one id.
     """
     path = Path(path)
-    rows = _parquet_rows(path) if path.suffix == ".parquet" else read_jsonl(path)
+    if path.is_dir():
+        raise GazalError(f"{path}: is a folder, expected a file of items")
+    if not path.name.endswith(ENDINGS):
+        raise GazalError(f"{path}: expected a file of items that ends in {', '.join(ENDINGS)}")
+    kind = path.name.removesuffix(".gz")
+    rows = _parquet_rows(path) if kind.endswith(".parquet") else _array_rows(path) if kind.endswith(".json") else read_jsonl(path)
     items: list[Item] = []
     seen: dict[str, int] = {}
     for row, value in rows:
+        if bad := next(((field, what) for field in value if (what := _unwritable({field: value[field]}))), None):
+            raise GazalError(f"{path}: row {row}: {bad[0].encode(errors='replace').decode()}: {bad[1]}")
+        value = value if ids else {"id": f"row-{row}"} | value
         try:
             item = parse_item(value) if training else Item.model_validate(value)
         except ValidationError as error:
@@ -101,9 +125,40 @@ def read_items(path: str | Path, training: bool = False) -> list[Item]:
     return items
 
 
+def _unwritable(value: Any) -> str:
+    """Why a field's value cannot be written as JSON in UTF-8; empty where it can."""
+    if isinstance(value, str):
+        try:
+            return "" if value.isascii() or value.encode() else ""
+        except UnicodeEncodeError as error:
+            return f"{value[error.start]!r} is half a surrogate pair, no text"
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"{value} is no JSON value; leave the field out"
+    if isinstance(value, dict | list):
+        return next(filter(None, map(_unwritable, [*value, *value.values()] if isinstance(value, dict) else value)), "")
+    return "" if isinstance(value, int | float | None) else f"{type(value).__name__} is no JSON value; make it text, or leave the field out"
+
+
 def parse_item(value: dict[str, Any]) -> Item:
     """A row in the item schema; with ``response`` in place of ``options`` a TrainingExample. Raises ValidationError."""
     return (TrainingExample if "response" in value and "options" not in value else Item).model_validate(value)
+
+
+def _array_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    try:
+        values = json.loads((gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()).decode("utf-8-sig"))
+    except FileNotFoundError as error:
+        raise GazalError(f"{path}: no such file") from error
+    except json.JSONDecodeError as error:
+        raise GazalError(f"{path}: not JSON ({error.msg} at line {error.lineno}, column {error.colno}); JSON lines end in .jsonl") from error
+    except (OSError, EOFError, zlib.error, ValueError, RecursionError) as error:
+        raise GazalError(f"{path}: cannot be read ({error})") from error
+    if not isinstance(values, list):
+        raise GazalError(f"{path}: expected a JSON array of items, found {type(values).__name__}; JSON lines end in .jsonl")
+    for row, value in enumerate(values, 1):
+        if not isinstance(value, dict):
+            raise GazalError(f"{path}: row {row}: expected an object, found {type(value).__name__}")
+        yield row, value
 
 
 def _parquet_rows(path: Path) -> Iterable[tuple[int, dict[str, Any]]]:
@@ -119,6 +174,8 @@ def _parquet_rows(path: Path) -> Iterable[tuple[int, dict[str, Any]]]:
                 value["options"] = json.loads(value["options"])
             except json.JSONDecodeError as error:
                 raise GazalError(f"{path}: row {row}: options: not JSON ({error.msg})") from error
+        elif isinstance(value.get("options"), dict):  # a column of letters: Arrow has null where an item has fewer options
+            value["options"] = {letter: text for letter, text in value["options"].items() if text is not None}
         yield row, {key: field for key, field in value.items() if field is not None}
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 import os
+import sys
+from functools import lru_cache
 from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from gazal.errors import GazalError
 from gazal.files import atomic_folder
@@ -18,6 +19,7 @@ from gazal.recipe import ModelSection
 from gazal.recipe_train import AdapterSection
 
 EMBEDDED = Path(__file__).resolve().parent / "assets" / "embedded_base"
+VOCABULARIES = ("tokenizer.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "vocab.txt", "tekken.json", "*.tiktoken", "tiktoken.model")
 
 
 def base_path(section: ModelSection) -> str:
@@ -34,35 +36,75 @@ def _require(path: str) -> None:
     require_hub(f"model {path}", "a local folder")
 
 
+def _require_model(path: str) -> None:
+    """GazalError that says what a folder is where it is no whole model: an adapter, weights as pickles only, none."""
+    folder = Path(path)
+    if not folder.is_dir():
+        return
+    if (folder / "adapter_config.json").exists() and not (folder / "config.json").exists():
+        merged = folder.parent / "merged"
+        raise GazalError(f"model {path}: an adapter without its base; give the merged model{f' {merged}' if merged.is_dir() else ', such as the folder merged/ that each stage writes beside it'}")
+    if not (folder / "config.json").exists():
+        inside = next((f"; {path}/{name} is one" for name in ("merged", "grpo/merged", "sft/merged") if (folder / name / "config.json").exists()), "")
+        raise GazalError(f"model {path}: not a model folder (no config.json){inside}")
+    if not any(folder.glob("*.safetensors")):
+        pickles = any(folder.glob("*.bin")) or any(folder.glob("*.pt*"))
+        raise GazalError(f"model {path}: " + ("its weights are pickles (.bin), which can run code: save them as safetensors" if pickles else "no weights (*.safetensors) in that folder"))
+
+
 def _explain(path: str, error: Exception) -> GazalError:
     if Path(path).exists():
         return GazalError(f"model {path}: not a model folder ({first_line(error)})")
     return Unreachable(f"model {path}", f"cannot be loaded from the hub ({type(error).__name__}{offline_note()})", first_line(error), "a local folder")
 
 
-def load_tokenizer(path: str | Path, revision: str | None = None) -> PreTrainedTokenizerBase:
-    """A tokenizer with EOS, a pad that is not EOS, and a chat template (ChatML when it has none, said aloud)."""
+@lru_cache
+def _say_once(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def load_tokenizer(path: str | Path, revision: str | None = None, to_train: bool = False) -> PreTrainedTokenizerBase:
+    """A tokenizer with EOS, a pad, and a chat template (ChatML when it has none, said aloud).
+
+    ``to_train``: a pad that is EOS, where there is no other, is refused, since a model trained so never stops; in asking it does no harm.
+    """
     _require(str(path))
+    if Path(path).is_dir() and not any(file for pattern in VOCABULARIES for file in Path(path).glob(pattern)):
+        _require_model(str(path))
+        raise GazalError(f"model {path}: no tokenizer in that folder ({VOCABULARIES[0]})")
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(path), revision=revision, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise _explain(str(path), error) from error
     if tokenizer.chat_template is None:
-        logging.getLogger("gazal").warning("%s has no chat template: using plain ChatML", Path(path).name)
+        _say_once(f"gazal: model {Path(path).name} has no chat template: chats are written in plain ChatML; a base model is better asked with --set evaluation.prompt=plain")
         tokenizer.chat_template = CHATML_TEMPLATE
     if tokenizer.eos_token is None:
         raise GazalError(f"model {path}: its tokenizer names no EOS token")
     if tokenizer.pad_token in (None, tokenizer.eos_token):
         unused = next((t for t in ("<|endoftext|>", "<pad>", "<|pad|>", "[PAD]") if t in tokenizer.get_vocab() and t != tokenizer.eos_token), None)
+        if unused is None and not to_train:
+            unused = tokenizer.eos_token
         if unused is None:
             raise GazalError(f"model {path}: pad is EOS and no other pad token exists; a model trained so never stops")
         tokenizer.pad_token = unused
     return tokenizer
 
 
+def load_config(path: str | Path, revision: str | None = None) -> PreTrainedConfig:
+    """A model's config alone; its ``_commit_hash`` is the hub commit that it came from."""
+    _require(str(path))
+    _require_model(str(path))
+    try:
+        return AutoConfig.from_pretrained(str(path), revision=revision, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise _explain(str(path), error) from error
+
+
 def load_model(path: str | Path, dtype: str = "float32", revision: str | None = None, device: str | None = None) -> PreTrainedModel:
     """A causal language model from safetensors, in eval mode, on ``device``: by default the GPU when there is one and the model is not to be sharded over several."""
     _require(str(path))
+    _require_model(str(path))
     try:
         model = AutoModelForCausalLM.from_pretrained(
             str(path), revision=revision, dtype=getattr(torch, dtype), trust_remote_code=False, use_safetensors=True

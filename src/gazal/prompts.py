@@ -25,14 +25,23 @@ HEADING = "## Clinical Assessment"
 
 def question_text(item: Item) -> str:
     """Context, question and lettered options (free text has none), as one user turn."""
-    options = [f"{letter}. {text}" for letter, text in item.options.items()]
-    return "\n".join([*(item.context or []), item.question, *options])
+    return "\n".join([*(item.context or []), item.question, *_options(item)])
 
 
-def build_messages(item: Item, system: str) -> list[dict[str, str]]:
-    """The chat prompt of an item: the recipe's system text (none when empty), then the question."""
+def plain_question(item: Item, instruction: str = "") -> str:
+    """The same as plain text that ends where the letter belongs, as lm-eval's medical tasks write it (theirs: medqa_4options)."""
+    said = [instruction] if instruction else []
+    return "\n".join([*(item.context or []), f"Question: {item.question}", *_options(item), *said, "Answer:"])
+
+
+def _options(item: Item) -> list[str]:
+    return [f"{letter}. {text}" for letter, text in item.options.items()]
+
+
+def build_messages(item: Item, system: str, instruction: str = "") -> list[dict[str, str]]:
+    """The chat prompt of an item: the recipe's system text (none when empty), then the question, then the instruction on a line of its own."""
     turns = [{"role": "system", "content": system}] if system else []
-    return [*turns, {"role": "user", "content": question_text(item)}]
+    return [*turns, {"role": "user", "content": "\n".join([question_text(item), *([instruction] if instruction else [])])}]
 
 
 def encode_chats(tokenizer: PreTrainedTokenizerBase, chats: list[list[dict[str, str]]], opening: bool = False) -> list[list[int]]:
@@ -44,7 +53,12 @@ def answer_text(item: Item) -> str:
     """What follows ``</think>``: one heading and one answer line, or a free-text example's own response."""
     if isinstance(item, TrainingExample):
         return item.response
-    return f"{HEADING}\n**Answer:** {item.answer_idx}"
+    return f"{HEADING}\n{short_answer(item)}"
+
+
+def short_answer(item: Item) -> str:
+    """The answer line alone."""
+    return f"**Answer:** {item.answer_idx}"
 
 
 def completion_text(item: Item, reasoning: str) -> str:

@@ -104,6 +104,18 @@ def _lay_terms() -> dict[str, tuple[str, ...]]:
     return {name: tuple(sorted(lays.values(), key=lambda lay: (len(lay), lay))) for name, lays in alone.items()}
 
 
+@lru_cache(maxsize=1)
+def source_levels() -> dict[str, dict[str, int]]:
+    """Disease -> finding -> level of every ORPHA row, by name and whatever the pool; what a disease has no row for is not reported, 0."""
+    return {disease: {finding: LEVELS.get(frequency, -1) for finding, frequency in rows.items()} for disease, rows in _read_files()[2].items()}
+
+
+@lru_cache(maxsize=1)
+def source_lay_terms() -> dict[str, str]:
+    """Lay term -> the finding it stands for: all that questions may show."""
+    return {lay: name for name, lays in _lay_terms().items() for lay in lays[:2]}
+
+
 def _ancestors(term: str, parents: dict[str, set[str]]) -> set[str]:
     found, todo = set(), [term]
     while todo:

@@ -120,8 +120,12 @@ def _ultramedical(row: Row, **about: str) -> Item:
 
 
 def _medqa(row: Row, **about: str) -> Item:
+    """Options as an object of letters, or as a list of ``{"key": letter, "value": text}`` (bigbio's configuration of the source)."""
     (question,) = _texts(row, "question")
-    options = {letter: text for letter, text in row["options"].items() if text is not None} if isinstance(row["options"], dict) else {}
+    options = row["options"]
+    if isinstance(options, list) and all(isinstance(one, dict) and {"key", "value"} <= set(one) for one in options):
+        options = {one["key"]: one["value"] for one in options}
+    options = {letter: text for letter, text in options.items() if text is not None} if isinstance(options, dict) else {}
     if sorted(options) != list(LETTERS[: len(options)]):
         raise ValueError(f"options: expected letters from A on, found {', '.join(options) or 'none'}")
     return _choice(question, [options[letter] for letter in sorted(options)], row["answer_idx"], **about)

@@ -1,8 +1,9 @@
 """The paper's benchmarks, from a folder of JSON lines or from the Hugging Face hub, and any items file.
 
-From the hub they come by the converters of :mod:`gazal.data.shapes`; a set whose size is not the published one is
-refused. PubMedQA's official test split is a list of 500 PMIDs that lies not on the hub but in the
-authors' repository: it is fetched from there and checked against its known hash.
+From the hub they come by the converters of :mod:`gazal.data.shapes`; a set whose size or number of options is not the
+published one is refused. PubMedQA's official test split is a list of 500 PMIDs that lies not on the hub but in the
+authors' repository: it is fetched from there and checked against its known hash. Each set has development items, which
+are never asked: few-shot examples come from them.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -21,7 +23,7 @@ from gazal.data.hub import load_rows
 from gazal.data.shapes import converter, tidy
 from gazal.errors import GazalError
 from gazal.hub import PROBE_SECONDS, Unreachable, hub_problem, offline, within
-from gazal.items import Item, read_items
+from gazal.items import ENDINGS, Item, read_items
 from gazal.recipe_data import SourceSection
 
 PUBMEDQA_LIST = "https://raw.githubusercontent.com/pubmedqa/pubmedqa/3e7616d288b52edaf38f5fd5c59821c7806bde86/data/test_ground_truth.json"
@@ -30,7 +32,9 @@ PUBMEDQA_SHA256 = "406e3b89eff577ed38571eca5a5819734a6f49ac0437d171b6c64e5c3cd19
 
 
 class Source(NamedTuple):
-    """Where one set comes from: file stem in a folder; hub id, shape, config and split; published number of items."""
+    """Where one set comes from: file stem in a folder; hub id, shape, config and split; published number of items and of
+    options (None: they vary); development items: file stem and split; for a hub id whose files lie by name: pinned revision
+    and file, ``{split}`` left open."""
 
     stem: str
     hub: str
@@ -38,22 +42,38 @@ class Source(NamedTuple):
     config: str | None
     split: str
     count: int
+    options: int | None
+    dev_stem: str
+    dev_split: str
+    revision: str | None = None
+    file: str | None = None
 
 
+MEDQA_5 = ("fzkuji/MedQA", "0aa3dcf1c2945a1be0bdc87713c1b571a890d829", "med_qa_en_source/{split}-00000-of-00001.parquet")  # bigbio/med_qa as Parquet, without its loading script
 SOURCES = {
-    "medqa": Source("medqa_test_4opt", "GBaker/MedQA-USMLE-4-options", "medqa", None, "test", 1273),
-    "medmcqa": Source("medmcqa_validation", "openlifescienceai/medmcqa", "medmcqa", None, "validation", 4183),
-    "pubmedqa": Source("pubmedqa_test500", "qiaojin/PubMedQA", "pubmedqa", "pqa_labeled", "train", 500),
-    "mmlu_pro_health": Source("mmlu_pro_health", "TIGER-Lab/MMLU-Pro", "mmlu_pro", None, "test", 818),
-    "mmlu_pro_biology": Source("mmlu_pro_biology", "TIGER-Lab/MMLU-Pro", "mmlu_pro", None, "test", 717),
+    "medqa": Source("medqa_test_4opt", "GBaker/MedQA-USMLE-4-options", "medqa", None, "test", 1273, 4, "medqa_dev_4opt_mediq", "train"),
+    "medqa_5opt": Source("medqa_test_5opt", MEDQA_5[0], "medqa", None, "test", 1273, 5, "medqa_dev_5opt", "validation", *MEDQA_5[1:]),
+    "medmcqa": Source("medmcqa_validation", "openlifescienceai/medmcqa", "medmcqa", None, "validation", 4183, 4, "medmcqa_train_selfbiorag", "train"),
+    "pubmedqa": Source("pubmedqa_test500", "qiaojin/PubMedQA", "pubmedqa", "pqa_labeled", "train", 500, 3, "pubmedqa_train500", "train"),
+    "mmlu_pro_health": Source("mmlu_pro_health", "TIGER-Lab/MMLU-Pro", "mmlu_pro", None, "test", 818, None, "mmlu_pro_health_val5", "validation"),
+    "mmlu_pro_biology": Source("mmlu_pro_biology", "TIGER-Lab/MMLU-Pro", "mmlu_pro", None, "test", 717, None, "mmlu_pro_biology_val5", "validation"),
 }
 PARTS = {"mmlu_pro_medical": ("mmlu_pro_health", "mmlu_pro_biology")}  # as some papers define it; others take health alone
 BENCHMARKS = (*SOURCES, *PARTS)
+DEVELOPMENT_ROWS = 1000  # of a large training split on the hub: more are not needed to draw a few
 
 
 def benchmark_name(name: str) -> str:
     """A benchmark's own name, or an items file's name without folder and ending."""
     return name if name in BENCHMARKS else re.sub(r"(\.jsonl|\.json|\.parquet)?(\.gz)?$", "", Path(name).name)
+
+
+def _items_file(name: str) -> list[Item]:
+    items = [tidy(item) for item in read_items(name)]
+    same = [item.id for item in items if len(set(item.options.values())) < len(item.options)]
+    if same:  # published sets have such items too (MedMCQA: 21), so they are asked
+        print(f"{name}: {'1 item has' if len(same) == 1 else f'{len(same)} items have'} two options of one text (first: {same[0]!r}); where that is the right one, one of its letters counts", file=sys.stderr)
+    return items
 
 
 def load_benchmark(name: str, folder: str | Path | None = None, limit: int | None = None, seed: int = 0) -> list[Item]:
@@ -63,9 +83,9 @@ def load_benchmark(name: str, folder: str | Path | None = None, limit: int | Non
     set cannot be had; GazalError for a missing folder, a name that is none, a broken file or a wrong count.
     """
     if name not in BENCHMARKS:
-        if not Path(name).exists() and Path(name).suffix not in (".jsonl", ".gz", ".parquet"):
+        if not Path(name).exists() and not name.endswith(ENDINGS):
             raise GazalError(f"benchmark {name}: unknown (known: {', '.join(BENCHMARKS)}; or give an items file)")
-        items = [tidy(item) for item in read_items(name)]
+        items = _items_file(name)
     else:
         items = [item for part in PARTS.get(name, (name,)) for item in _whole(part, folder)]
     return sample(items, limit, seed)
@@ -88,7 +108,7 @@ def load_benchmarks(
     for name in names:
         key = benchmark_name(name)
         if key in found or key in not_run:
-            raise GazalError(f"benchmark {name}: {key} is asked for twice")
+            raise GazalError(f"benchmark {name}: {key} is asked for twice; of two files of one name, rename one")
         try:
             found[key] = load_benchmark(name, folder, limit, seed)
         except Unreachable as error:
@@ -98,36 +118,71 @@ def load_benchmarks(
 
 def _whole(name: str, folder: str | Path | None) -> list[Item]:
     source = SOURCES[name]
-    items = _from_hub(name, source) if folder is None else _from_folder(name, source, Path(folder).expanduser())
+    items = _from_hub(name, source) if folder is None else _from_folder(name, source.stem, Path(folder).expanduser())
     if len(items) != source.count:
         raise GazalError(f"benchmark {name}: {len(items)} items found, the published set has {source.count}")
+    other = next((item for item in items if source.options and len(item.options) != source.options), None)
+    if other:
+        raise GazalError(f"benchmark {name}: item {other.id!r} has {len(other.options)} options, those of the published set have {source.options}")
     return items
 
 
-def _from_folder(name: str, source: Source, folder: Path) -> list[Item]:
+def development_items(name: str, folder: str | Path | None = None, seed: int = 0) -> list[Item]:
+    """Items of ``name``'s own training or development split, of which none is asked: all of a folder's file; of the hub's
+    split, where it is large, ``DEVELOPMENT_ROWS`` drawn by ``seed``. A benchmark of parts has what its parts have.
+
+    Raises Unreachable when there are none, GazalError for a broken file.
+    """
+    found: list[Item] = []
+    missing: list[Unreachable] = []
+    for part in PARTS.get(name, (name,)):
+        try:
+            found += _development_part(part, folder, seed)
+        except Unreachable as error:
+            missing.append(error)
+    if missing and not found:
+        raise missing[0]
+    return found
+
+
+def _development_part(name: str, folder: str | Path | None, seed: int) -> list[Item]:
+    source = SOURCES[name]
+    if folder is not None:
+        return _from_folder(name, source.dev_stem, Path(folder).expanduser(), ids=False)
+    return _from_hub(name, source._replace(split=source.dev_split), seed)
+
+
+def _from_folder(name: str, stem: str, folder: Path, ids: bool = True) -> list[Item]:
     if not folder.is_dir():
         raise GazalError(f"benchmarks folder {folder}: no such folder")
-    path = next((p for end in (".jsonl.gz", ".jsonl") if (p := folder / f"{source.stem}{end}").exists()), None)
+    path = next((p for end in (".jsonl.gz", ".jsonl") if (p := folder / f"{stem}{end}").exists()), None)
     if path is None:
-        raise Unreachable(name, f"{source.stem}.jsonl.gz is not in the benchmarks folder")
+        raise Unreachable(name, f"{stem}.jsonl.gz is not in the benchmarks folder")
     items = []
-    for item in read_items(path):
+    for item in read_items(path, ids=ids):
         if item.subject is None and isinstance(getattr(item, "category", None), str):
             item = item.model_copy(update={"subject": item.category})
         items.append(tidy(item if name != "pubmedqa" else item.model_copy(update={"pmid": item.id})))
     return items
 
 
-def _from_hub(name: str, source: Source) -> list[Item]:
+def _from_hub(name: str, source: Source, seed: int | None = None) -> list[Item]:
+    """The set's items; with ``seed`` development items, at most ``DEVELOPMENT_ROWS`` of them."""
+    file = source.file.format(split=source.split) if source.file else None
+    section = SourceSection(name=source.hub, use="grpo", shape=source.shape, config=source.config, split=source.split, revision=source.revision, file=file)
     try:
-        rows = load_rows(SourceSection(name=source.hub, use="grpo", shape=source.shape, config=source.config, split=source.split), f"benchmark {name}")
+        rows = load_rows(section, f"benchmark {name}")
     except Unreachable as error:
         raise Unreachable(name, f"{source.hub}: {error.reason}, and no benchmarks folder is given") from error
     convert, _ = converter(source.shape, rows.distinct, f"benchmark {name}")
-    wanted = official_pubmedqa() if name == "pubmedqa" else set()
+    tested = official_pubmedqa() if name == "pubmedqa" else set()
+    draw = seed is not None and rows.count > DEVELOPMENT_ROWS
+    numbers = np.sort(np.random.default_rng(seed).choice(rows.count, DEVELOPMENT_ROWS, replace=False)) if draw else None
     items = []
-    for number, row in rows.read(None):
-        if name.startswith("mmlu_pro_") and row["category"] != name.removeprefix("mmlu_pro_") or wanted and str(row["pubid"]) not in wanted:
+    for number, row in rows.read(numbers):
+        if name.startswith("mmlu_pro_") and row["category"] != name.removeprefix("mmlu_pro_"):
+            continue
+        if tested and (str(row["pubid"]) in tested) == (seed is not None):
             continue
         try:
             items.append(convert(row, id=f"{source.shape}-{source.split}-{number}", source=source.hub).model_copy(update={"reasoning": None}))

@@ -1,35 +1,131 @@
-"""How an item becomes a prompt in evaluation: the same text for every engine."""
+"""How an item becomes a prompt in evaluation: the same text for every engine.
+
+``chat`` is a list of messages: the recipe's system text (none when empty), a user and an assistant turn for each shot, the
+question. An assistant's turn is a whole completion in the card's form where the shot has ``reasoning``, else one answer line.
+(Templates such as Qwen3's leave earlier think blocks out of what the model sees.)
+
+``plain`` is text that a base model continues, in the form of lm-eval's medical tasks; each shot is the same block with its
+letter, and blocks are parted by an empty line::
+
+    <system text, and an empty line; nothing when it is empty>
+    <context, a line each>
+    Question: <question>
+    A. <option>
+    B. <option>
+    <instruction; nothing when it is empty>
+    Answer:
+
+The letter follows after one space. In both styles the instruction is the line after the options.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
 
-from gazal.items import Item
-from gazal.prompts import build_messages
+import numpy as np
+
+from gazal.errors import GazalError
+from gazal.evaluation.benchmarks import BENCHMARKS, development_items
+from gazal.evaluation.repeats import asking
+from gazal.items import Item, read_items
+from gazal.prompts import build_messages, completion_text, plain_question, short_answer
 from gazal.recipe import Recipe
 
 Messages = list[dict[str, str]]
 Prompt = Messages | str
 """A chat, or plain text that is continued as it stands."""
+NEXT_QUESTION = re.compile(r"\s*\n\s*Question:")
 
 
 @dataclass(frozen=True)
 class Prompting:
-    """``opens_think``: the rendered prompt ends inside ``<think>``."""
+    """``opens_think``: the rendered prompt ends inside ``<think>`` (a plain one never does); ``shots``: solved items, shown first."""
 
     system: str = ""
     opens_think: bool = False
+    style: Literal["chat", "plain"] = "chat"
+    instruction: str = ""
+    shots: tuple[Item, ...] = ()
 
     def prompt(self, item: Item) -> Prompt:
         """What the model is shown."""
-        return build_messages(item, self.system)
+        if self.style == "plain":
+            blocks = [f"{plain_question(shot, self.instruction)} {shot.answer_idx}" for shot in self.shots]
+            return "\n\n".join([*([self.system] if self.system else []), *blocks, plain_question(item, self.instruction)])
+        *system, question = build_messages(item, self.system, self.instruction)
+        return [*system, *(turn for shot in self.shots for turn in self._turns(shot)), question]
+
+    def _turns(self, shot: Item) -> Messages:
+        answer = completion_text(shot, shot.reasoning) if shot.reasoning else short_answer(shot)
+        return [build_messages(shot, "", self.instruction)[-1], {"role": "assistant", "content": answer}]
+
+    def end(self, completion: str) -> int | None:
+        """Where a plain completion goes on with a question of the model's own, whose answer is none to ours; None where it does not.
+        A base model continues the form until its token limit."""
+        found = NEXT_QUESTION.search(completion) if self.style == "plain" else None
+        return found.start() if found else None
 
     def header(self) -> dict[str, Any]:
         """What a predictions file says of its prompts: changes whenever a prompt could."""
-        return {"system": self.system, "opens_think": self.opens_think}
+        shown = json.dumps([[shot.id, *self._turns(shot)] for shot in self.shots], ensure_ascii=False).encode()
+        return {
+            "system": self.system, "opens_think": self.opens_think, "style": self.style, "instruction": self.instruction,
+            "few_shot": len(self.shots), "shots": hashlib.sha256(shown).hexdigest() if self.shots else "",
+        }
 
 
-def prompting_of(recipe: Recipe) -> Prompting:
-    """The recipe's prompting."""
-    return Prompting(recipe.model.system, recipe.model.prompt_opens_think)
+def prompting_of(
+    recipe: Recipe, benchmark: str | None = None, items: Sequence[Item] | None = None, folder: str | Path | None = None, development: str | Path | None = None,
+) -> Prompting:
+    """The recipe's prompting, for ``benchmark`` of which ``items`` are asked.
+
+    With ``evaluation.few_shot`` the shots are drawn by the recipe's seed from ``evaluation.few_shot_items``, else from the
+    benchmark's own development items (of ``folder``, else of the hub) or the file ``development``; they are the same for all
+    items, whichever are asked, and none is among these, by id or by what it asks. Raises GazalError where there are too few.
+    """
+    settings, model = recipe.evaluation, recipe.model
+    plain = settings.prompt == "plain"
+    shots: tuple[Item, ...] = ()
+    if settings.few_shot:
+        candidates, where = _candidates(recipe, benchmark or "", str(folder) if folder else None, development)
+        shots = draw_shots(candidates, settings.few_shot, recipe.seed, items or ())
+        if len(shots) < settings.few_shot:
+            raise GazalError(f"evaluation.few_shot={settings.few_shot}: {where}: {len(shots)} items that are not asked themselves")
+    return Prompting(model.system, model.prompt_opens_think and not plain, settings.prompt, settings.instruction, shots)
+
+
+def draw_shots(candidates: Sequence[Item], count: int, seed: int, asked: Sequence[Item] = ()) -> tuple[Item, ...]:
+    """The first ``count`` of a seeded order of ``candidates`` that are not ``asked`` and ask something new (fewer where there are no more)."""
+    ids, known = {item.id for item in asked}, set(map(asking, asked))
+    shots: list[Item] = []
+    for at in np.random.default_rng(seed).permutation(len(candidates)):
+        shot = candidates[at]
+        if len(shots) < count and shot.id not in ids and asking(shot) not in known:
+            shots.append(shot)
+            known.add(asking(shot))
+    return tuple(shots)
+
+
+def _candidates(recipe: Recipe, benchmark: str, folder: str | None, development: str | Path | None) -> tuple[Sequence[Item], str]:
+    given = recipe.evaluation.few_shot_items
+    if given or benchmark not in BENCHMARKS:
+        path = given or development
+        if not path:
+            raise GazalError(f"evaluation.few_shot={recipe.evaluation.few_shot}: {benchmark or 'the items'} has no development items: give evaluation.few_shot_items=FILE")
+        return read_items(Path(path).expanduser(), ids=False), Path(path).name
+    return _development(benchmark, folder, recipe.seed), f"{benchmark}'s development items"
+
+
+@lru_cache(maxsize=16)
+def _development(benchmark: str, folder: str | None, seed: int) -> Sequence[Item]:
+    try:
+        return development_items(benchmark, folder, seed)
+    except GazalError as error:
+        raise GazalError(f"evaluation.few_shot: no development items ({error}); give evaluation.few_shot_items=FILE") from error
