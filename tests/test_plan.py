@@ -15,7 +15,9 @@ from typer.testing import CliRunner
 
 from gazal.cli import app
 from gazal.errors import GazalError
+from gazal.evaluation.asked import asked_models
 from gazal.models import load_model, lora_config
+from gazal.planning.answering import CHARACTERS, Load, cache_bytes, load_of, parameter_counts, plan_answers, served, stored_bytes
 from gazal.planning.command import make_plan
 from gazal.planning.devices import Devices, known_devices, read_devices
 from gazal.planning.memory import assumed_tokens, resident, stage_memory, weight_bytes
@@ -225,3 +227,87 @@ def test_the_plan_says_its_assumptions_and_no_cost_without_a_price(small, tmp_pa
     lines.clear()
     make_plan(small, read_devices("1x80GB"), tmp_path, prompt=64, say=lines.append)
     assert "price not given" in "\n".join(lines)
+
+
+PUBLISHED = load_recipe("published")
+
+
+def answered(name, devices="8xh100", recipe=PUBLISHED, load=Load(7491, 212, False), mfu=0.4):
+    (one,) = asked_models([name], recipe)
+    return served(one, base_config(recipe.model.model_copy(update={"base": one.spec})), load, read_devices(devices), mfu)
+
+
+@pytest.mark.parametrize("name", PUBLISHED.models)
+def test_every_published_model_has_a_shipped_shape_of_its_size_and_fits_eight_devices(name):
+    spec = PUBLISHED.models[name].model
+    parameters, looked_up = parameter_counts(base_config(PUBLISHED.model.model_copy(update={"base": spec})))
+    assert parameters / 1e9 == pytest.approx(known_models()[spec]["parameters"], rel=0.01) and 0 < looked_up < 0.1 * parameters
+    found = answered(name)
+    assert not found.reason and found.rows > 1 and found.hours > 0
+
+
+def test_memory_of_a_served_model_by_hand():
+    config = base_config(PUBLISHED.model)
+    assert cache_bytes(config) == 2 * 64 * 8 * 128 * 2  # keys and values, layers, KV heads, head size, bytes
+    assert stored_bytes("Qwen/Qwen3-32B", config, 32_762_123_264) == 2 * 32_762_123_264
+    found = answered("qwen-3-32b")
+    assert found.parts["weights"] == pytest.approx(2 * 32.76e9 / 8, rel=0.001)
+    assert found.parts["cache"] == pytest.approx(256 * (212 + 2048) * 262_144 / 8)
+    eight = answered("llama-3.1-405b").parts["weights"] * 8
+    assert eight == pytest.approx(2 * 405.85e9 - 124 * 3 * 16384 * 53248, rel=0.001)  # 124 layers' feed-forward matrices in 8 bits
+
+
+def test_a_served_model_takes_longer_with_less_bandwidth_and_more_to_say():
+    base = answered("qwen-3-32b").hours
+    assert answered("qwen-3-32b", mfu=0.2).hours > 1.9 * base
+    assert answered("qwen-3-32b", "8xa100").hours > 1.5 * base
+    assert answered("qwen-3-32b", load=Load(2 * 7491, 212, False)).hours == pytest.approx(2 * base)
+    longer = load_recipe("published", ["models.qwen-3-32b.max_new_tokens=4096"])
+    assert answered("qwen-3-32b", recipe=longer).hours > 1.9 * base
+    assert answered("qwen-3-32b", "6xh100").devices == 4  # 64 heads do not divide by six
+    assert answered("qwen-3-32b", "1x90GB").hours == 0  # speed not known
+
+
+def test_what_does_not_fit_says_what_it_takes():
+    assert "weights and a sequence of 8,192 tokens (evaluation.context) take" in answered("qwen-2.5-72b", "1x80GB").reason
+    assert not answered("qwen-3-32b", "1x80GB").reason
+    whole = load_recipe("published", ["evaluation.context=null"])
+    assert "a sequence of 40,960 tokens" in answered("qwen-3-32b", "1x80GB", whole).reason
+
+
+def test_prompts_are_counted_from_the_benchmarks_or_from_what_was_measured(tmp_path):
+    assert load_of(PUBLISHED, None).prompts == 1273 + 4183 + 500 + 1535
+    twice = load_recipe("published", ["evaluation.samples=2", "evaluation.permute=1", "evaluation.benchmark_limit=10"])
+    assert load_of(twice, None).prompts == 4 * 10 * 4
+    path = tmp_path / "mine.jsonl"
+    path.write_text('{"id": "1", "question": "' + 196 * "x" + '", "options": {"A": "1", "B": "2"}, "answer_idx": "A"}\n')
+    mine = load_recipe("published", [f"evaluation.benchmarks=[{path}]", "model.system=''"])
+    assert load_of(mine, tmp_path).tokens - 20 == (196 + 2 * 5) / CHARACTERS and load_of(mine, tmp_path).prompts == 1
+    with pytest.raises(GazalError, match="mine.jsonl: its size is not known here; give --benchmarks"):
+        load_of(mine, None)
+
+
+def test_the_plan_of_the_published_recipe_names_each_model_and_its_cost():
+    lines: list[str] = []
+    plan_answers(PUBLISHED, H100, [], price=2.5, say=lines.append)
+    for name in PUBLISHED.models:
+        assert any(line.startswith(name + " ") for line in lines), name
+    assert "an upper bound" in lines[-1] and "USD at 2.5 USD per device hour" in lines[-2]
+    lines.clear()
+    with pytest.raises(GazalError, match="1 of the models cannot be asked on 1 × h100: qwen-2.5-72b: weights") as refusal:
+        plan_answers(PUBLISHED, read_devices("h100"), ["qwen-2.5-72b", "qwen-3-32b"], say=lines.append)
+    assert "\n" not in str(refusal.value) and any(line.startswith("qwen-3-32b ") for line in lines) and not any(line.startswith("qwq") for line in lines)
+
+
+def test_a_model_in_this_process_is_planned_on_one_device(tiny_model):
+    lines: list[str] = []
+    recipe = load_recipe("published", [f"models.qwen-3-32b.model={tiny_model}", "models.qwen-3-32b.engine=transformers", "models.gazal-r1.model=openai:http://x/v1#y"])
+    plan_answers(recipe, H100, ["qwen-3-32b"], say=lines.append)
+    assert next(line for line in lines if line.startswith("qwen-3-32b")).split()[1] == "1"
+    with pytest.raises(GazalError, match="gazal-r1: a server"):
+        plan_answers(recipe, H100, ["gazal-r1"], say=lines.append)
+
+
+def test_gazal_plan_of_the_published_recipe():
+    result = CliRunner().invoke(app, ["plan", "--recipe", "published", "--devices", "8x80GB", "--model", "gazal-r1"])
+    assert result.exit_code == 0 and "gazal-r1 " in result.output and "llama" not in result.output

@@ -72,6 +72,15 @@ def test_the_paper_recipe_holds_the_published_values() -> None:
     assert recipe.data.sft == 107_033 + 32_682 and recipe.data.grpo == 32_000
 
 
+def test_the_cards_sampling_and_greedy_differ_in_sampling_alone() -> None:
+    card, greedy = load_recipe("card"), load_recipe("greedy")
+    sampling = ("temperature", "top_p", "top_k", "max_new_tokens")
+    assert [getattr(card.evaluation, key) for key in sampling] == [0.7, 0.8, 20, 2048]
+    assert [getattr(greedy.evaluation, key) for key in sampling] == [0.0, 1.0, 0, 2048]
+    assert card.evaluation.model_copy(update={key: getattr(greedy.evaluation, key) for key in sampling}) == greedy.evaluation
+    assert card.model == greedy.model and card.model.system == load_recipe("qwen3-32b").model.system
+
+
 @pytest.mark.parametrize(("key", "description"), [*values(Recipe).items(), *values(SourceSection, "data.sources.0.").items(), *values(BaseTraining, "base_training.").items()])
 def test_every_field_says_what_it_is_and_where_its_value_is_from(key: str, description: str) -> None:
     what, marker, source = description.partition("source:")
@@ -106,6 +115,21 @@ def test_round_trip_of_any_override(tmp_path_factory, rate, seed, rank, dora, ta
 def test_numbers_as_people_write_them(tmp_path: Path, text: str, number: float) -> None:
     assert load_recipe("embedded", [f"sft.learning_rate={text}"]).sft.learning_rate == number
     assert load_recipe(write(tmp_path / "r.yaml", f"sft:\n  learning_rate: {text}\n")).sft.learning_rate == number
+
+
+@pytest.mark.parametrize("word", ["on", "off", "template"])
+def test_thinking_is_on_or_off_as_people_write_it(tmp_path: Path, word: str) -> None:
+    """YAML 1.1 reads on and off as true and false."""
+    recipe = load_recipe("embedded", [f"evaluation.thinking={word}"])
+    assert recipe.evaluation.thinking == word and load_recipe(write(tmp_path / "r.yaml", dump_recipe(recipe))) == recipe
+    path = write(tmp_path / "s.yaml", f"evaluation: {{thinking: {word}}}\nmodels: {{m: {{model: a/b, thinking: {word}}}}}\n")
+    assert load_recipe(path).evaluation.thinking == load_recipe(path).models["m"].thinking == word
+
+
+@pytest.mark.parametrize("text", ["", "''", '""'])
+def test_an_empty_text_is_empty_whether_the_shell_leaves_its_quotes_or_not(text: str) -> None:
+    assert load_recipe("qwen3-32b", [f"model.system={text}"]).model.system == ""
+    assert load_recipe("card", [f"evaluation.few_shot_items={text}", "threads=null"]).evaluation.few_shot_items == ""
 
 
 def test_overrides_apply_in_order_and_only_where_they_say() -> None:

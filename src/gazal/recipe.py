@@ -91,7 +91,7 @@ def _apply(values: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise GazalError(f"override {override!r}: expected key=value, such as sft.learning_rate=1e-4")
-    parts = key.split(".")
+    parts = _parts(values, key)
     place: Any = values
     for depth, part in enumerate(parts[:-1]):
         place = place[_index(place, parts, depth)] if isinstance(place, list) else place.setdefault(part, {})
@@ -100,10 +100,21 @@ def _apply(values: dict[str, Any], override: str) -> None:
         if isinstance(place, dict) and parts[depth + 1].isdecimal():
             raise GazalError(f"override {key}: {part} is no list in the recipe file; give it as one: {'.'.join(parts[: depth + 1])}=[…]")
     try:
-        value = yaml.safe_load(text)
+        value = yaml.safe_load(text) if text.strip() else ""  # a shell takes the quotes of key='' away; nothing is null
     except yaml.YAMLError as error:
         raise GazalError(f"override {key}: {text!r} is not a YAML value") from error
     place[_index(place, parts, len(parts) - 1) if isinstance(place, list) else parts[-1]] = value
+
+
+def _parts(values: Any, key: str) -> list[str]:
+    """``key`` at its dots; a name of the recipe that holds dots itself, such as models.llama-3.1-70b, stays whole (the longest that is there)."""
+    words, parts = key.split("."), []
+    while words:
+        known = values if isinstance(values, dict) else {}
+        count = next((n for n in range(len(words), 1, -1) if ".".join(words[:n]) in known), 1)
+        parts.append(".".join(words[:count]))
+        values, words = known.get(parts[-1]), words[count:]
+    return parts
 
 
 def _index(values: list[Any], parts: list[str], depth: int) -> int:

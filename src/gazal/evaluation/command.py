@@ -1,34 +1,51 @@
-"""Evaluate a run's stages, or any one model: load the benchmarks, predict, score."""
+"""Evaluate a run's stages, or any models: load the benchmarks, predict, score."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gazal.errors import GazalError
-from gazal.evaluation.benchmarks import load_benchmarks, sample
+from gazal.evaluation.asked import Asked, LazyEngine, asked_models, save_asked
+from gazal.evaluation.benchmarks import BENCHMARKS, benchmark_name, load_benchmarks, sample
 from gazal.evaluation.contamination import measure_contamination
-from gazal.evaluation.engines import Engine, load_engine
+from gazal.evaluation.folder import PERMUTED, read_not_run, save_items, save_not_run, save_training_items
+from gazal.evaluation.permute import permuted
 from gazal.evaluation.predictions import predict
 from gazal.evaluation.prompting import prompting_of
-from gazal.evaluation.score import read_not_run, results_table, save_items, save_not_run, save_training_items, score_folder
+from gazal.evaluation.report import results_table
+from gazal.evaluation.score import score_folder
 from gazal.items import Item, read_items
 from gazal.models import base_path
 from gazal.recipe import Recipe
+from gazal.runs import relative, run_path
+
+if TYPE_CHECKING:  # engines bring torch, which is not needed where all predictions are there
+    from gazal.evaluation.engines import Engine
 
 
 def evaluate_model(
     engine: Engine, benchmarks: dict[str, list[Item]], out: Path, recipe: Recipe, name: str | None = None,
-    replace: bool = False, say: Callable[[str], None] = print,
+    replace: bool = False, folder: str | Path | None = None, development: dict[str, Path] | None = None, say: Callable[[str], None] = print,
 ) -> None:
-    """Predict each benchmark with one engine: ``out/<name>/<benchmark>.parquet``, items beside."""
+    """Predict each benchmark with one engine: ``out/<name>/<benchmark>.parquet``, items beside; with ``evaluation.permute`` also
+    ``out/<name>/permuted/<benchmark>.parquet``, the same items in other orders of their options.
+
+    ``folder`` holds the benchmarks' development items, ``development`` files of other sets (see :func:`prompting_of`)."""
+    settings, mine = recipe.evaluation, out / (name or engine.name)
+    promptings = {benchmark: prompting_of(recipe, benchmark, items, folder, (development or {}).get(benchmark)) for benchmark, items in benchmarks.items()}
     for benchmark, items in benchmarks.items():
-        save_items(out, benchmark, items, replace)
-        predict(
-            engine, items, recipe.evaluation, out / (name or engine.name) / f"{benchmark}.parquet",
-            prompting=prompting_of(recipe), seed=recipe.seed, replace=replace, say=say,
-        )
+        asked = {benchmark: items}
+        if settings.permute and (turned := permuted(items, settings.permute, recipe.seed, benchmark, say)):
+            asked[f"{PERMUTED}/{benchmark}"] = turned
+        for place, some in asked.items():
+            save_items(out, place, some, replace)
+            predict(
+                engine, some, settings, mine / f"{place}.parquet", prompting=promptings[benchmark], seed=recipe.seed,
+                replace=replace, say=say, label=f"{mine.name} on {place}",
+            )
 
 
 def evaluate_stages(run: str | Path, recipe: Recipe, folder: str | Path | None = None, say: Callable[[str], None] = print) -> Path:
@@ -51,8 +68,9 @@ def evaluate_stages(run: str | Path, recipe: Recipe, folder: str | Path | None =
     asked = {"test": test, **{name: sample(items, settings.benchmark_limit, recipe.seed) for name, items in whole.items()}}
     for stage in settings.stages:
         path = base_path(recipe.model) if stage == "base" else run / stage / "merged"
-        engine = load_engine(path, revision=recipe.model.revision if stage == "base" else None)
-        evaluate_model(engine, asked, out, recipe, stage, replace=True, say=say)
+        engine = LazyEngine(path, settings, revision=recipe.model.revision if stage == "base" else None)
+        evaluate_model(engine, asked, out, recipe, stage, replace=True, folder=folder, development={"test": run / "data" / "dev.parquet"}, say=say)
+        engine.close()
     save_not_run(out, not_run)
     return out
 
@@ -63,23 +81,72 @@ def _training(data: Path) -> list[Item]:
     return list({item.id: item for item in items}.values())
 
 
-def evaluate_command(
-    model: str, benchmarks: list[str], *, limit: int | None, samples: int | None, out: str | Path, recipe: Recipe,
-    folder: str | Path | None = None, say: Callable[[str], None] = print,
-) -> dict[str, Any]:
-    """``gazal evaluate``: one model (see :func:`gazal.evaluation.engines.load_engine`) on benchmarks and
-    items files; prints the table and returns the scores. Run again it goes on; other models may share ``out``.
+def evaluation_folder(recipe: Recipe, out: Path | None, run: str = "") -> tuple[Path, Path]:
+    """Where results and where predictions go: ``out`` for both, by default the run's folder and its ``eval``. GazalError where that
+    would mix strangers into a run that trains its own models, or is a finished stage, whose manifest would then lie."""
+    if out is not None:
+        return out, out
+    if not run and not recipe.models:
+        raise GazalError(f"--out: not given, and runs/{recipe.name}/eval is for that run's own models; give --out or --run a folder")
+    folder = run_path(recipe, run)
+    if (folder / "eval" / "manifest.json").exists():
+        raise GazalError(f"{relative(folder / 'eval')}: a finished stage of a run; give --out or --run another folder")
+    return folder, folder / "eval"
 
-    Raises GazalError for bad input before any model is loaded, and when no benchmark can be had.
+
+def evaluate_command(
+    model: str | list[str], benchmarks: list[str], *, limit: int | None, samples: int | None, out: str | Path, recipe: Recipe,
+    folder: str | Path | None = None, changes: dict[str, Any] | None = None, then: Callable[[dict[str, Any]], object] = lambda scores: None, say: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """``gazal evaluate``: models (see :func:`gazal.evaluation.asked.asked_models`) on benchmarks and items files, without any on the
+    recipe's; prints the table and returns the scores. Run again it goes on, and loads no model whose predictions are complete.
+
+    ``changes`` of ``evaluation`` hold for every model, whatever the recipe says of it. Of several models one that fails is a line
+    and the others still run; ``then`` is called with the scores. Raises GazalError for bad input before any model is loaded, when
+    no benchmark can be had, and at the end where a model failed.
     """
     out = Path(out)
-    found, not_run = load_benchmarks(benchmarks, folder, limit, recipe.seed)
+    changes = {key: value for key, value in {**(changes or {}), "samples": samples}.items() if value is not None}
+    asked = [one.changed(changes) for one in asked_models([model] if isinstance(model, str) else model, recipe)]
+    for name in benchmarks:
+        if not name.strip():
+            raise GazalError("--benchmark: empty; expected a benchmark's name or an items file")
+        if name not in BENCHMARKS and benchmark_name(name) in BENCHMARKS:
+            raise GazalError(f"benchmark {name}: an items file with the name of a benchmark; its scores would pass for that: rename it")
+    limit = recipe.evaluation.benchmark_limit if limit is None and not benchmarks else limit
+    found, not_run = load_benchmarks(benchmarks or recipe.evaluation.benchmarks, folder, limit, recipe.seed)
     if not found:
         raise GazalError("; ".join(f"{name}: {reason}" for name, reason in not_run.items()) or "no benchmark is asked for")
-    if samples is not None:
-        recipe = recipe.model_copy(update={"evaluation": recipe.evaluation.model_copy(update={"samples": samples})})
-    evaluate_model(load_engine(model), found, out, recipe, say=say)
+    for name, reason in not_run.items():
+        say(f"{name}: not run: {reason}")
+    failed: dict[str, GazalError] = {}
+    for one in asked:
+        try:
+            _evaluate(one, found, out, folder, say)
+        except GazalError as error:
+            if len(asked) == 1:
+                raise
+            failed[one.name] = error
+            print(f"gazal: {error}", file=sys.stderr)
     save_not_run(out, {k: v for k, v in {**read_not_run(out), **not_run}.items() if k not in found})
+    if len(failed) == len(asked):
+        raise GazalError(f"none of {len(asked)} models was evaluated: {', '.join(failed)}")
     scores = score_folder(out)
     say(results_table(scores))
+    then(scores)
+    if failed:
+        raise GazalError(f"{len(failed)} of {len(asked)} models not evaluated: {', '.join(failed)}")
     return scores
+
+
+def _evaluate(one: Asked, found: dict[str, list[Item]], out: Path, folder: str | Path | None, say: Callable[[str], None]) -> None:
+    engine = LazyEngine(one.spec, one.recipe.evaluation, one.dtype, one.revision)
+    try:
+        evaluate_model(engine, found, out, one.recipe, one.name, folder=folder, say=say)
+    except RuntimeError as error:  # torch's is one of these; the name spares its import where nothing was loaded
+        if type(error).__name__ == "OutOfMemoryError":
+            raise GazalError(f"model {one.name}: out of memory; `gazal plan` says what it takes, evaluation.batch_tokens makes batches smaller") from error
+        raise
+    finally:
+        engine.close()
+    save_asked(out, one)

@@ -12,6 +12,7 @@ from transformers import PreTrainedConfig
 from gazal.errors import GazalError
 from gazal.items import Item, read_items
 from gazal.models import base_path, load_tokenizer
+from gazal.planning.answering import plan_answers
 from gazal.planning.devices import Devices, measured, read_devices
 from gazal.planning.memory import PARTS, StageMemory, Tokens, assumed_tokens, shards, stage_memory
 from gazal.planning.search import STAGES, apply, cheapest, fitted_launch, words
@@ -141,11 +142,15 @@ def _refusal(
 
 def plan_command(
     recipe: Recipe, devices: str, run: str, *, price: float | None, mfu: float, prompt: int, tflops: float | None, bandwidth: float | None,
+    models: list[str] | None = None, benchmarks: Path | None = None,
 ) -> None:
-    """The command: reads the devices, with the speed given where it is."""
+    """The command: reads the devices, with the speed given where it is. Of a recipe with ``models``, or for given ones, asking them is planned."""
     found = read_devices(devices)
     if (tflops is None) != (bandwidth is None):
         raise GazalError("--tflops and --bandwidth: give both, or neither")
     if tflops is not None:
         found = replace(found, flops=tflops * 1e12, bandwidth=bandwidth * 1e9)
+    if models or recipe.models:
+        plan_answers(recipe, measured(found, torch.bfloat16), models or [], benchmarks, price=price, mfu=mfu)
+        return
     make_plan(recipe, found, run_path(recipe, run), price=price, mfu=mfu, prompt=prompt)

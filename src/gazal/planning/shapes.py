@@ -21,7 +21,7 @@ from gazal.recipe import ModelSection
 from gazal.recipe_train import AdapterSection
 
 KNOWN = Path(__file__).resolve().parent.parent / "assets" / "plan" / "models.yaml"
-CARD = ("parameters", "without_embeddings")  # published counts beside the shape
+CARD = ("parameters", "without_embeddings", "fp8_layers")  # published counts beside the shape
 
 
 def known_models() -> dict[str, dict[str, Any]]:

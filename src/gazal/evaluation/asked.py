@@ -1,0 +1,135 @@
+"""Which models are asked, by the names of a recipe or by themselves, and an engine that loads its model only when it is asked something."""
+
+from __future__ import annotations
+
+import gc
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gazal.errors import GazalError
+from gazal.evaluation.identity import identity_of
+from gazal.files import file_safe, write_json
+from gazal.recipe import Recipe
+from gazal.recipe_evaluation import EvaluationSection
+
+if TYPE_CHECKING:  # engines bring torch
+    from gazal.evaluation.engines import Engine
+
+OF_EVALUATION = ("engine", "thinking", "temperature", "top_p", "top_k", "max_new_tokens")
+OF_MODEL = ("system", "prompt_opens_think")
+PROTOCOL = ("method", "temperature", "top_p", "top_k", "max_new_tokens", "samples", "thinking", "prompt", "instruction", "few_shot")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One model: the ``name`` of its folder of predictions, what ``spec`` is loaded, and the recipe as it holds for this model."""
+
+    name: str
+    spec: str
+    recipe: Recipe
+    revision: str | None = None
+    dtype: str | None = None
+
+    def changed(self, evaluation: dict[str, Any]) -> Asked:
+        """The same, with other values of ``evaluation``."""
+        return replace(self, recipe=self.recipe.model_copy(update={"evaluation": self.recipe.evaluation.model_copy(update=evaluation)}))
+
+    @property
+    def shown(self) -> str:
+        """The model as result files may name it: a hub id, ``embedded``, a server's model; of a folder its name alone."""
+        return self.spec.partition("#")[2] if self.spec.startswith("openai:") else file_safe(self.spec) if Path(self.spec).is_dir() else self.spec
+
+    def protocol(self) -> dict[str, Any]:
+        """How the model is asked, for readers of its scores."""
+        settings = self.recipe.evaluation
+        engine, dtype = ("server", None) if self.spec.startswith("openai:") else (settings.engine, self.dtype)
+        kept = {key: getattr(settings, key) for key in PROTOCOL} | {"few_shot_items": Path(settings.few_shot_items).name}
+        return {"model": self.shown, "revision": self.revision, "engine": engine, "dtype": dtype, **kept, "system": self.recipe.model.system}
+
+
+def asked_models(names: Iterable[str], recipe: Recipe) -> list[Asked]:
+    """The models of ``names``: names in the recipe's ``models``, else folders, hub ids, ``embedded`` or ``openai:URL#name``.
+
+    Raises GazalError for none, an empty name, and two whose predictions would lie in one folder.
+    """
+    found: dict[str, Asked] = {}
+    for name in names:
+        if not name.strip():
+            raise GazalError("--model: empty; expected a folder, a hub id, openai:URL#name" + (f", or one of {', '.join(recipe.models)}" if recipe.models else ""))
+        one = _asked(name, recipe)
+        if one.name in found:
+            raise GazalError(f"--model {name}: its predictions would lie in the folder {one.name}, as those of {found[one.name].spec}; evaluate it into another --out")
+        found[one.name] = one
+    if not found:
+        raise GazalError("no model is asked for" + (f" (the recipe knows {', '.join(recipe.models)})" if recipe.models else ""))
+    return list(found.values())
+
+
+def _asked(name: str, recipe: Recipe) -> Asked:
+    entry = recipe.models.get(name)
+    if entry is None:
+        return Asked(file_safe(name.partition("#")[2] if name.startswith("openai:") else name), name, recipe)
+    evaluation, model = (
+        section.model_copy(update={key: value for key in keys if (value := getattr(entry, key)) is not None})
+        for section, keys in ((recipe.evaluation, OF_EVALUATION), (recipe.model, OF_MODEL))
+    )
+    return Asked(name, entry.model, recipe.model_copy(update={"evaluation": evaluation, "model": model}), entry.revision, entry.dtype)
+
+
+def save_asked(eval_dir: Path, one: Asked) -> None:
+    """Write into ``asked.json`` how the model was asked, beside what it says of others."""
+    write_json(eval_dir / "asked.json", read_asked(eval_dir) | {one.name: one.protocol()})
+
+
+def read_asked(eval_dir: Path) -> dict[str, dict[str, Any]]:
+    """``{model: how it was asked}``; empty where :func:`save_asked` wrote nothing. Raises GazalError for a broken file."""
+    path = eval_dir / "asked.json"
+    try:
+        return {str(name): dict(how) for name, how in json.loads(path.read_text(encoding="utf-8")).items()} if path.exists() else {}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise GazalError(f"{path}: not a JSON object of protocols; remove it") from error
+
+
+class LazyEngine:
+    """An :class:`gazal.evaluation.engines.Engine` whose name and identity are known before its model is loaded.
+
+    The model is loaded when something is asked of it; where all predictions are there, never.
+    """
+
+    def __init__(self, spec: str | Path, settings: EvaluationSection, dtype: str | None = None, revision: str | None = None) -> None:
+        """Raises GazalError for what is no model, and for a hub that cannot be reached."""
+        from gazal.evaluation.engines import fast_dtype
+
+        self.spec, self.settings, self.revision = str(spec), settings, revision
+        self.dtype = dtype if dtype or self.spec.startswith("openai:") else fast_dtype()
+        self.name = file_safe(self.spec.partition("#")[2] if self.spec.startswith("openai:") else self.spec)
+        self.identity = identity_of(self.spec, self.dtype, revision, settings.engine)
+        self._loaded: Engine | None = None
+
+    def __getattr__(self, attribute: str) -> Any:
+        if attribute.startswith("_"):
+            raise AttributeError(attribute)
+        return getattr(self._engine(), attribute)
+
+    def _engine(self) -> Engine:
+        from gazal.evaluation.engines import load_engine
+
+        if self._loaded is None:
+            self._loaded = load_engine(self.spec, self.dtype, self.revision, self.settings.engine, self.settings.context)
+        return self._loaded
+
+    def close(self) -> None:
+        """Free the model's memory, so that another may be loaded."""
+        engine, self._loaded = self._loaded, None
+        if engine is None:
+            return
+        getattr(engine, "close", lambda: None)()
+        del engine
+        import torch
+
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()

@@ -1,0 +1,117 @@
+"""The ledger: each reported value of the paper's table beside what was measured here for the same model and benchmark."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from gazal.evaluation.asked import read_asked
+from gazal.evaluation.benchmarks import PARTS, SOURCES
+from gazal.evaluation.report import in_percent
+from gazal.files import atomic_write, file_safe
+from gazal.paper.claims import check_claims
+from gazal.paper.inputs import PAPER, read_yaml
+from gazal.paper.table_form import NONE, Table, percent, with_interval
+from gazal.recipe import load_recipe
+from gazal.runs import relative
+
+NOT_RUN = "not run"
+PROTOCOL_WORDS = {
+    "method": "by {}", "temperature": "T {}", "top_p": "top-p {}", "top_k": "top-k {}", "max_new_tokens": "at most {:,} tokens", "samples": "{} an item",
+    "thinking": "thinking: {}", "prompt": "{} prompt", "few_shot": "{} solved items before",
+}
+
+
+def stand_ins(asked: dict[str, dict[str, Any]]) -> dict[str, str]:
+    """Of the models that go by a name of the published table, those that are others: ``{name: what was asked}``.
+
+    The same is a model whose last name is that of the shipped recipe's hub id, wherever it lies (a folder, a server, a mirror).
+    """
+    known = {name: entry.model for name, entry in load_recipe("published").models.items()}
+    return {name: str(how.get("model")) for name, how in asked.items() if name in known and file_safe(str(how.get("model"))).lower() != file_safe(known[name]).lower()}
+
+
+def _whole(benchmark: str) -> int | None:
+    parts = PARTS.get(benchmark, (benchmark,))
+    return sum(SOURCES[part].count for part in parts) if all(part in SOURCES for part in parts) else None
+
+
+def _verdict(reported: float, cell: dict[str, Any], stand_in: str | None) -> str:
+    if stand_in:
+        return f"no verdict: asked was {stand_in}"
+    low, high = (in_percent(end, 2) for end in cell["ci95"])
+    return "reported value inside the interval" if low <= reported <= high else "reported value outside the interval"
+
+
+def ledger_table(published: dict[str, Any], scores: dict[str, Any], asked: dict[str, dict[str, Any]]) -> Table:
+    """Models by benchmarks: reported, measured with its 95 % interval and n, difference in points, share cut, verdict."""
+    others, rows, ends = stand_ins(asked), [], set()
+    for key, model in published["models"].items():
+        cells = scores["models"].get(key, {}).get("benchmarks", {}) if key in asked else {}
+        for benchmark, name in published["benchmarks"].items():
+            reported, cell = model.get(benchmark), cells.get(benchmark)
+            if reported is None:
+                continue
+            if cell is None:
+                rows.append([model["name"], name, f"{reported:.1f}", NOT_RUN, NONE, NONE, NONE, NOT_RUN])
+                continue
+            n, whole = cell["n"], _whole(benchmark)
+            off = f"{in_percent(cell['accuracy']) - reported:+.1f}".replace("-", "−")
+            size = f"{n:,}" if n == whole or whole is None else f"{n:,} of {whole:,}"
+            rows.append([model["name"], name, f"{reported:.1f}", with_interval(cell), size, off, percent(cell["truncated"]), _verdict(reported, cell, others.get(key))])
+        ends.add(len(rows) - 1)
+    source = published["source"]
+    return Table(
+        "ledger", f"The published table and what was measured here: accuracy in percent. Reported: {source['title']} (arXiv:{source['arxiv']}), without intervals or n. "
+        "Measured: this project, with 95 % intervals; cut: percent of completions that ended at the token limit.",
+        ["Model", "Benchmark", "Reported", "Measured", "n", "Difference", "Cut", "Verdict"], rows, text_columns=2, rules=frozenset(ends - {len(rows) - 1}),
+        notes=_notes(published, asked, others),
+    )
+
+
+def _notes(published: dict[str, Any], asked: dict[str, dict[str, Any]], others: dict[str, str]) -> list[str]:
+    """Protocol of each model that was asked; models asked the same way share a line."""
+    ways: dict[str, list[str]] = {}
+    for key, how in asked.items():
+        if key in published["models"]:
+            words = ", ".join(form.format(how[name]) for name, form in PROTOCOL_WORDS.items() if name in how)
+            ways.setdefault(f"{how.get('engine')}, {how.get('dtype') or 'precision as it comes'}, {words}; system prompt: {how.get('system') or 'none'}", []).append(
+                f"{published['models'][key]['name']} (asked was {how.get('model')}{'@' + how['revision'] if how.get('revision') else ''})")
+    notes = [f"{', '.join(names)}: {way.rstrip('.')}." for way, names in ways.items()]
+    if others:
+        notes.append("A model that stands in for another gets no verdict and counts for no claim.")
+    return [*notes, "The protocol of the reported values (prompts, sampling, precision, samples) is not published; a value outside the interval may be protocol."]
+
+
+def claims_ledger(published: dict[str, Any], scores: dict[str, Any], asked: dict[str, dict[str, Any]]) -> Table:
+    """The derived claims, recomputed from the reported and judged again from the measured values."""
+    others = stand_ins(asked)
+    rows = [[v.text, v.benchmark, v.numbers, "yes" if v.holds else "no", v.measured] for v in check_claims(published, scores, set(asked) - set(others)) if v.claimed]
+    return Table("claims_measured", "Claims that the authors derive from their table: from the reported numbers, and from what was measured here.",
+                 ["Claim", "Benchmark", "Reported numbers", "Holds as reported", "Measured"], rows, text_columns=5,
+                 notes=["Measured, by the 95 % interval of the paired difference on the same items: yes where all of it agrees (for a gain: where it holds the claimed value), "
+                        "no where all of it disagrees, else undecided; not measured where a model that is needed was not run."])
+
+
+def write_ledger(folder: str | Path, scores: dict[str, Any], say: Callable[[str], None] = lambda line: None) -> list[Path]:
+    """Write ``tables/ledger`` and ``tables/claims_measured`` (.md and .tex) of a run's folder, or of a folder of predictions, and
+    say the ledger's rows that were run. Nothing is written where no model of the published table was asked."""
+    folder = Path(folder)
+    root = folder / "eval" if (folder / "eval").is_dir() else folder
+    published, asked = read_yaml(PAPER / "published.yaml"), read_asked(root)
+    if not set(asked) & set(published["models"]):
+        return []
+    written = []
+    for table in (ledger_table(published, scores, asked), claims_ledger(published, scores, asked)):
+        for suffix, text in (("md", table.markdown()), ("tex", table.latex())):
+            path = folder / "tables" / f"{table.name}.{suffix}"
+            with atomic_write(path) as handle:
+                handle.write(text)
+            written.append(path)
+        if table.name == "ledger":
+            for row in table.rows:
+                if row[3] != NOT_RUN:
+                    say(f"{row[0]}, {row[1]}: reported {row[2]}, measured {row[3]} (n = {row[4]}), {row[5]} points; {row[7]}")
+    say(relative(written[0]))
+    return written
