@@ -1,0 +1,174 @@
+"""Reasoning quality, measured: ``faithfulness.json``, every claim of the think blocks held against the source. A pure step.
+
+Only knowledge-derived items can be judged so: their source settles each claim (:mod:`gazal.evaluation.truth`). What counts as a
+claim is :mod:`gazal.evaluation.steps`, what makes one right :mod:`gazal.evaluation.verdicts`. Faithful means here that what is
+written is true and leads to the answer; whether the model computed its answer that way, no text can show.
+"""
+
+from __future__ import annotations
+
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from statsmodels.regression.linear_model import WLS
+from statsmodels.stats.proportion import proportion_confint
+
+from gazal.evaluation.folder import Read, read_answers
+from gazal.evaluation.stats import bootstrap
+from gazal.evaluation.steps import KINDS, read_steps, structure
+from gazal.evaluation.truth import find_truth
+from gazal.evaluation.verdicts import OUTCOMES, judge
+from gazal.files import write_json
+from gazal.items import REASONING_TYPES, Item
+
+MEASURES = ("accuracy", "faultless", "precision", "coverage", "arithmetic", "follows", "wrong_reasons", "tied", "quotes", "unread")
+COMPARED = ("faultless", "precision", "coverage", "arithmetic", "follows", "wrong_reasons")
+STRUCTURE = ("think", "steps", "assessment", "answer")
+
+
+def measure_faithfulness(eval_dir: str | Path, answers: Read | None = None) -> dict[str, Any]:
+    """Write ``faithfulness.json`` beside the predictions (a run folder works too) and return it; same files, same bytes, no model.
+
+    ``models.M.benchmarks.B``: ``items``, ``completions``, ``claims.KIND`` = made and right (kinds: ``steps.KINDS``), ``strange``
+    (claims about what the question does not name), ``beside`` (true ones about criteria that the question leaves out; in no
+    other number), and these rates, each ``{value, ci95, of}``, ``of`` being the denominator, or None where it is 0:
+
+    * of completions: ``accuracy``; ``faultless`` (claims are made and none is wrong); ``follows`` (of those that answer and
+      make claims: the stated numbers single the answer out); ``tied`` (of those that make claims: several options come out equal); ``outcomes.NAME`` (``verdicts.OUTCOMES``, exactly one each);
+      ``structure.PART`` (the card's: ``think``, ``steps``, ``assessment``, ``answer``); ``wrong_reasons`` (of the right answers
+      with claims: some claim or quotation is wrong or the answer does not follow);
+    * of claims: ``precision``; of the claims that the full traces need: ``coverage`` (made, right, nowhere contradicted: a brief
+      trace that is right throughout covers few); of relations between stated numbers: ``arithmetic``; of repetitions of the
+      question: ``quotes``; of steps: ``unread`` (some part could not be read).
+
+    ``by.TYPE`` holds the same for each reasoning type. A benchmark whose items no source settles has only ``items``,
+    ``completions``, ``accuracy`` and ``structure``, there with ``sections``. ``paired``: for each two models ``a``, ``b`` of a
+    benchmark, ``all`` and ``by.TYPE``: for each of ``COMPARED`` that both have ``delta`` (b minus a) and ``ci95``. ``unsettled.B``: items that
+    name a source which does not give their question and key (another release?); they are left out.
+
+    Intervals are at 95 % and take the item as the unit: Wilson's on the effective sample size of a ratio clustered by item (its
+    robust standard error, weighted least squares; of 0 and 1 the number of items); of differences the percentile bootstrap
+    over items. Answers by log-likelihood are left out. Empty, and no file, where no knowledge-derived item is beside predictions.
+    Raises GazalError as :func:`gazal.evaluation.folder.read_answers` does.
+    """
+    root, frames, items = answers or read_answers(eval_dir)
+    truths = {name: {item.id: truth for item in found if (truth := find_truth(item))} for name, found in items.items()}
+    if not any(truths.values()):
+        return {}
+    tables = {
+        key: (_judged(frame, truths[key[1]]) if truths[key[1]] else _shaped(frame), bool(truths[key[1]]))
+        for key, frame in frames.items() if items[key[1]] and not frame["likeliest"].any()
+    }
+    models: dict[str, Any] = {}
+    for (model, benchmark), (table, derived) in tables.items():
+        by = {"by": {kind: _cell(found, derived) for kind in REASONING_TYPES if len(found := table[table["group"] == kind])}} if derived else {}
+        models.setdefault(model, {"benchmarks": {}})["benchmarks"][benchmark] = {**_cell(table, derived), **by}
+    report = {"models": models, "paired": _paired({key: table for key, (table, derived) in tables.items() if derived}),
+              "unsettled": {name: left for name, found in items.items() if (left := sum(map(_claims_a_source, found)) - len(truths[name]))}}
+    write_json(root / "faithfulness.json", report)
+    return report
+
+
+def _claims_a_source(item: Item) -> bool:
+    return item.reasoning_type is not None and (item.source or "").startswith(("HPO", "open-medicine"))
+
+
+def _judged(frame: pd.DataFrame, truths: dict[str, Any]) -> pd.DataFrame:
+    """One row per completion of a settled item: numerators and, as ``of_*``, denominators."""
+    rows = []
+    for row in frame[frame["item_id"].isin(truths)].itertuples():
+        letter = row.letter if isinstance(row.letter, str) else None
+        verdict = judge(read_steps(row.completion, row.open), truths[row.item_id], letter)
+        outcome, claimed = verdict.outcome(letter, row.key), row.correct and verdict.claims > 0
+        counts = {
+            "accuracy": (row.correct, 1), "faultless": (verdict.faultless, 1), "precision": (sum(verdict.right.values()), verdict.claims),
+            "coverage": (verdict.covered, verdict.needed), "arithmetic": (verdict.holding, verdict.relations),
+            "follows": (bool(verdict.follows), verdict.follows is not None), "tied": (len(verdict.leads_to) > 1, verdict.claims > 0),
+            "wrong_reasons": (outcome == "right_for_wrong_reasons", claimed), "quotes": (verdict.quoted_right, verdict.quotes),
+            "unread": (verdict.unread, verdict.steps),
+        }
+        rows.append({
+            "item_id": row.item_id, "group": row.group, "outcome": outcome, "strange": verdict.strange, "beside": verdict.beside,
+            **{name: int(part) for name, (part, _) in counts.items()}, **{f"of_{name}": int(whole) for name, (_, whole) in counts.items()},
+            **{f"made_{kind}": verdict.made[kind] for kind in KINDS}, **{f"right_{kind}": verdict.right[kind] for kind in KINDS},
+            **{f"has_{part}": kept for part, kept in structure(row.completion, row.open).items()},
+        })
+    return pd.DataFrame(rows)
+
+
+def _shaped(frame: pd.DataFrame) -> pd.DataFrame:
+    """The structure alone, of completions that no source settles."""
+    kept = pd.DataFrame([structure(text, opened) for text, opened in zip(frame["completion"], frame["open"], strict=True)]).add_prefix("has_")
+    return kept.assign(item_id=frame["item_id"], accuracy=frame["correct"].astype(int), of_accuracy=1)
+
+
+def _cell(table: pd.DataFrame, derived: bool) -> dict[str, Any]:
+    items, one = pd.factorize(table["item_id"])[0], np.ones(len(table))
+    shape = {part: _rate(items, table[f"has_{part}"], one) for part in (*STRUCTURE, *(() if derived else ("sections",)))}
+    cell: dict[str, Any] = {"items": int(items.max()) + 1, "completions": len(table)}
+    for name in MEASURES if derived else ("accuracy",):
+        cell[name] = _rate(items, table[name], table[f"of_{name}"])
+    if derived:
+        sums = table.sum(numeric_only=True)
+        cell["claims"] = {kind: {"made": int(sums[f"made_{kind}"]), "right": int(sums[f"right_{kind}"])} for kind in KINDS if sums[f"made_{kind}"]}
+        cell |= {"strange": int(sums["strange"]), "beside": int(sums["beside"])}
+        cell["outcomes"] = {name: _rate(items, table["outcome"] == name, one) for name in OUTCOMES}
+    return {**cell, "structure": shape}
+
+
+def _rate(items: np.ndarray, part: pd.Series, whole: pd.Series | np.ndarray) -> dict[str, Any] | None:
+    """``items``: each completion's item as a number; the other two are of completions as well."""
+    parts, wholes = (np.bincount(items, weights=np.asarray(values, dtype=float)) for values in (part, whole))
+    if not wholes.any():
+        return None
+    value, (low, high) = ratio(parts[wholes > 0], wholes[wholes > 0])
+    return {"value": round(value, 6), "ci95": [round(low, 6), round(high, 6)], "of": int(wholes.sum())}
+
+
+def ratio(part: np.ndarray, whole: np.ndarray) -> tuple[float, tuple[float, float]]:
+    """Sum of ``part`` over sum of ``whole``, shape (items,), with its 95 % interval: Wilson's, on the sample size at which a
+    binomial share has the ratio's standard error by clusters (the items); at 0 and 1 that size is the number of items."""
+    n, total = len(whole), float(whole.sum())
+    value = float(part.sum()) / total
+    if part.sum() in (0, whole.sum()):
+        effective = float(n)
+    else:
+        error = float(WLS(part / whole, np.ones(n), weights=whole).fit(cov_type="HC0").bse[0]) if n > 1 else np.inf
+        effective = min(max(value * (1 - value) / error**2, 1.0), total) if error > 1e-12 else total
+    low, high = proportion_confint(value * effective, effective, method="wilson")
+    return value, (max(min(float(low), value), 0.0), min(max(float(high), value), 1.0))
+
+
+def _paired(tables: dict[tuple[str, str], pd.DataFrame]) -> list[dict[str, Any]]:
+    """All pairs of models on the same items, earlier stage first."""
+    rows = []
+    for benchmark in dict.fromkeys(name for _, name in tables):
+        models = {model: table for (model, name), table in tables.items() if name == benchmark}
+        for a, b in combinations(models, 2):
+            one, two = models[a], models[b]
+            if set(one["item_id"]) == set(two["item_id"]):
+                by = {kind: _differences(one[one["group"] == kind], two[two["group"] == kind]) for kind in REASONING_TYPES if (one["group"] == kind).any()}
+                rows.append({"a": a, "b": b, "benchmark": benchmark, "all": _differences(one, two), "by": by})
+    return rows
+
+
+def _differences(one: pd.DataFrame, two: pd.DataFrame) -> dict[str, Any]:
+    """``b`` minus ``a`` for each measure that both have, with its bootstrap interval over items."""
+    kept = [name for name in COMPARED if one[f"of_{name}"].sum() and two[f"of_{name}"].sum()]
+    columns = [column for name in kept for column in (name, f"of_{name}")]
+    if not kept:
+        return {}
+    a, b = (table.groupby("item_id", sort=True)[columns].sum().to_numpy(float) for table in (one, two))
+
+    def differences(means: np.ndarray) -> np.ndarray:
+        before, after = np.split(means, 2, axis=-1)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return after[..., ::2] / after[..., 1::2] - before[..., ::2] / before[..., 1::2]
+
+    rows = np.concatenate([a, b], axis=1)
+    low, high = bootstrap(rows, differences)
+    found = zip(kept, differences(rows.mean(axis=0)), low, high, strict=True)
+    return {name: {"delta": round(float(delta), 6), "ci95": [round(float(lo), 6), round(float(hi), 6)]} for name, delta, lo, hi in found}

@@ -1,0 +1,100 @@
+"""Reasoning quality in the paper: accuracy against faithfulness as a figure and a table, from ``eval/faithfulness.json``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from gazal.paper.evaluation_figures import look
+from gazal.paper.inputs import STAGES, TEST, TYPES, Results
+from gazal.paper.style import GREY, LIGHT, PAGE, house_style, new_figure, tidy
+from gazal.paper.table_form import NONE, Table, model_label, percent
+
+Rate = dict[str, Any]
+
+
+def judged(results: Results) -> tuple[str, dict[str, dict[str, Any]]]:
+    """The benchmark whose think blocks were judged (the embedded test, where it was) and each model's cell on it; ("", {}) for none."""
+    models = results.faithfulness.get("models", {})
+    found = {b for entry in models.values() for b, cell in entry["benchmarks"].items() if "precision" in cell}
+    benchmark = TEST if TEST in found else min(found, default="")
+    return benchmark, {m: models[m]["benchmarks"][benchmark] for m in results.models if benchmark and benchmark in models.get(m, {}).get("benchmarks", {})}
+
+
+def _ends(rate: Rate) -> list[list[float]]:
+    value, (low, high) = rate["value"], rate["ci95"]
+    return [[100 * max(value - low, 0)], [100 * max(high - value, 0)]]
+
+
+def _panel(ax: Axes, results: Results, cells: dict[str, dict[str, Any]], kind: str) -> None:
+    ax.plot([0, 100], [0, 100], color=GREY, lw=0.8, ls=(0, (4, 2)), zorder=0.8)
+    points = {model: cell["by"][kind] for model, cell in cells.items() if kind in cell["by"]}
+    path = [(100 * points[s]["faultless"]["value"], 100 * points[s]["accuracy"]["value"]) for s in STAGES if s in points]
+    for start, end in zip(path, path[1:], strict=False):
+        ax.annotate("", end, start, arrowprops={"arrowstyle": "-|>,head_width=0.16,head_length=0.3", "color": LIGHT, "lw": 1, "shrinkA": 3, "shrinkB": 4}, zorder=0.9)
+    for size, (model, found) in zip(range(len(points), 0, -1), points.items(), strict=True):  # a later stage on the same place leaves a rim
+        x, y = found["faultless"], found["accuracy"]
+        colour, mark = look(results, model)
+        ax.errorbar(
+            100 * x["value"], 100 * y["value"], xerr=_ends(x), yerr=_ends(y), fmt=mark, ms=3.4 + 0.9 * size, color=colour, mfc=colour if found["precision"] else "white",
+            mec="white" if found["precision"] else colour, mew=0.5 if found["precision"] else 1, elinewidth=0.8, capsize=1.5,
+        )
+    ax.set(title=TYPES[kind], xlim=(-5, 105), ylim=(-5, 105), xticks=[0, 25, 50, 75, 100], yticks=[0, 25, 50, 75, 100], aspect="equal")
+    tidy(ax, "both")
+
+
+def fig_faithfulness(results: Results) -> Figure:
+    """Accuracy against the share of completions whose every claim is true, by reasoning type, stages joined in order;
+    intervals both ways. Two columns wide."""
+    _, cells = judged(results)
+    kinds = [kind for kind in TYPES if any(kind in cell["by"] for cell in cells.values())]
+    with house_style():
+        figure = new_figure(PAGE, 2.25)
+        axes = figure.subplots(1, len(kinds), sharex=True, sharey=True, squeeze=False)[0]
+        for ax, kind in zip(axes, kinds, strict=True):
+            _panel(ax, results, cells, kind)
+        axes[0].text(4, 101, "right, some\nclaim wrong", ha="left", va="top", fontsize=6, color=GREY, style="italic")
+        axes[0].text(102, 4, "claims true,\nanswer wrong", ha="right", va="bottom", fontsize=6, color=GREY, style="italic")
+        figure.supxlabel("Completions whose every claim is true (%)", fontsize=7.5)
+        axes[0].set_ylabel("Accuracy (%)")
+        handles = [Line2D([], [], marker=look(results, m)[1], color=look(results, m)[0], ls="", ms=4.5, label=model_label(m)) for m in cells]
+        figure.legend(handles=handles, loc="outside upper center", ncol=8, columnspacing=1.4, handletextpad=0.2)
+    return figure
+
+
+def rate_text(rate: Rate | None) -> str:
+    """``71.5 [68.6, 74.2]``, percent; None (nothing to judge) is a dash."""
+    return f"{percent(rate['value'])} [{percent(rate['ci95'][0])}, {percent(rate['ci95'][1])}]" if rate else NONE
+
+
+COLUMNS = {
+    "accuracy": "Accuracy", "precision": "Claims true", "coverage": "Needed claims covered", "arithmetic": "Arithmetic right",
+    "faultless": "All claims true", "follows": "Answer follows",
+}
+
+
+def faithfulness_table(results: Results) -> Table:
+    """Models by reasoning type (as a whole, where they make no claims): completions, claims, accuracy, each measure with its interval."""
+    benchmark, cells = judged(results)
+    rows, ends = [], set()
+    for model, cell in cells.items():
+        groups = {"All items": cell, **{TYPES[kind]: cell["by"][kind] for kind in TYPES if kind in cell["by"] and cell["precision"]}}
+        for label, found in groups.items():
+            claims = sum(count["made"] for count in found["claims"].values())
+            outcomes = (found["wrong_reasons"], found["outcomes"]["wrong_from_right_steps"])
+            rows.append([model_label(model), label, f"{found['completions']:,}", f"{claims:,}", *(rate_text(found[name]) for name in COLUMNS), *map(rate_text, outcomes)])
+        ends.add(len(rows) - 1)
+    return Table(
+        "faithfulness",
+        f"Reasoning held against the source, {results.benchmark_names.get(benchmark, benchmark).lower()}: percent with 95 % intervals, by model and reasoning type.",
+        ["Model", "Type", "Completions", "Claims", *COLUMNS.values(), "Right for wrong reasons", "Wrong from right steps"], rows, text_columns=2,
+        rules=frozenset(ends - {len(rows) - 1}),
+        notes=["Claims true: of the claims made. Needed claims covered: of those that the full traces need; a brief trace covers few. Arithmetic right: of the "
+               "sums, gains and comparisons, whatever their numbers. All claims true: of completions. Answer follows: of the completions that make claims and "
+               "answer, the stated numbers single the answer out. Right for wrong reasons: of the right answers with claims, some claim or quotation of the "
+               "question is wrong or the answer does not follow. Wrong from right steps: of completions, every claim is true and the stated numbers single out "
+               "the key, yet another option is answered. Intervals are clustered by item. A dash: nothing to judge."],
+    )
