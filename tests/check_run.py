@@ -27,7 +27,8 @@ PROTOCOLS = {"ours", "best_of_first_and_last", "last_letter", "mmlu_pro", "defau
 TABLES = ("data/sft", "data/grpo", "data/dev", "data/test", "grpo/completions")
 STAGES = ("data", "sft", "grpo", "eval", "figures")
 MANIFEST_KEYS = {"recipe", "seed", "code", "packages", "parents", "inputs", "outputs", "wall_seconds"}
-FIGURES = 6
+FIGURES = {"sft_loss", "grpo_rewards", "stages", "benchmarks", "deltas", "subjects", "lengths", "faithfulness", "data_composition"}
+PAPER_TABLES = {"results", "paired", "benchmarks", "evaluation", "data", "contamination", "claims", "protocols", "readings", "faithfulness"}
 
 
 class Check:
@@ -115,14 +116,20 @@ def check_training(check: Check, stage: str) -> None:
 
 def check_score(check: Check, where: str, score: Any, table: Any) -> None:
     """One entry of scores.json against the schema and against its predictions table (None: there is none)."""
-    keys = {"n", "accuracy", "ci95", "unparsed", "truncated", "mean_tokens", "by"}
+    keys = {"n", "accuracy", "ci95", "unparsed", "truncated", "empty", "mean_tokens", "right_per_1k_tokens", "deduplicated", "samples", "by"}
     if not isinstance(score, dict) or keys - set(score):
         check.problems.append(f"{where}: lacks {sorted(keys - set(score)) if isinstance(score, dict) else 'an object'}")
         return
     low, high = score["ci95"]
     check.expect(0 <= low <= score["accuracy"] <= high <= 1, f"{where}: accuracy {score['accuracy']} outside {low}..{high}")
-    for key in ("unparsed", "truncated"):
+    for key in ("unparsed", "truncated", "empty"):
         check.expect(0 <= score[key] <= 1, f"{where}: {key} is {score[key]}, not a share")
+    alone = score["deduplicated"]
+    check.expect(alone is not None and 0 < alone["n"] <= score["n"] and (alone["n"] < score["n"] or alone["accuracy"] == score["accuracy"]), f"{where}: deduplicated makes no sense")
+    if "macro_f1" in score:
+        low, high = score["macro_f1"]["ci95"]
+        check.expect(0 <= low <= score["macro_f1"]["value"] <= high <= 1, f"{where}: macro_f1 {score['macro_f1']['value']} outside {low}..{high}")
+    check.expect(("at_k" in score) == (score["samples"] > 1), f"{where}: at_k is there with several samples, and only then")
     check.expect(score["n"] > 0 and score["mean_tokens"] > 0, f"{where}: n or mean_tokens is not above 0")
     if table is None:
         check.problems.append(f"{where}: has no predictions file")
@@ -158,9 +165,10 @@ def check_evaluation(check: Check) -> None:
     check.expect(bool(scores["paired"]), "eval/scores.json: no paired comparison")
     for number, pair in enumerate(scores["paired"]):
         where = f"eval/scores.json: paired[{number}]"
-        if {"a", "b", "benchmark", "delta", "ci95", "p"} - set(pair):
+        if {"a", "b", "benchmark", "delta", "ci95", "p", "p_holm", "n", "detectable"} - set(pair):
             check.problems.append(f"{where}: incomplete")
             continue
+        check.expect(pair["p"] <= pair["p_holm"] <= 1, f"{where}: p_holm {pair['p_holm']} is below p {pair['p']}, or above 1")
         check.expect(0 <= pair["p"] <= 1 and -1 <= pair["delta"] <= 1, f"{where}: p {pair['p']}, delta {pair['delta']}")
         check.expect(pair["ci95"][0] <= pair["ci95"][1], f"{where}: the interval is reversed")
     check.expect(bool(scores["baselines"]), "eval/scores.json: no baselines")
@@ -188,6 +196,25 @@ def check_protocols(check: Check) -> None:
     check.expect(set(red) == PROTOCOLS and red["ours"]["letter"] == 0, "eval/protocols.json: red_team: not of every protocol, or ours reads what it does not read")
 
 
+def check_lengths(check: Check) -> None:
+    """lengths.json: every scored model and benchmark, all completions in its fifths or cut, and together as accurate as in scores.json."""
+    report, scores = check.load("eval/lengths.json", read_json), check.load("eval/scores.json", read_json)
+    if report is None or scores is None:
+        return
+    for model, entry in scores.get("models", {}).items():
+        for benchmark, score in entry.get("benchmarks", {}).items():
+            where, found = f"eval/lengths.json: {model} on {benchmark}", report["benchmarks"].get(benchmark, {}).get(model)
+            if found is None:
+                check.problems.append(f"{where}: missing")
+                continue
+            cells = [*found["fifths"], *([found["truncated"]] if found["truncated"] else [])]
+            count = sum(cell["completions"] for cell in cells)
+            check.expect(count == score["n"] * score["samples"], f"{where}: {count} completions, eval/scores.json says {score['n'] * score['samples']}")
+            right = sum(cell["items"] * cell["accuracy"] for cell in cells)
+            check.expect(score["samples"] > 1 or abs(right - score["n"] * score["accuracy"]) < 0.01, f"{where}: {right} right answers, eval/scores.json says otherwise")
+            check.expect(all(cell["ci95"][0] <= cell["accuracy"] <= cell["ci95"][1] for cell in cells), f"{where}: an accuracy lies outside its interval")
+
+
 def check_contamination(check: Check) -> None:
     """contamination.json: every scored benchmark is in it, and no clean score holds more items than the whole."""
     report, scores = check.load("eval/contamination.json", read_json), check.load("eval/scores.json", read_json)
@@ -210,12 +237,12 @@ def check_contamination(check: Check) -> None:
 
 
 def check_paper(check: Check) -> None:
-    for folder, kinds, at_least in (("figures", ("pdf", "png"), FIGURES), ("tables", ("md", "tex"), 1)):
+    for folder, kinds, wanted in (("figures", ("pdf", "png"), FIGURES), ("tables", ("md", "tex"), PAPER_TABLES)):
         stems = [{Path(name).stem for name in check.names(f"{folder}/*.{kind}")} for kind in kinds]
         for stem in sorted(stems[0] ^ stems[1]):
             check.problems.append(f"{folder}/{stem}: not in both of {kinds[0]} and {kinds[1]}")
-        found = len(stems[0] & stems[1])
-        check.expect(found >= at_least, f"{folder}: {found} found, expected at least {at_least}")
+        missing = wanted - (stems[0] & stems[1])
+        check.expect(not missing, f"{folder}: lacks {', '.join(sorted(missing))}")
     for name in [*check.names("figures/*.pdf"), "paper.pdf"]:
         check.load(name, begins(b"%PDF-"))
     for name in check.names("figures/*.png"):
@@ -280,6 +307,7 @@ def check_run(run: Path, min_test: int = 600) -> list[str]:
         check_training(check, stage)
     check_evaluation(check)
     check_protocols(check)
+    check_lengths(check)
     check_contamination(check)
     check_paper(check)
     check_notebooks(check)

@@ -20,12 +20,17 @@ grpo: {learning_rate: 0.0003, steps: 60, prompts_per_step: 16, num_generations: 
   beta: 0.0, pass_rate_samples: 4, pass_rate_low: 0.01, pass_rate_high: 0.99, adapter: {rank: 16, alpha: 16, dora: true, rslora: true}}
 evaluation: {temperature: 0.0, max_new_tokens: 160, benchmark_limit: 100}
 """
+MORE: dict[str, dict[str, Any]] = {  # what only some benchmarks have
+    "mmlu_pro_medical": {"deduplicated": {"n": 95, "accuracy": 0.2, "ci95": [0.13, 0.29]}, "by": {}},
+    "pubmedqa": {"macro_f1": {"value": 0.19, "ci95": [0.1, 0.27]}, "deduplicated": {"n": 100, "accuracy": 0.26, "ci95": [0.18, 0.35]}},
+}
 FORMAT = {"base": 0.0, "sft": 0.968, "grpo": 0.991}
 
 
 def entry(accuracy: float, n: int, **more: Any) -> dict[str, Any]:
     half = 1.96 * (accuracy * (1 - accuracy) / n) ** 0.5
-    return {"n": n, "accuracy": accuracy, "ci95": [max(accuracy - half, 0), min(accuracy + half, 1)], "unparsed": 0.013, "truncated": 0.008, "mean_tokens": 88.4, **more}
+    found = {"n": n, "accuracy": accuracy, "ci95": [max(accuracy - half, 0), min(accuracy + half, 1)], "unparsed": 0.013, "truncated": 0.008, "empty": 0.001}
+    return found | {"mean_tokens": 88.4, "right_per_1k_tokens": 1000 * accuracy / 88.4, "samples": 1, **more}
 
 
 def scores(benchmarks: tuple[str, ...] = ("medqa", "mmlu_pro_medical", "pubmedqa")) -> dict[str, Any]:
@@ -34,6 +39,9 @@ def scores(benchmarks: tuple[str, ...] = ("medqa", "mmlu_pro_medical", "pubmedqa
         by = {k: entry(v, 250, format=FORMAT[model]) for k, v in zip(TYPES, values, strict=True)}
         found = {"test": entry(sum(values) / 4, 1000, by=by, format=FORMAT[model], reasons={"answer_line": 900, "none": 13})}
         found |= {b: entry(0.22 + 0.02 * i, 100, format=0.5, clean={"n": 97, "accuracy": 0.21, "ci95": [0.14, 0.3]}) for i, b in enumerate(benchmarks)}
+        for benchmark, more in MORE.items():
+            if benchmark in found:
+                found[benchmark] |= more
         models[model] = {"benchmarks": found}
 
     def pair(a: str, b: str, benchmark: str, p: float) -> dict[str, Any]:
@@ -42,7 +50,9 @@ def scores(benchmarks: tuple[str, ...] = ("medqa", "mmlu_pro_medical", "pubmedqa
         if benchmark == "test":
             gains = {k: models[b]["benchmarks"]["test"]["by"][k]["accuracy"] - models[a]["benchmarks"]["test"]["by"][k]["accuracy"] for k in TYPES}
             by = {k: {"delta": gain, "ci95": [gain - 0.06, gain + 0.06], "p": 0.001 if gain > 0.09 else 0.08} for k, gain in gains.items()}
-        return {"a": a, "b": b, "benchmark": benchmark, "delta": delta, "ci95": [delta - 0.03, delta + 0.03], "p": p, "by": by}
+        n = models[b]["benchmarks"][benchmark]["n"]
+        more = {"n": n, "p_holm": min(6 * p, 1), "detectable": {1000: 0.046, 100: 0.14}[n]}
+        return {"a": a, "b": b, "benchmark": benchmark, "delta": delta, "ci95": [delta - 0.03, delta + 0.03], "p": p, **more, "by": by}
 
     paired = [pair("base", "sft", "test", 1e-9), pair("sft", "grpo", "test", 0.0004), pair("base", "grpo", "test", 1e-12)]
     paired += [pair("sft", "grpo", b, 1.0) for b in benchmarks]
@@ -52,6 +62,24 @@ def scores(benchmarks: tuple[str, ...] = ("medqa", "mmlu_pro_medical", "pubmedqa
         "baselines": {"test": baselines(), **{b: {"chance": chance[b], "longest_option": 0.31} for b in benchmarks}},
         "not_run": {b: "no folder given and the hub cannot be reached" for b in chance if b not in benchmarks},
     }
+
+
+def lengths(found: dict[str, Any]) -> dict[str, Any]:
+    """What eval/lengths.json holds: longer is better over all items, and not within types."""
+    report: dict[str, Any] = {}
+    for model, score in found["models"].items():
+        for benchmark, entry_of in score["benchmarks"].items():
+            each, accuracy = entry_of["n"] // 5, entry_of["accuracy"]
+            cut = 8 if model == "base" else 0
+            cells = [{"fifth": i, "completions": each - cut * (i == 5), "items": each - cut * (i == 5), "tokens": 20.0 * i} for i in range(1, 6)]
+            fifths = [c | {"accuracy": accuracy + 0.05 * (c["fifth"] - 3), "ci95": [max(accuracy - 0.2, 0), min(accuracy + 0.2, 1)]} for c in cells]
+            within = [c | {"gain": 0.01 * (3 - c["fifth"]), "ci95": [-0.05, 0.05]} for c in cells]
+            grouped = benchmark == "test"
+            report.setdefault(benchmark, {})[model] = {
+                "fifths": fifths, "truncated": {"completions": cut, "items": cut, "tokens": 160.0, "accuracy": 0.0, "ci95": [0.0, 0.32]} if cut else None,
+                "rho": {"rho": 0.21, "p": 1e-5}, "within": within if grouped else [], "rho_within": {"rho": -0.02, "p": 0.4} if grouped else None,
+            }
+    return {"benchmarks": report}
 
 
 def protocols(found: dict[str, Any]) -> dict[str, Any]:
@@ -83,13 +111,14 @@ def baselines() -> dict[str, float]:
 
 
 def build_run(run: Path, steps: int = 60, **score_options: Any) -> Path:
-    """Write eval/scores.json, eval/protocols.json, data/report.json, both metrics.jsonl, grpo/pass_rates.json and recipe.yaml."""
+    """Write eval/scores.json, eval/protocols.json, eval/lengths.json, eval/contamination.json, data/report.json, both metrics.jsonl, grpo/pass_rates.json and recipe.yaml."""
     rng = np.random.default_rng(0)
     for name in ("eval", "data", "sft", "grpo"):
         (run / name).mkdir(parents=True)
     found = scores(**score_options)
     (run / "eval/scores.json").write_text(json.dumps(found))
     (run / "eval/protocols.json").write_text(json.dumps(protocols(found)))
+    (run / "eval/lengths.json").write_text(json.dumps(lengths(found)))
     (run / "eval/contamination.json").write_text(json.dumps(contamination(found)))
     counts = {s: {k: n // 4 for k in TYPES} for s, n in (("sft", 1600), ("grpo", 2000), ("dev", 400), ("test", 1000))}
     letters = {s: dict.fromkeys("ABCD", sum(c.values()) // 4) for s, c in counts.items()}

@@ -19,6 +19,8 @@ import gazal.sft.train
 from gazal.cards import write_cards
 from gazal.data.splits import make_splits
 from gazal.evaluation.command import evaluate_stages
+from gazal.evaluation.faithfulness import measure_faithfulness
+from gazal.evaluation.lengths import measure_lengths
 from gazal.evaluation.score import score_folder
 from gazal.evaluation.sensitivity import compare_protocols
 from gazal.paper.make import make_paper
@@ -69,6 +71,8 @@ def _eval(run: RunFolder, recipe: Recipe, folder: Path) -> None:
     evaluate_stages(run.path, recipe, None)
     score_folder(folder)
     compare_protocols(folder)
+    measure_lengths(folder)
+    measure_faithfulness(folder)
 
 
 def _figures(run: RunFolder, recipe: Recipe, folder: Path) -> None:

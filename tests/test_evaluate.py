@@ -51,6 +51,30 @@ def test_a_model_folder_on_an_items_file(tiny_model, quiz, tmp_path):
         evaluate(tiny_model, [quiz], tmp_path, limit=7)
 
 
+def test_three_samples_an_item_and_then_nothing_is_asked_or_loaded(tiny_model, quiz, tmp_path, monkeypatch):
+    first, _ = evaluate(tiny_model, [quiz], tmp_path, limit=3, samples=3)
+    assert first["models"]["tiny"]["benchmarks"]["quiz"]["samples"] == 3
+    monkeypatch.setattr("gazal.evaluation.engines.load_engine", lambda *_, **__: pytest.fail("loaded again"))
+    again, said = evaluate(tiny_model, [quiz], tmp_path, limit=3, samples=3)
+    assert again == first and not [line for line in said if "items/s" in line]
+    monkeypatch.undo()
+    (tmp_path / "tiny" / "quiz.parquet").unlink()
+    assert evaluate(tiny_model, [quiz], tmp_path, limit=3, samples=3)[0] == first
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tiny_model, quiz, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(GazalError, match="cannot be written") as refusal:
+        evaluate(tiny_model, [quiz], tmp_path / "file" / "out")
+    assert "\n" not in str(refusal.value)
+
+
+def test_an_override_on_the_command_line_holds_for_every_model(tiny_model, quiz, tmp_path):
+    _, said = evaluate(tiny_model, [quiz], tmp_path, limit=4, changes={"permute": 2, "method": None, "engine": None})
+    assert len(read_predictions(tmp_path / "tiny" / "permuted" / "quiz.parquet")) == 8
+    assert json.loads((tmp_path / "asked.json").read_text())["tiny"]["method"] == "generate"
+
+
 def test_a_run_evaluates_its_stages_and_replaces_what_was_retrained(tiny_model, tmp_path):
     items = synthesize(16, 6, variety="plain")
     for split, part in {"sft": items[:4], "grpo": items[4:8], "test": items[8:]}.items():
@@ -102,6 +126,9 @@ def test_names_are_safe_for_files(name, safe):
 @pytest.mark.parametrize(("model", "benchmark", "message"), [
     ("no/such/folder", None, "model no/such/folder: no such folder"),
     ("openai:localhost#x", None, "expected openai:URL#name"),
+    ("", None, "--model: empty"),
+    ("anything", " ", "--benchmark: empty"),
+    ("anything", "somewhere/medqa.jsonl.gz", "an items file with the name of a benchmark"),
     ("anything", "quizz", "benchmark quizz: unknown"),
     ("anything", "medqa", "medqa: .*HF_HUB_OFFLINE"),
 ])
@@ -153,13 +180,13 @@ def server():
 
 def test_an_openai_server_with_retries_and_resuming(server, quiz, tmp_path):
     url, handler = server
-    handler.limit = 40  # breaks for good in the second chunk
+    handler.limit = 40  # then it breaks for good
     with pytest.raises(GazalError, match="model my-model: the server failed"):
         evaluate(f"{url}#my-model", [quiz], tmp_path, samples=4)
     handler.limit = 10**9
     scores, said = evaluate(f"{url}#my-model", [quiz], tmp_path, samples=4)
-    assert "goes on at 32/48" in said[0]
-    assert handler.answered == 40 + 48 - 32 and handler.tries > handler.answered
+    assert "goes on at 40/48" in said[0]
+    assert handler.answered == 48 and handler.tries > handler.answered
     score = scores["models"]["my-model"]["benchmarks"]["quiz"]
     assert (score["unparsed"], score["format"], score["mean_tokens"]) == (0, 1, 7)
     assert read_predictions(tmp_path / "my-model" / "quiz.parquet")["letter"].eq("B").all()

@@ -1,4 +1,4 @@
-"""The five notebooks and the reward lab as committed: one parameters cell, no outputs, short cells, nothing that is not there."""
+"""The five notebooks, the reward lab and the sample browser as committed: one parameters cell, no outputs, short cells, nothing that is not there."""
 
 import ast
 import importlib.util
@@ -16,6 +16,7 @@ from gazal.runs import STAGES
 FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
 PATHS = sorted(FOLDER.glob("*.ipynb"))
 LAB = FOLDER / "explore_rewards.ipynb"  # draws a recipe's rewards; makes no run
+BROWSER = FOLDER / "explore_predictions.ipynb"  # reads predictions that are there
 
 
 @pytest.fixture(params=PATHS, ids=lambda path: path.stem, scope="module")
@@ -27,8 +28,9 @@ def code(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
-def is_lab(notebook: nbformat.NotebookNode) -> bool:
-    return notebook.cells[0].id.startswith("lab-")
+def kind(notebook: nbformat.NotebookNode) -> str:
+    """``lab``, ``browse``, or another: the first word of the cells' ids."""
+    return notebook.cells[0].id.partition("-")[0]
 
 
 def defined(module: str) -> set[str]:
@@ -49,8 +51,8 @@ def defined(module: str) -> set[str]:
 
 
 def test_there_is_one_notebook_for_each_stage() -> None:
-    stages = [path.stem for path in PATHS if path != LAB]
-    assert stages == ["01_data", "02_sft", "03_grpo", "04_evaluation", "05_figures"] and LAB in PATHS
+    stages = [path.stem for path in PATHS if path not in (LAB, BROWSER)]
+    assert stages == ["01_data", "02_sft", "03_grpo", "04_evaluation", "05_figures"] and {LAB, BROWSER} < set(PATHS)
     assert NOTEBOOKS == dict(zip(STAGES, stages, strict=True))
 
 
@@ -64,13 +66,15 @@ def test_has_one_parameters_cell_with_its_parameters(notebook: nbformat.Notebook
     tree = ast.parse(cell.source)
     assert all(isinstance(node, ast.Assign) for node in tree.body)
     values = {node.targets[0].id: ast.literal_eval(node.value) for node in tree.body}
-    expected = {"RECIPE": "embedded", "SET": []} if is_lab(notebook) else {"RECIPE": "embedded", "SET": [], "RUN": "", "BENCHMARKS": ""}
-    assert values == expected and list(values) == [name for name in PARAMETERS if name in expected]
+    browser = {"EVAL": "runs/embedded", "BENCHMARK": "", "MODEL": "", "OUTCOME": "all", "REASON": "", "GROUP": "", "SHOW": 3}
+    expected = {"lab": {"RECIPE": "embedded", "SET": []}, "browse": browser}.get(kind(notebook), {"RECIPE": "embedded", "SET": [], "RUN": "", "BENCHMARKS": ""})
+    assert values == expected and list(values) == [name for name in (*PARAMETERS, *browser) if name in expected]
     assert cell is code(notebook)[0]
 
 
 def test_next_cell_starts_the_run(notebook: nbformat.NotebookNode) -> None:
-    assert f"{'read_parameters(globals(), ' if is_lab(notebook) else 'start(globals())'}" in code(notebook)[1].source
+    call = {"lab": "read_parameters(globals(), ", "browse": "open_samples(globals())"}.get(kind(notebook), "start(globals())")
+    assert call in code(notebook)[1].source
 
 
 def test_is_committed_stripped(notebook: nbformat.NotebookNode) -> None:

@@ -14,16 +14,23 @@ import typst
 import yaml
 
 from gazal.errors import GazalError
+from gazal.evaluation.report import in_percent
 from gazal.paper.claims import check_claims
-from gazal.paper.compile import stage_sources
-from gazal.paper.figures import caption, fig_benchmarks, fig_deltas, make_figures
-from gazal.paper.inputs import PAPER, in_percent, read_results
+from gazal.paper.compile import compile_paper, stage_sources
+from gazal.paper.evaluation_figures import above_chance, fig_deltas, fig_lengths, fig_subjects
+from gazal.paper.evaluation_tables import benchmarks_table, evaluation_table, paired_table, results_table
+from gazal.paper.figures import caption, fig_benchmarks, figure_jobs, make_figures
+from gazal.paper.inputs import PAPER, read_results
 from gazal.paper.make import make_paper
-from gazal.paper.tables import Table, benchmarks_table, contamination_table, escape_latex, escape_markdown, make_tables, p_value, paired_table, percent, results_table
+from gazal.paper.style import save_figure
+from gazal.paper.table_form import Table, escape_latex, escape_markdown, p_value, percent
+from gazal.paper.tables import contamination_table, make_tables
 
 from paper_run import build_run, scores
 
-FIGURES = ("sft_loss", "grpo_rewards", "stages", "benchmarks", "deltas", "data_composition")
+FIGURES = ("sft_loss", "grpo_rewards", "stages", "benchmarks", "deltas", "subjects", "lengths", "data_composition")
+NEW = ("p_holm", "n", "detectable")  # of a paired test; a run scored before them still gives its paper
+NEW_OF_A_SCORE = ("empty", "right_per_1k_tokens", "samples", "deduplicated", "macro_f1")
 PUBLISHED = yaml.safe_load((PAPER / "published.yaml").read_text(encoding="utf-8"))
 
 
@@ -62,9 +69,12 @@ def test_each_figure_is_written_and_not_blank(run: Path, name: str) -> None:
 
 
 def test_figures_and_paper_are_the_same_bytes_twice(run: Path) -> None:
-    watched = [run / "paper.pdf", run / "figures/stages.pdf", run / "figures/deltas.png"]
+    names = ("stages", "deltas", "subjects", "lengths")
+    watched = [run / "paper.pdf", *(run / f"figures/{name}.{suffix}" for name in names for suffix in ("pdf", "png"))]
     before = [path.read_bytes() for path in watched]
-    make_paper(run)
+    for name in names:
+        save_figure(figure_jobs(read_results(run))[name][1](), run / "figures", name)
+    compile_paper(run)
     assert [path.read_bytes() for path in watched] == before
     assert not [p for p in run.rglob("*") if p.name.endswith(".tmp")]
 
@@ -74,15 +84,123 @@ def test_figures_draw_reported_and_measured_values(run: Path) -> None:
     texts = {t.get_text() for ax in fig_benchmarks(results).axes for t in ax.texts}
     assert {"81.6", "71.9", "87.1", "79.6", "not run"} <= texts
     assert "22.0" in texts  # ours, measured
-    points = {round(float(x), 1) for line in fig_deltas(results).axes[0].lines for x in line.get_xdata()}
-    assert {2.3, 2.0, -0.4, 0.2, 11.0} <= points
+    first, second = fig_deltas(results).axes
+    points = {round(float(x), 1) for line in second.lines for x in line.get_xdata()}
+    assert (first.get_title(loc="left"), second.get_title(loc="left")) == ("Base → SFT", "SFT → GRPO") and {2.3, 2.0, -0.4, 0.2, 11.0} <= points
+    assert {"0.002", "1.00", "not run"} <= {t.get_text() for t in second.texts}  # Holm's p: 6 × 0.0004, and MedMCQA
+    bands = {(round(p.get_x(), 1), round(p.get_width(), 1)) for p in second.patches}
+    assert bands == {(-4.6, 9.2), (-14.0, 28.0)}  # what 1,000 and 100 items could not have shown
+
+
+def test_deltas_mark_only_what_holds_after_correction(run: Path, tmp_path: Path) -> None:
+    other = build_run(tmp_path / "r", steps=3)
+
+    def barely(value: dict) -> None:
+        row = next(r for r in value["paired"] if (r["a"], r["b"], r["benchmark"]) == ("sft", "grpo", "test"))
+        row.update(p=0.02, p_holm=0.12)
+
+    def faces(folder: Path) -> list:
+        return [line.get_markerfacecolor() for line in fig_deltas(read_results(folder)).axes[1].lines if line.get_marker() == "D"]
+
+    edit(other, barely)
+    assert faces(run)[0] != "white" and set(faces(other)) == {"white"}
+    text = paper_text(other)
+    assert "GRPO beats SFT" not in text and "GRPO does not differ measurably from SFT (+11.0 points" in text
+
+
+def test_subjects_are_coloured_against_chance_and_few_items_are_grey(run: Path, tmp_path: Path) -> None:
+    assert [above_chance(a, 0.25) for a in (0.25, 1.0, 0.0)] == [0.0, 1.0, pytest.approx(-1 / 3)]
+    other = build_run(tmp_path / "r", steps=3)
+
+    def subjects(value: dict) -> None:
+        for entry in value["models"].values():
+            entry["benchmarks"]["medqa"]["by"] = {name: {**cell(0.5, n), "ci95": [0.4, 0.6]} for name, n in (("surgery", 19), ("dental", 20))}
+
+    def cell(accuracy: float, n: int) -> dict:
+        return {"n": n, "accuracy": accuracy, "unparsed": 0.0, "truncated": 0.0, "mean_tokens": 9.0}
+
+    edit(other, subjects)
+    figure = fig_subjects(read_results(other))
+    grid = next(ax for ax in figure.axes if ax.get_title(loc="left") == "MedQA")
+    assert [t.get_text() for t in grid.get_yticklabels()] == ["Dental (20)", "Surgery (19)"]
+    dental, surgery = grid.patches[:3], grid.patches[3:]
+    assert {matplotlib.colors.to_hex(p.get_facecolor()) for p in surgery} == {"#efefef"} != {matplotlib.colors.to_hex(p.get_facecolor()) for p in dental}
+    assert [t.get_fontweight() for t in grid.texts] == ["bold"] * 3 + ["normal"] * 3
+    test = next(ax for ax in fig_subjects(read_results(run)).axes if ax.get_title(loc="left") == "Embedded test")
+    assert [t.get_text() for t in test.get_yticklabels()] == ["Diagnosis (250)", "Uncertainty (250)", "Treatment (250)", "Prognosis (250)"]
+
+
+def test_many_models_and_odd_names_are_drawn(tmp_path: Path) -> None:
+    run = build_run(tmp_path / "r", steps=3)
+
+    def more(value: dict) -> None:
+        for i in range(5):
+            value["models"][f"a_model-{i}"] = value["models"]["base"]
+        del value["models"]["grpo"]
+        value["paired"] = []
+
+    edit(run, more)
+    path = run / "eval/lengths.json"
+    lengths = json.loads(path.read_text())
+    for models in lengths["benchmarks"].values():
+        models["a_model-1"] = models["base"]
+        del models["grpo"]
+    path.write_text(json.dumps(lengths))
+    (run / "eval/protocols.json").unlink()
+    make_tables(run)
+    assert "GRPO was not compared" not in paper_text(run)
+    for draw in (fig_deltas, fig_subjects):
+        assert draw(read_results(run)).axes
+    labels = [t.get_text() for t in fig_lengths(read_results(run)).legends[0].texts]
+    assert labels == ["Base", "SFT", "a_model-1", "cut at the token limit", "chance"]
+
+
+def test_lengths_show_cut_completions_and_few_items_apart(run: Path) -> None:
+    figure = fig_lengths(read_results(run))
+    test = next(ax for ax in figure.axes if ax.get_title(loc="left") == "Embedded test")
+    marks = [line for line in test.lines if line.get_marker() in "soD" and len(line.get_xdata()) == 1]
+    (cut,) = [line for line in marks if line.get_markerfacecolor() == "white"]
+    assert (cut.get_xdata()[0], cut.get_ydata()[0], cut.get_alpha()) == (160.0, 0.0, 0.35)
+    assert len(marks) == 16 and sum(line.get_alpha() == 1 for line in marks) == 15
+    assert [ax.get_title(loc="left") for ax in figure.axes] == ["Embedded test", "MMLU-Pro (medical)", "MedQA", "PubMedQA", "Embedded test: within types", "Right for its length"]
+
+
+def test_a_run_scored_before_has_its_paper(tmp_path: Path) -> None:
+    run = build_run(tmp_path / "embedded", steps=3)
+
+    def older(value: dict) -> None:
+        for row in value["paired"]:
+            for name in NEW:
+                del row[name]
+        for entry in value["models"].values():
+            for score in entry["benchmarks"].values():
+                for name in NEW_OF_A_SCORE:
+                    score.pop(name, None)
+
+    edit(run, older)
+    assert fig_lengths(read_results(run)).axes  # lengths may be newer than the scores
+    (run / "eval/lengths.json").unlink()
+    assert not figure_jobs(read_results(run))["lengths"][0] and fig_deltas(read_results(run)).axes
+    text = paper_text(run)
+    assert "GRPO beats SFT (+11.0 points" in text and "Holm" not in text and "power" not in text and "rho" not in text
+    paired = paired_table(read_results(run))
+    assert paired.header == ["Benchmark", "Models", "Difference", "95 % interval", "p"] and "not corrected" in paired.notes[0]
+    assert {row[7] for row in evaluation_table(read_results(run)).rows} == {"–"}
+
+
+def test_lengths_of_other_predictions_are_one_line(tmp_path: Path) -> None:
+    run = build_run(tmp_path / "r", steps=3)
+    edit(run, lambda value: value["models"]["sft"]["benchmarks"]["medqa"].update(samples=2))
+    with pytest.raises(GazalError, match=re.escape("lengths.json: benchmarks.medqa.sft: is not of the predictions in scores.json; write it again with gazal score")):
+        make_figures(run)
 
 
 def test_paper_has_pages_and_states_what_it_is(run: Path) -> None:
     pdf = (run / "paper.pdf").read_bytes()
     assert pdf.startswith(b"%PDF") and pdf.rstrip().endswith(b"%%EOF")
     pages = re.search(rb"/Type\s*/Pages\s*/Count (\d+)", pdf)
-    assert pages and 2 <= int(pages[1]) <= 5
+    assert pages and 2 <= int(pages[1]) <= 7
+    assert set(figure_jobs(read_results(run))) >= set(FIGURES)
 
 
 def words(content: object) -> str:
@@ -108,11 +226,14 @@ def test_paper_says_beats_only_where_the_test_does(run: Path, tmp_path: Path) ->
     assert "GRPO beats SFT (+11.0 points" in text and "not affiliated" in text and "knows the facts" in text
     assert "better on diagnosis (+19.0" in text and "not measurably different on treatment (+7.0" in text
     assert "Not a medical device" in text and "2025-01-16" in text and "no folder given" in text
+    assert "after Holm" in text and "1,000 items of the embedded test a true difference of 4.6 points" in text and "with 100 items, of 14.0 points" in text
+    assert "Longer completions of GRPO are more often right" in text and "they are not measurably more or less often right" in text and "comes from the mix" in text
+    assert "Per 1,000 tokens GRPO gives 8.1 right answers." in text and "No answer is read in 1.3 % of the completions of GRPO" in text
     other = build_run(tmp_path / "embedded")
 
     def no_gain(value: dict) -> None:
         row = next(r for r in value["paired"] if (r["a"], r["b"], r["benchmark"]) == ("sft", "grpo", "test"))
-        row["p"] = 0.2
+        row.update(p=0.2, p_holm=0.9)
 
     edit(other, no_gain)
     text = paper_text(other)
@@ -121,12 +242,13 @@ def test_paper_says_beats_only_where_the_test_does(run: Path, tmp_path: Path) ->
 
 def test_paper_from_scores_alone(bare: Path) -> None:
     (bare / "figures").mkdir()
-    (bare / "figures/sft_loss.png").write_bytes(b"of an older run")
+    for name in ("sft_loss", "lengths"):
+        (bare / f"figures/{name}.png").write_bytes(b"of an older run")
     lines: list[str] = []
     written = make_paper(bare, lines.append)
     assert bare / "paper.pdf" in written and (bare / "paper.pdf").read_bytes().startswith(b"%PDF")
-    assert not (bare / "figures/sft_loss.png").exists()
-    assert any("sft_loss" in line and "no data" in line for line in lines)
+    assert not (bare / "figures/sft_loss.png").exists() and not (bare / "figures/lengths.png").exists()
+    assert {f"figures/{name}: left out, this run has no data for it" for name in ("sft_loss", "lengths", "data_composition")} <= set(lines)
     table = benchmarks_table(read_results(bare))
     assert len(table.notes) == 4 and all("no predictions in this run" in note for note in table.notes)
 
@@ -141,15 +263,45 @@ def test_results_table_holds_the_numbers(run: Path) -> None:
 
 
 def test_other_tables(run: Path) -> None:
-    assert "| Embedded test | SFT → GRPO | +11.0 | [+8.0, +14.0] | &lt; 0.001 |" in (run / "tables/paired.md").read_text()
+    paired = (run / "tables/paired.md").read_text()
+    assert "| Embedded test | SFT → GRPO | 1,000 | +11.0 | [+8.0, +14.0] | &lt; 0.001 | 0.002 | 4.6 |" in paired
+    assert "| Embedded test, diagnosis | SFT → GRPO | – | +19.0 | [+13.0, +25.0] | 0.001 | – | – |" in paired
+    evaluation = (run / "tables/evaluation.md").read_text()
+    assert "| Embedded test | GRPO | 1,000 | 1 | 71.5 [68.7, 74.3] | 1.3 | 0.8 | 0.1 | 88 | 8.09 |" in evaluation and "Orders" not in evaluation and "Maj@k" not in evaluation
     benchmarks = (run / "tables/benchmarks.md").read_text()
     assert "MedMCQA was not run: no folder given and the hub cannot be reached." in benchmarks
     assert "Gazal-R1 (final) (reported) | 32B | 81.6 | 71.9 | 87.1 | 79.6 |" in benchmarks
+    assert "| … without repeated items | – | 20.0 [13.0, 29.0], n = 95 | – | – | – |" in benchmarks and "| … macro-F1 | – | – | – | – | 19.0 [10.0, 27.0] |" in benchmarks
     assert "| Test | 250 | 250 | 250 | 250 | 1,000 | A: 25.0 |" in (run / "tables/data.md").read_text()
     for path in (run / "tables").glob("*.tex"):
         rows = [line for line in path.read_text().splitlines() if line.endswith(r"\\")]
         assert len({line.count(" & ") for line in rows}) == 1
-    assert len(list((run / "tables").iterdir())) == 16
+    assert len(list((run / "tables").iterdir())) == 18
+
+
+def test_evaluation_table_has_samples_and_orders_where_a_run_has_them(tmp_path: Path) -> None:
+    run = build_run(tmp_path / "r", steps=3)
+
+    def asked_more(value: dict) -> None:
+        score = value["models"]["sft"]["benchmarks"]["medqa"]
+        score["at_k"] = {kind: {str(k): {"accuracy": 0.2 + 0.05 * k, "ci95": [0.1, 0.9]} for k in (1, 2, 10)} for kind in ("maj", "pass")}
+        value["robustness"] = {"grpo": {"medqa": {"orders": 4, "n": 100, "accuracy": {"mean": 0.23, "lowest": 0.21, "highest": 0.251, "ci95": [0.2, 0.3]},
+                                                  "same_answer": 0.4, "letter_bias": {"A": 0.05, "B": -0.12, "C": 0.07}}}}
+
+    edit(run, asked_more)
+    table = evaluation_table(read_results(run))
+    rows = {(row[0], row[1]): dict(zip(table.header, row, strict=True)) for row in table.rows}
+    assert rows["MedQA", "SFT"]["Pass@k"] == "70.0 [10.0, 90.0], k = 10" and rows["MedQA", "Base"]["Pass@k"] == "–"
+    grpo = rows["MedQA", "GRPO"]
+    assert (grpo["Orders"], grpo["Over orders"], grpo["Same answer"], grpo["Letter bias"]) == ("4", "21.0–25.1", "40.0", "B −12.0")
+    assert rows["MedQA", "SFT"]["Letter bias"] == "–" and len(table.notes) == 3
+    assert "B −12.0" in str(stage_table(run))
+
+
+def stage_table(run: Path) -> list:
+    """The cells of the paper's table of details, as typst lays them out."""
+    with stage_sources(read_results(run)) as (root, inputs):
+        return json.loads(typst.query(str(root / "main.typ"), "<tab:evaluation>", root=str(root), sys_inputs=inputs, ignore_system_fonts=True))
 
 
 def test_tables_of_protocols(run: Path) -> None:
@@ -201,11 +353,11 @@ def test_paper_has_a_section_on_contamination_only_with_its_file(run: Path, tmp_
 
 def test_an_older_run_has_no_protocols(tmp_path: Path) -> None:
     run = build_run(tmp_path / "embedded", steps=3)
-    make_paper(run)
+    make_tables(run)
     assert (run / "tables/protocols.tex").exists() and (run / "tables/readings.md").exists()
     (run / "eval/protocols.json").unlink()
     lines: list[str] = []
-    assert (run / "paper.pdf") in make_paper(run, lines.append)
+    make_tables(run, lines.append)
     assert [line for line in lines if "protocols" in line] == ["tables/protocols, tables/readings: left out, this run has no eval/protocols.json (gazal score writes it)"]
     assert not [path for path in (run / "tables").iterdir() if path.stem in ("protocols", "readings")]
     assert "protocol" not in paper_text(run)
@@ -230,6 +382,7 @@ def test_paired_is_read_in_both_directions(run: Path) -> None:
     there, back = results.change("sft", "grpo", "test"), results.change("grpo", "sft", "test")
     assert there and back and there.delta == pytest.approx(0.11) and back.delta == -there.delta and back.low == -there.high
     assert results.change("base", "grpo", "medqa") is None
+    assert (there.n, there.detectable, there.p_holm) == (1000, 0.046, pytest.approx(0.0024)) == (back.n, back.detectable, back.p_holm)
     assert len(paired_table(results).rows) == 3 * 5 + 3
 
 

@@ -94,8 +94,11 @@ def teach(
     )
 
 
+MANY = ("--train", "--test", "--model", "--benchmark")
+
+
 class ManyValues(typer.core.TyperCommand):
-    """A command whose ``--train`` and ``--test`` take several files: ``--train a b`` is ``--train a --train b``."""
+    """A command whose ``MANY`` options take several values: ``--train a b`` is ``--train a --train b``."""
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
         """The arguments with the option's name put before each further file."""
@@ -103,7 +106,7 @@ class ManyValues(typer.core.TyperCommand):
         option = ""
         for arg in args:
             if arg.startswith("-"):
-                option = arg if arg in ("--train", "--test") else ""
+                option = arg if arg in MANY else ""
             elif option and spread[-1] != option:
                 spread.append(option)
             spread.append(arg)
@@ -138,22 +141,35 @@ def sources(recipe: RecipeOption = "embedded", overrides: SetOption = []) -> Non
     list_sources(load_recipe(recipe, overrides).data)
 
 
-@app.command()
+@app.command(cls=ManyValues)
 def evaluate(
-    model: Annotated[str, typer.Option("--model", help="Folder, hub id, or openai:URL#name.")],
-    benchmark: Annotated[list[str], typer.Option("--benchmark", help="A benchmark's name or an items file; may be repeated.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder for predictions and scores.json; run again, it continues.")],
+    model: Annotated[list[str], typer.Option("--model", help="Folder, hub id, openai:URL#name, or a name in the recipe's models; may be repeated.")] = [],
+    benchmark: Annotated[list[str], typer.Option("--benchmark", help="A benchmark's name or an items file; may be repeated. By default the recipe's, sampled as it says.")] = [],
+    out: Annotated[Path | None, typer.Option("--out", help="Folder for predictions and scores.json; run again, it continues. By default eval/ of the run.")] = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Items of each benchmark (seeded sample).")] = None,
     samples: Annotated[int | None, typer.Option("--samples", min=1, help="Completions per item; by default the recipe's.")] = None,
+    method: Annotated[str | None, typer.Option("--method", help="generate: a written answer; loglik: the likeliest option. By default the recipe's.")] = None,
+    permute: Annotated[int | None, typer.Option("--permute", min=0, help="Further orders of the options in which each item is asked.")] = None,
+    engine: Annotated[str | None, typer.Option("--engine", help="transformers or vllm, for every model; by default the recipe's.")] = None,
     benchmarks: BenchmarksOption = "",
     recipe: RecipeOption = "embedded",
     overrides: SetOption = [],
+    run: RunOption = "",
 ) -> None:
-    """Evaluate one model on benchmarks or items files."""
-    from gazal.evaluation.command import evaluate_command
+    """Evaluate models on benchmarks or items files; of the paper's eight models (--recipe published) the ledger is filled."""
+    from gazal.evaluation.command import evaluate_command, evaluation_folder
+    from gazal.paper.ledger import write_ledger
     from gazal.recipe import load_recipe
 
-    evaluate_command(model, benchmark, limit=limit, samples=samples, out=out, recipe=load_recipe(recipe, overrides), folder=Path(benchmarks) if benchmarks else None)
+    for option, value, known in (("--method", method, ("generate", "loglik")), ("--engine", engine, ("transformers", "vllm"))):
+        if value not in (None, *known):
+            raise GazalError(f"{option} {value}: expected {' or '.join(known)}")
+    resolved = load_recipe(recipe, overrides)
+    folder, eval_dir = evaluation_folder(resolved, out, run)
+    evaluate_command(
+        model, benchmark, limit=limit, samples=samples, out=eval_dir, recipe=resolved, folder=Path(benchmarks) if benchmarks else None,
+        changes={"method": method, "permute": permute, "engine": engine}, then=lambda scores: write_ledger(folder, scores, print),
+    )
 
 
 @app.command()
@@ -162,13 +178,39 @@ def score(
     protocol: Annotated[str, typer.Option("--protocol", help="ours, or another's: best_of_first_and_last, last_letter, mmlu_pro, default_a.")] = "ours",
 ) -> None:
     """Score again from predictions alone; no model needed. By another protocol: scores.PROTOCOL.json, beside ours."""
+    from gazal.evaluation.faithfulness import measure_faithfulness
+    from gazal.evaluation.folder import read_answers
+    from gazal.evaluation.lengths import measure_lengths
     from gazal.evaluation.protocols import OURS
-    from gazal.evaluation.score import results_table, score_folder
+    from gazal.evaluation.protocols import protocol as protocol_of
+    from gazal.evaluation.report import details_table, results_table
+    from gazal.evaluation.score import score_folder
     from gazal.evaluation.sensitivity import compare_protocols
+    from gazal.paper.ledger import write_ledger
 
-    print(results_table(score_folder(folder, protocol)))
+    protocol_of(protocol)  # an unknown one stops before anything is read
+    answers = read_answers(folder)
+    scores = score_folder(folder, protocol, answers)
+    print(results_table(scores))
     if protocol == OURS:
-        compare_protocols(folder)
+        print(f"\n{details_table(scores)}")
+        compare_protocols(folder, answers)
+        measure_lengths(folder, answers)
+        measure_faithfulness(folder, answers)
+        write_ledger(folder, scores, print)
+
+
+@app.command("export")
+def export_command(
+    folder: Annotated[Path, typer.Argument(help="Folder of predictions, or a run folder.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder to write into.")],
+    kind: Annotated[str, typer.Option("--format", help="lm-eval or lighteval.")],
+) -> None:
+    """Predictions as the result files of lm-eval or lighteval; no model needed."""
+    from gazal.evaluation.export import export
+
+    for path in export(folder, out, kind):
+        print(path)
 
 
 @app.command()
@@ -182,12 +224,19 @@ def plan(
     tflops: Annotated[float | None, typer.Option("--tflops", min=0.001, help="Dense bf16 TFLOP/s of a device, where its name or size does not tell.")] = None,
     bandwidth: Annotated[float | None, typer.Option("--bandwidth", min=0.001, help="Its memory bandwidth in GB/s.")] = None,
     run: RunOption = "",
+    model: Annotated[list[str], typer.Option("--model", help="Of a recipe with models (published): which are asked; by default all. May be repeated.")] = [],
+    benchmarks: BenchmarksOption = "",
 ) -> None:
-    """Predict memory, tokens, hours and cost of a recipe; a recipe that cannot fit is refused with the cheapest change."""
+    """Predict memory, tokens, hours and cost of a recipe; a recipe that cannot fit is refused with the cheapest change.
+
+    Of a recipe with models: what asking each of them the benchmarks takes."""
     from gazal.planning.command import plan_command
     from gazal.recipe import load_recipe
 
-    plan_command(load_recipe(recipe, overrides), devices, run, price=price, mfu=mfu, prompt=prompt_tokens, tflops=tflops, bandwidth=bandwidth)
+    plan_command(
+        load_recipe(recipe, overrides), devices, run, price=price, mfu=mfu, prompt=prompt_tokens, tflops=tflops, bandwidth=bandwidth,
+        models=model, benchmarks=Path(benchmarks) if benchmarks else None,
+    )
 
 
 @app.command()
@@ -195,7 +244,7 @@ def reproduce(recipe: RecipeOption = "embedded", overrides: SetOption = [], run:
     """Run the five notebooks; an interrupted run continues."""
     import json
 
-    from gazal.evaluation.score import results_table
+    from gazal.evaluation.report import results_table
     from gazal.reproduce import reproduce as reproduce_run
     from gazal.runs import relative
 

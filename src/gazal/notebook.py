@@ -5,20 +5,24 @@ from __future__ import annotations
 import types
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gazal.errors import GazalError
 from gazal.recipe import Recipe, load_recipe
 from gazal.runs import RunFolder, run_path
 
+if TYPE_CHECKING:
+    from IPython.display import Image, Markdown
+
+    from gazal.paper.inputs import Results
+
 PARAMETERS = ("RECIPE", "SET", "RUN", "BENCHMARKS")
 
 
-def read_parameters(namespace: dict[str, Any], known: Sequence[str] = PARAMETERS) -> Recipe:
-    """The recipe that the notebook's parameters RECIPE and SET name.
+def check_parameters(namespace: dict[str, Any], known: Sequence[str]) -> None:
+    """Raises GazalError for a parameter that the notebook does not have, of which papermill only warns, and for a missing one of ``known``.
 
-    ``namespace`` is the notebook's ``globals()``. Papermill only warns about a parameter that a
-    notebook does not have; here it is an error, as is a missing one of ``known``.
+    ``namespace`` is the notebook's ``globals()``.
     """
     plain = (str, int, float, bool, list, tuple, dict, type(None))
     given = {
@@ -28,6 +32,11 @@ def read_parameters(namespace: dict[str, Any], known: Sequence[str] = PARAMETERS
     unknown, missing = sorted(given - set(known)), sorted(set(known) - given)
     if unknown or missing:
         raise GazalError(f"notebook parameters: {'unknown ' + ', '.join(unknown) if unknown else 'missing ' + ', '.join(missing)} (known: {', '.join(known)})")
+
+
+def read_parameters(namespace: dict[str, Any], known: Sequence[str] = PARAMETERS) -> Recipe:
+    """The recipe that the notebook's parameters RECIPE and SET name; ``namespace`` as in :func:`check_parameters`, which is asked first."""
+    check_parameters(namespace, known)
     overrides = namespace["SET"].split() if isinstance(namespace["SET"], str) else list(namespace["SET"])
     return load_recipe(namespace["RECIPE"], overrides)
 
@@ -54,3 +63,14 @@ def benchmarks_folder(namespace: dict[str, Any]) -> Path | None:
     if not folder.is_dir():
         raise GazalError(f"BENCHMARKS={namespace['BENCHMARKS']}: no such folder")
     return folder
+
+
+def show_figure(results: Results, name: str) -> Image | Markdown:
+    """One of the paper's figures of a run (:func:`gazal.paper.figures.figure_jobs`), or a line where the run has no data for it."""
+    from IPython.display import Markdown
+
+    from gazal.paper.figures import figure_jobs
+    from gazal.reward_figures import picture
+
+    possible, draw = figure_jobs(results)[name]
+    return picture(draw()) if possible else Markdown(f"*{name}: this run has no data for it*")

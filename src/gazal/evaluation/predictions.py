@@ -2,14 +2,15 @@
 
 Next to ``<benchmark>.parquet`` lies ``<benchmark>.partial.jsonl`` until all is done: a header line that
 names model, benchmark and sampling, then one line per batch. A kill loses at most the batch at work.
+No list of all prompts or completions is held: memory grows with the items alone.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import time
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +18,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gazal.answers import extract
+from gazal.answers import Extraction, Reason, extract
 from gazal.errors import GazalError
-from gazal.evaluation.prompting import Prompting
-from gazal.files import atomic_write, read_jsonl
+from gazal.evaluation.partial import Partial, first_line
+from gazal.evaluation.progress import Progress, Readings
+from gazal.evaluation.prompting import Prompt, Prompting
+from gazal.files import atomic_write
 from gazal.items import Item
 from gazal.recipe_evaluation import EvaluationSection
 
@@ -32,7 +35,7 @@ SCHEMA = pa.schema([
     ("finish_reason", pa.string()), ("letter", pa.string()), ("reason", pa.string()), ("correct", pa.bool_()),
 ])
 SAMPLING = ("method", "loglik_choice", "loglik_norm", "temperature", "top_p", "top_k", "max_new_tokens", "samples", "stop_when_answered")
-REPORT_SECONDS = 20.0
+ROW_GROUP = 4096  # rows written at a time
 
 
 def fingerprint(items: Iterable[Item]) -> str:
@@ -43,6 +46,26 @@ def fingerprint(items: Iterable[Item]) -> str:
     return digest.hexdigest()
 
 
+class Prompts(Sequence[Prompt]):
+    """The prompt of each item ``samples`` times, built when it is asked for."""
+
+    def __init__(self, items: Sequence[Item], samples: int, prompting: Prompting) -> None:
+        self.items, self.samples, self.prompting = items, samples, prompting
+
+    @property
+    def opens_think(self) -> bool:
+        """What the recipe says of them, for engines that cannot see them rendered."""
+        return self.prompting.opens_think
+
+    def __len__(self) -> int:
+        return len(self.items) * self.samples
+
+    def __getitem__(self, index: int) -> Prompt:
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        return self.prompting.prompt(self.items[index % len(self) // self.samples])
+
+
 def _header(engine: Engine, items: list[Item], settings: EvaluationSection, prompting: Prompting, seed: int) -> dict[str, Any]:
     sampling = {key: getattr(settings, key) for key in SAMPLING}
     return {
@@ -51,13 +74,34 @@ def _header(engine: Engine, items: list[Item], settings: EvaluationSection, prom
     }
 
 
-def _check_same(path: Path, found: dict[str, Any] | None, wanted: dict[str, Any]) -> None:
-    other = [key for key in wanted if (found or {}).get(key) != wanted[key]]
+def _brief(value: Any) -> str:
+    text = re.sub(r"[0-9a-f]{16,}", lambda digest: digest[0][:8], " ".join(str(value).split()))
+    return repr(text if len(text) <= 60 else text[:57] + "…") if isinstance(value, str) else text[:60]
+
+
+def _difference(found: Any, wanted: Any) -> str:
+    """What is there and what is wanted, of each entry that differs."""
+    if not isinstance(wanted, dict):
+        return f"{_brief(found)}, wanted {_brief(wanted)}"
+    found = found if isinstance(found, dict) else {}
+    silent = [name for name in wanted if name not in found]  # an older version's header
+    other = [f"{name}: {_brief(found[name])}, wanted {_brief(wanted[name])}" for name in wanted if name in found and found[name] != wanted[name]]
+    more = [f"{name}: {_brief(found[name])}, wanted none" for name in found if name not in wanted]
+    return "; ".join([*other, *more, *([f"does not say {', '.join(silent)}"] if silent else [])])
+
+
+def _check_same(path: Path, found: Any, wanted: dict[str, Any]) -> None:
+    if not isinstance(found, dict):
+        raise GazalError(f"{path}: does not say which model and benchmark its predictions are of; remove it or choose another folder")
+    other = [
+        f"{key} ({'other items, options or keys' if key == 'benchmark' else _difference(found.get(key), wanted[key])})"
+        for key in wanted if found.get(key) != wanted[key]
+    ]
     if other:
         raise GazalError(f"{path}: holds predictions of another {', another '.join(other)}; remove it or choose another folder")
 
 
-def _drop_stale(path: Path, read: Callable[[Path], dict[str, Any] | None], wanted: dict[str, Any], say: Callable[[str], None]) -> None:
+def _drop_stale(path: Path, read: Callable[[Path], Any], wanted: dict[str, Any], say: Callable[[str], None]) -> None:
     try:
         if path.exists():
             _check_same(path, read(path), wanted)
@@ -66,109 +110,99 @@ def _drop_stale(path: Path, read: Callable[[Path], dict[str, Any] | None], wante
         path.unlink()
 
 
-def _first_line(path: Path) -> dict[str, Any] | None:
-    try:
-        return next((row for _, row in read_jsonl(path)), None)
-    except GazalError:
-        return None
-
-
-def _resume(path: Path, header: dict[str, Any]) -> dict[int, Reply]:
-    """Replies saved by an interrupted run; what a kill cut off at the end is taken away."""
-    from gazal.evaluation.engines import Reply
-
-    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
-    whole = [line for line in lines if line.endswith(b"\n")]
-    if not whole:
-        path.unlink(missing_ok=True)
-        return {}
-    try:
-        _check_same(path, json.loads(whole[0]), header)
-        replies = {reply[0]: Reply(*reply) for line in whole[1:] for reply in json.loads(line)}
-    except (ValueError, TypeError, IndexError, AttributeError) as error:
-        raise GazalError(f"{path}: not a file of partial predictions ({error}); remove it") from error
-    if len(whole) < len(lines):
-        with open(path, "r+b") as handle:
-            handle.truncate(sum(map(len, whole)))
-    return replies
-
-
 def predict(
     engine: Engine | str | Path, items: list[Item], settings: EvaluationSection, out: str | Path, *, prompting: Prompting, seed: int,
-    replace: bool = False, say: Callable[[str], None] = print,
+    replace: bool = False, say: Callable[[str], None] = print, label: str | None = None,
 ) -> Path:
     """Ask ``engine`` every item ``settings.samples`` times and write the predictions to ``out`` (Parquet).
 
     Rows are in item order, then sample. Where ``out`` is complete nothing is asked; where an
     interrupted run left a partial file, only what is missing is. Either may belong to another model,
     benchmark, sampling or prompt: then it is made again with ``replace``, else that raises GazalError, as
-    does a folder that cannot be written.
+    does a folder that cannot be written. By log-likelihood an item is asked once: it has no samples.
+    ``label`` names the work where ``say`` tells of it.
     """
     from gazal.evaluation.engines import load_engine
 
     out = Path(out)
+    if settings.method == "loglik" and settings.samples > 1:
+        raise GazalError(f"evaluation.samples={settings.samples}: log-likelihoods are the same each time; set 1")
     engine = load_engine(engine) if isinstance(engine, (str, Path)) else engine
     header = _header(engine, items, settings, prompting, seed)
     partial = out.with_suffix(".partial.jsonl")
     if replace:
         _drop_stale(out, read_header, header, say)
-        _drop_stale(partial, _first_line, header, say)
+        _drop_stale(partial, first_line, header, say)
     if out.exists():
         _check_same(out, read_header(out), header)
-        partial.unlink(missing_ok=True)  # a kill came between the two
+        if first_line(partial) == header:
+            partial.unlink()  # a kill came between the two
         return out
-    prompts = [prompting.prompt(item) for item in items for _ in range(settings.samples)]
-    think_open = prompting.opens_think
-    if prompts and engine.opens_think(prompts[0]) not in (None, think_open):
-        fact, value = ("does not open", "false") if think_open else ("opens", "true")
-        raise GazalError(f"model {engine.name}: its template {fact} <think>: set model.prompt_opens_think={value}")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        replies = _resume(partial, header)
-        with open(partial, "a", encoding="utf-8") as handle:
-            if not handle.tell():
-                handle.write(json.dumps(header, ensure_ascii=False) + "\n")
-            progress = _Progress(f"{out.parent.name} on {out.stem}", items, settings.samples, think_open, say, len(replies))
-            for batch in engine.complete(prompts, settings, seed, replies.keys()) if len(replies) < len(prompts) else ():
-                handle.write(json.dumps(batch, ensure_ascii=False) + "\n")
-                handle.flush()
-                replies |= {reply.index: reply for reply in batch}
-                progress.add(batch)
-    except OSError as error:
-        raise GazalError(f"{partial}: cannot be written ({error.strerror or error})") from error
-    rows = [_row(items[i // settings.samples], i % settings.samples, replies[i], think_open) for i in range(len(prompts))]
-    with atomic_write(out, "wb") as handle:
-        pq.write_table(pa.Table.from_pylist(rows, SCHEMA.with_metadata({"gazal": json.dumps(header, ensure_ascii=False)})), handle)
+    prompts = Prompts(items, settings.samples, prompting)
+    if settings.method == "generate":
+        _check_think(engine, prompts, prompting.opens_think, settings.thinking)
+    readings = Readings(items, settings.samples, _reader(settings, prompting.opens_think))
+    with Partial(partial, header, len(prompts), readings.add, lambda found: _check_same(partial, found, header)) as saved:
+        progress = Progress(label or f"{out.parent.name} on {out.stem}", readings, say)
+        if len(done := saved.done) < len(prompts):
+            for batch in _replies(engine, items, prompts, prompting, settings, seed, done):
+                saved.append(batch)
+                progress.tell()
+        if missing := len(prompts) - len(saved.done):
+            raise GazalError(f"{partial}: model {engine.name} left {missing} of {len(prompts)} prompts without an answer; run again to ask them")
+        _write(out, header, saved, readings)
     partial.unlink(missing_ok=True)
     return out
 
 
-def _row(item: Item, sample: int, reply: Reply, think_open: bool) -> dict[str, Any]:
-    found = extract(reply.text, item.options, think_open=think_open)
+def _check_think(engine: Engine, prompts: Prompts, think_open: bool, thinking: str) -> None:
+    if len(prompts) and engine.opens_think(prompts[0], *([] if thinking == "template" else [thinking])) not in (None, think_open):
+        fact, value = ("does not open", "false") if think_open else ("opens", "true")
+        raise GazalError(f"model {engine.name}: its template {fact} <think>: set model.prompt_opens_think={value} (of a model that the recipe names, its own)")
+
+
+def _reader(settings: EvaluationSection, think_open: bool) -> Callable[[str, Item], Extraction]:
+    """How a completion becomes a letter and a reason."""
+    if settings.method == "loglik":
+        from gazal.evaluation.loglik import read_letter
+
+        def likeliest(text: str, item: Item) -> Extraction:
+            letter = read_letter(text, settings.loglik_norm)
+            return Extraction(letter, Reason.OK if letter else Reason.EMPTY)
+
+        return likeliest
+    return lambda text, item: extract(text, item.options, think_open=think_open)
+
+
+def _replies(
+    engine: Engine, items: list[Item], prompts: Prompts, prompting: Prompting, settings: EvaluationSection, seed: int, done: set[int],
+) -> Iterator[list[Reply]]:
+    if settings.method == "loglik":
+        from gazal.evaluation import loglik
+
+        return loglik.replies(engine, items, prompting, settings, done)
+    return ([_cut(reply, prompting.end(reply.text)) for reply in batch] for batch in engine.complete(prompts, settings, seed, done))
+
+
+def _cut(reply: Reply, end: int | None) -> Reply:
+    return reply if end is None else reply._replace(text=reply.text[:end], finish_reason="stop")
+
+
+def _write(out: Path, header: dict[str, Any], saved: Partial, readings: Readings) -> None:
+    """The predictions in item order, then sample, a row group at a time."""
+    schema, total = SCHEMA.with_metadata({"gazal": json.dumps(header, ensure_ascii=False)}), len(readings.letters)
+    with atomic_write(out, "wb") as handle, pq.ParquetWriter(handle, schema) as writer:
+        for start in range(0, total, ROW_GROUP):
+            rows = [_row(saved.read(index), readings) for index in range(start, min(start + ROW_GROUP, total))]
+            writer.write_table(pa.Table.from_pylist(rows, schema))
+
+
+def _row(reply: Reply, readings: Readings) -> dict[str, Any]:
+    item, (letter, reason) = readings.items[reply.index // readings.samples], readings.reading(reply.index)
     return {
-        "item_id": item.id, "sample": sample, "completion": reply.text, "n_tokens": reply.n_tokens, "finish_reason": reply.finish_reason,
-        "letter": found.letter, "reason": found.reason.value, "correct": found.letter == item.answer_idx,
+        "item_id": item.id, "sample": reply.index % readings.samples, "completion": reply.text, "n_tokens": reply.n_tokens,
+        "finish_reason": reply.finish_reason, "letter": letter, "reason": reason.value, "correct": letter == item.answer_idx,
     }
-
-
-class _Progress:
-    """A line every 20 seconds and one at the end: completions, rate, time left, accuracy so far."""
-
-    def __init__(self, label: str, items: list[Item], samples: int, think_open: bool, say: Callable[[str], None], before: int) -> None:
-        self.label, self.items, self.samples, self.think_open, self.say = label, items, samples, think_open, say
-        self.done, self.asked, self.right, self.began, self.said = before, 0, 0, time.monotonic(), time.monotonic()
-        if before:
-            say(f"{label}: goes on at {before}/{len(items) * samples}")
-
-    def add(self, batch: list[Reply]) -> None:
-        items = [self.items[reply.index // self.samples] for reply in batch]
-        self.right += sum(extract(r.text, i.options, think_open=self.think_open).letter == i.answer_idx for r, i in zip(batch, items, strict=True))
-        self.done, self.asked, now = self.done + len(batch), self.asked + len(batch), time.monotonic()
-        total = len(self.items) * self.samples
-        if self.done == total or now - self.said > REPORT_SECONDS:
-            self.said, rate = now, self.asked / max(now - self.began, 1e-9)
-            left = f", {(total - self.done) / rate:.0f} s left" if self.done < total else ""
-            self.say(f"{self.label}: {self.done}/{total}, {rate:.1f}/s{left}, accuracy so far {self.right / self.asked:.3f}")
 
 
 def read_header(path: str | Path) -> dict[str, Any] | None:
@@ -181,14 +215,19 @@ def read_header(path: str | Path) -> dict[str, Any] | None:
 
 
 def read_predictions(path: str | Path) -> pd.DataFrame:
-    """The rows of a predictions file, checked: columns there, no item and sample twice, nothing missing."""
+    """The rows of a predictions file, checked: columns there and of their types, no item and sample twice, nothing missing.
+
+    Columns of other types are converted where nothing is lost (ids that are numbers, smaller integers); other columns are left out.
+    """
     try:
-        frame = pq.read_table(path).to_pandas()
+        names = pq.read_schema(path).names
+        missing = [name for name in SCHEMA.names if name not in names]
+        if missing:
+            raise GazalError(f"{path}: no column {', '.join(missing)}")
+        table = pq.read_table(path, columns=SCHEMA.names)
+        frame = pa.table([_as_in_schema(path, field, table.column(field.name)) for field in SCHEMA], SCHEMA).to_pandas()
     except (OSError, pa.ArrowException) as error:
         raise GazalError(f"{path}: not a predictions file ({str(error).splitlines()[0]})") from error
-    missing = [name for name in SCHEMA.names if name not in frame.columns]
-    if missing:
-        raise GazalError(f"{path}: no column {', '.join(missing)}")
     if not len(frame):
         raise GazalError(f"{path}: no rows")
     for name in ("item_id", "sample", "completion", "n_tokens", "finish_reason", "correct"):
@@ -202,3 +241,12 @@ def read_predictions(path: str | Path) -> pd.DataFrame:
     if counts.nunique() > 1:
         raise GazalError(f"{path}: item {counts.idxmin()!r} has {counts.min()} samples, others {counts.max()}")
     return frame
+
+
+def _as_in_schema(path: str | Path, field: pa.Field, column: pa.ChunkedArray) -> pa.ChunkedArray:
+    try:
+        if pa.types.is_boolean(field.type) and pa.types.is_floating(column.type):
+            column = column.cast(pa.int64())  # 1.0 is true, 0.5 is neither
+        return column.cast(field.type)
+    except pa.ArrowException as error:
+        raise GazalError(f"{path}: {field.name}: expected {field.type}, found {column.type} ({str(error).splitlines()[0]})") from error

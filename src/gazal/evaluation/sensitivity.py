@@ -15,23 +15,25 @@ from typing import Any
 import numpy as np
 
 from gazal.answers import Reason, has_format
+from gazal.evaluation.cells import accuracy
+from gazal.evaluation.folder import Read, read_answers, regrade, with_grades
 from gazal.evaluation.protocols import OURS, PROTOCOLS, SEEDS, Grades, grade
-from gazal.evaluation.score import accuracy, read_answers, regrade, with_grades
 from gazal.files import write_json
 
 
-def compare_protocols(eval_dir: str | Path) -> dict[str, Any]:
+def compare_protocols(eval_dir: str | Path, answers: Read | None = None) -> dict[str, Any]:
     """Write ``protocols.json`` beside the predictions (a run folder works too) and return it; same files, same bytes.
+    ``answers``: what :func:`gazal.evaluation.folder.read_answers` gave for it, so that nothing is read twice.
 
     Schema: ``seeds``; ``benchmarks.B.M.P`` = accuracy; ``honest``: ``completions`` = those of this run that keep the format
     and that ours reads, ``agreement.P`` = share of them in which each reading of P is ours; ``forms`` (the same of
     :func:`honest_forms`) and ``red_team`` (:func:`red_team`). Benchmarks without items beside them are left out; where none
     is left, nothing is written. Raises GazalError as :func:`gazal.evaluation.score.score_folder` does.
     """
-    root, answers, items = read_answers(eval_dir)
+    root, frames, items = answers or read_answers(eval_dir)
     benchmarks: dict[str, dict[str, dict[str, float]]] = {}
     honest, agreed = 0, Counter[str]()
-    for (model, benchmark), frame in answers.items():
+    for (model, benchmark), frame in frames.items():
         if not items[benchmark]:
             continue
         well_formed = ((frame["format"] == 1) & (frame["reason"] == Reason.OK.value)).to_numpy()

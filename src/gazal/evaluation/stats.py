@@ -1,41 +1,58 @@
-"""Intervals and paired tests; with several samples an item, the item is the unit.
+"""Intervals, paired tests, what a sample could have shown, and accuracy at k; with several samples an item, the item is the unit.
 
-``means`` are per-item mean accuracies, shape (items,). Nothing depends on the order of the items.
+``means`` are per-item mean accuracies, shape (items,). Nothing depends on the order of the items, and what is drawn is seeded.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+
 import numpy as np
-from scipy.stats import permutation_test
+from scipy.optimize import brentq
+from scipy.stats import beta, binom, hypergeom, norm, permutation_test
 from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
 SEED = 20
 RESAMPLES = 9_999
+DRAWN_AT_ONCE = 4_000_000  # numbers, 32 MB
+ALPHA, POWER = 0.05, 0.8
+
+
+def effective_size(means: np.ndarray, samples: int = 1) -> float:
+    """How many independent answers the items' means are worth: between the number of items and the number of
+    completions, by the design effect of clustering (Korn and Graubard, Survey Methodology 24, 1998)."""
+    n, p, spread = len(means), float(np.mean(means)), float(np.var(means))
+    return n if p in (0.0, 1.0) else n * samples if spread == 0 else min(max(p * (1 - p) / spread, 1) * n, n * samples)
 
 
 def interval(means: np.ndarray, samples: int = 1) -> tuple[float, float]:
-    """95 % Wilson interval of the mean of ``means``.
-
-    With several samples an item, on the effective sample size that clustering by item leaves
-    (Korn and Graubard 1998): between the number of items and the number of completions.
-    """
-    n, p = len(means), float(np.mean(means))
-    spread = float(np.var(means))
-    effective = n if p in (0.0, 1.0) else n * samples if spread == 0 else min(max(p * (1 - p) / spread, 1) * n, n * samples)
+    """95 % Wilson interval of the mean of ``means``; with several samples an item, on the :func:`effective_size`."""
+    p, effective = float(np.mean(means)), effective_size(means, samples)
     low, high = proportion_confint(p * effective, effective, method="wilson")
     return min(float(low), p), max(float(high), p)
 
 
-def paired_interval(difference: np.ndarray) -> tuple[float, float]:
-    """95 % percentile bootstrap interval of the mean of per-item differences: items are resampled, seeded.
+def bootstrap(rows: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """95 % percentile bootstrap interval: items are resampled, seeded.
 
-    Resampling items is drawing how often each distinct difference occurs: one multinomial draw each.
+    ``rows``: what each item gives, shape (items, values). ``statistic`` turns means of rows, shape (resamples, values),
+    into shape (resamples, ...); NaN in single resamples is left out. Resampling items is drawing how often each distinct
+    row occurs: one multinomial draw each.
     """
-    values, counts = np.unique(np.round(difference, 12), return_counts=True)
-    n = len(difference)
-    drawn = np.random.default_rng(SEED).multinomial(n, counts / n, size=RESAMPLES) @ values / n
-    low, high = np.percentile(drawn, [2.5, 97.5])
+    distinct, counts = np.unique(np.round(rows, 12), axis=0, return_counts=True)
+    rng, at_once = np.random.default_rng(SEED), max(DRAWN_AT_ONCE // len(counts), 1)
+    parts = [rng.multinomial(len(rows), counts / len(rows), size=min(at_once, RESAMPLES - done)) @ distinct for done in range(0, RESAMPLES, at_once)]
+    drawn = np.concatenate(parts) / len(rows)
+    low, high = np.nanpercentile(statistic(drawn), [2.5, 97.5], axis=0)
+    return low, high
+
+
+def paired_interval(difference: np.ndarray) -> tuple[float, float]:
+    """95 % percentile bootstrap interval of the mean of per-item differences."""
+    low, high = bootstrap(difference[:, None], lambda means: means[:, 0])
     return float(low), float(high)
 
 
@@ -51,3 +68,110 @@ def paired_p(a: np.ndarray, b: np.ndarray, samples: int = 1) -> float:
         vectorized=True, n_resamples=RESAMPLES, batch=256, rng=np.random.default_rng(SEED),
     )
     return float(result.pvalue)
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """The p-values of one family of tests, adjusted by Holm (1979); in the order given."""
+    return [float(p) for p in multipletests(ps, method="holm")[1]] if len(ps) else []
+
+
+def mcnemar_power(n: int, discordance: float, difference: float) -> float:
+    """Probability that the exact two-sided McNemar test on ``n`` items gives p ≤ 0.05, where a share ``discordance`` of all
+    items is right by one model only and the models truly differ by ``difference`` (a share, at most ``discordance``).
+
+    Exact: the number of discordant items is binomial, and so is, given it, how they fall (Miettinen, Biometrics 24, 1968;
+    Duffy, Biometrics 40, 1984).
+    """
+    if not discordance:
+        return 0.0
+    m = np.arange(*binom.ppf([1e-12, 1 - 1e-12], n, discordance).astype(int) + [0, 1])
+    critical = binom.ppf(ALPHA / 2, m, 0.5)
+    critical -= binom.cdf(critical, m, 0.5) > ALPHA / 2  # the largest count of the rarer kind that is still significant
+    share = (1 + difference / discordance) / 2
+    rejected = binom.cdf(critical, m, share) + binom.cdf(critical, m, 1 - share)
+    return float(binom.pmf(m, n, discordance) @ rejected)
+
+
+def detectable(n: int, discordance: float, samples: int = 1) -> float | None:
+    """The smallest true difference between two models (a share) that a paired test on ``n`` items shows (p ≤ 0.05) with
+    80 % power; None where even a difference of 1 would not show.
+
+    ``discordance`` ψ: mean square of the per-item differences; with one sample an item that is the share of items that one
+    model alone has right. A difference δ that needs more raises it (to δ / samples at least). One sample: of the exact
+    McNemar test (:func:`mcnemar_power`). Several: normal approximation √n·δ = z₀.₉₇₅·√ψ + z₀.₈·√(ψ − δ²) of Connor
+    (Biometrics 43, 1987).
+    """
+    def power(difference: float) -> float:
+        psi = max(discordance, difference / samples)
+        if samples == 1:
+            return mcnemar_power(n, psi, difference) - POWER
+        return n**0.5 * difference - norm.ppf(1 - ALPHA / 2) * psi**0.5 - norm.ppf(POWER) * max(psi - difference**2, 0.0) ** 0.5
+
+    return None if power(1.0) < 0 else float(brentq(power, 1e-9, 1.0, xtol=1e-7))
+
+
+def detectable_above(n: float, chance: float) -> float | None:
+    """The smallest true accuracy, less ``chance``, that ``n`` answers tell from chance with 80 % power (exact binomial
+    test, two-sided at 0.05); None where none does. Closed form: the binomial's upper tail is a beta distribution's."""
+    n = int(n)
+    needed = binom.isf(ALPHA / 2, n, chance) + 1  # the fewest right answers that are significant
+    return float(beta.ppf(POWER, needed, n - needed + 1) - chance) if needed <= n else None
+
+
+def macro_f1(true: np.ndarray, found: np.ndarray) -> tuple[float, float, float]:
+    """Macro-averaged F1 with its 95 % bootstrap interval over items.
+
+    ``true``, shape (items, 1), and ``found``, shape (items, samples): classes 0, 1, …; -1 in ``found`` is no answer, a miss
+    of the true class. Classes that are neither true nor found anywhere do not count, as in scikit-learn's f1_score.
+    """
+    classes = np.arange(int(max(true.max(), found.max())) + 1)
+    is_true, is_found = true[..., None] == classes, found[..., None] == classes
+    rows = np.concatenate([(is_true & is_found).mean(axis=1), (is_true | is_found).mean(axis=1)], axis=1)
+
+    def score(means: np.ndarray) -> np.ndarray:
+        hits, either = np.split(means, 2, axis=-1)
+        with np.errstate(invalid="ignore"):
+            return np.nanmean(2 * hits / (hits + either), axis=-1)  # 2 TP / (2 TP + FP + FN)
+
+    value = float(score(rows.mean(axis=0)))
+    low, high = bootstrap(rows, score)
+    return value, min(float(low), value), max(float(high), value)
+
+
+def steps_of_k(samples: int) -> list[int]:
+    """1, 2, 4, … up to ``samples``, and ``samples`` itself."""
+    return sorted({*(2**i for i in range(samples.bit_length())), samples})
+
+
+def pass_at_k(right: np.ndarray, samples: int, k: int) -> np.ndarray:
+    """Probability that of ``k`` of an item's samples one is right at least, shape (items,): the unbiased estimator
+    1 - C(n-c, k) / C(n, k) of Chen et al. (2021, https://arxiv.org/abs/2107.03374), a hypergeometric tail."""
+    return hypergeom.sf(0, samples, right, k)
+
+
+@lru_cache(maxsize=2**16)
+def maj_at_k(right: int, others: tuple[int, ...], samples: int, k: int) -> float:
+    """Probability that the commonest letter of ``k`` of an item's ``samples`` is the right one; of equally common letters
+    one is taken at random (self-consistency, Wang et al. 2022, https://arxiv.org/abs/2203.11171).
+
+    ``right``: samples that chose the key; ``others``: how many chose each other letter; the rest could not be read and
+    have no vote (no vote at all is wrong). Exact, over all draws without replacement: counts in such a draw are
+    independent binomials, given that they sum to ``k``.
+    """
+    share = k / samples
+
+    def counts(n: int) -> np.ndarray:
+        return binom.pmf(np.arange(k + 1), n, share)
+
+    unread, key, rest = counts(samples - right - sum(others)), counts(right), [counts(n) for n in others]
+    won = 0.0
+    for votes in range(1, min(right, k) + 1):
+        ties = [unread]  # for each number of letters that tie: how many samples are drawn so far
+        for letter in rest:
+            fewer, same = np.where(np.arange(k + 1) < votes, letter, 0), np.eye(k + 1)[votes] * letter
+            grown = [np.convolve(drawn, fewer)[: k + 1] for drawn in ties] + [np.zeros(k + 1)]
+            for tied, drawn in enumerate(ties):
+                grown[tied + 1] = grown[tied + 1] + np.convolve(drawn, same)[: k + 1]
+            ties = grown
+        won += key[votes] * sum(drawn[k - votes] / (tied + 1) for tied, drawn in enumerate(ties))
+    return float(min(won / binom.pmf(k, samples, share), 1.0))

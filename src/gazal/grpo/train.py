@@ -81,7 +81,7 @@ def train_grpo(recipe: Recipe, items: list[Item], sft: Path, folder: Path, callb
     require_options(recipe, "grpo")
     chosen = on_main(lambda: choose_items(recipe, items, sft, folder, say))
     set_seed(recipe.seed)
-    tokenizer = load_tokenizer(sft)
+    tokenizer = load_tokenizer(sft, to_train=True)
     functions = trl_reward_functions(section.rewards, eos_token_id=tokenizer.eos_token_id, think_open=recipe.model.prompt_opens_think)
     completions = CompletionLog(functions, section.log_completions, section.num_generations)
     log = MetricsLog(folder / "metrics.jsonl", SHOWN, say)

@@ -1,22 +1,26 @@
-"""The claims ledger: what the authors derive from their results table, recomputed from that table."""
+"""The claims ledger: what the authors derive from their results table, recomputed from that table and judged again where its models were measured."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
 from gazal.errors import GazalError
 
+NOT_MEASURED = "not measured"
+
 
 @dataclass(frozen=True)
 class Verdict:
-    """One derived claim on one benchmark: the reported numbers behind it and whether they bear it out."""
+    """One derived claim on one benchmark: the reported numbers behind it and whether they bear it out; ``measured``: what our own say."""
 
     text: str
     benchmark: str  # display name
     numbers: str
     claimed: bool
     holds: bool
+    measured: str = NOT_MEASURED
 
 
 def _judge(claim: dict[str, Any], models: dict[str, Any], benchmark: str) -> tuple[str, bool]:
@@ -34,9 +38,38 @@ def _judge(claim: dict[str, Any], models: dict[str, Any], benchmark: str) -> tup
     return f"{than['billions']}B / {model['billions']}B = {ratio:.2f}", int(ratio) == claim["value"]
 
 
-def check_claims(published: dict[str, Any]) -> list[Verdict]:
+def _difference(scores: dict[str, Any], benchmark: str, model: str, than: str) -> tuple[float, float, float] | None:
+    """Measured accuracy of ``model`` less that of ``than`` on the same items, in points, with its 95 % interval; None where not measured."""
+    for row in scores.get("paired", []):
+        sign = {(than, model): 100, (model, than): -100}.get((row["a"], row["b"]))
+        if sign and row["benchmark"] == benchmark:
+            low, high = sorted(sign * end for end in row["ci95"])
+            return sign * row["delta"], low, high
+    return None
+
+
+def _measured(claim: dict[str, Any], models: dict[str, Any], benchmark: str, scores: dict[str, Any], measured: Collection[str]) -> str:
+    """``yes``, ``no`` or ``undecided`` with the difference that says so: by the 95 % interval of the paired differences."""
+    if claim["check"] == "size":
+        return "–"
+    others = [key for key in models if key != claim["model"]] if claim["check"] == "highest" else [claim["than"]]
+    found = {key: _difference(scores, benchmark, claim["model"], key) for key in others if {key, claim["model"]} <= set(measured)}
+    if len(found) < len(others) or None in found.values():
+        return NOT_MEASURED
+    key = min(found, key=lambda name: found[name][0])
+    delta, low, high = found[key]
+    if claim["check"] == "gain":
+        word = "yes" if low <= claim["value"] <= high else "no"
+    else:
+        word = "yes" if all(one[1] > 0 for one in found.values()) else "no" if any(one[2] < 0 for one in found.values()) else "undecided"
+    numbers = f"{delta:+.1f} [{low:+.1f}, {high:+.1f}]".replace("-", "−")
+    return f"{word}: {numbers} against {models[key]['name']}" if len(others) > 1 else f"{word}: {numbers}"
+
+
+def check_claims(published: dict[str, Any], scores: dict[str, Any] | None = None, measured: Collection[str] = ()) -> list[Verdict]:
     """Recompute each claim of published.yaml from its table: one verdict per claim and benchmark.
 
+    ``measured``: the published models that are in ``scores`` (of scores.json) under their names; claims on others are not measured.
     Raises GazalError, naming the claim, for an unknown check, model or benchmark.
     """
     verdicts = []
@@ -50,5 +83,6 @@ def check_claims(published: dict[str, Any]) -> list[Verdict]:
                 name = published["benchmarks"][benchmark] if benchmark else "size"
             except KeyError as error:
                 raise GazalError(f"published.yaml: claims: {claim['text']!r}: no {error.args[0]!r} in the table") from error
-            verdicts.append(Verdict(claim["text"], name, numbers, claimed, holds))
+            ours = _measured(claim, published["models"], benchmark, scores or {}, measured)
+            verdicts.append(Verdict(claim["text"], name, numbers, claimed, holds, ours))
     return verdicts

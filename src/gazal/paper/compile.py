@@ -17,7 +17,10 @@ from gazal.errors import GazalError
 from gazal.evaluation.protocols import PROTOCOLS
 from gazal.files import atomic_write
 from gazal.paper.claims import check_claims
+from gazal.paper.evaluation_tables import evaluation_table
 from gazal.paper.inputs import BASELINES, PAPER, STAGES, TYPES, Results, read_results
+from gazal.paper.reasoning import faithfulness_table, judged
+from gazal.paper.table_form import Table
 
 SOURCES = ("main.typ", "numbers.typ", "published.yaml", "captions.yaml", "references.yml")
 INPUTS = ("eval/scores.json", "data/report.json", "recipe.yaml", "figures/*.pdf")
@@ -40,7 +43,24 @@ def _derived(results: Results) -> dict[str, Any]:
         ],
         "protocols": _protocols(results),
         "contamination": results.contamination_rows,
+        "lengths": results.lengths, "names": results.benchmark_names, "evaluation": _cells(evaluation_table(results)),
+        "faithfulness": _faithfulness(results),
     }
+
+
+def _cells(table: Table) -> dict[str, Any]:
+    """A table for typst to lay out: rows of text, after which of them a line comes, and columns that must not wrap."""
+    wide = [name for name, *cells in zip(table.header, *table.rows, strict=True) if any(" " in cell for cell in cells)]
+    return {"header": table.header, "rows": table.rows, "rules": sorted(table.rules), "text_columns": table.text_columns, "wide": wide}
+
+
+def _faithfulness(results: Results) -> dict[str, Any] | None:
+    """The judged benchmark's cells by model, its paired differences, and the table; None for a run without."""
+    benchmark, cells = judged(results)
+    if not cells:
+        return None
+    paired = [row for row in results.faithfulness["paired"] if row["benchmark"] == benchmark]
+    return {"benchmark": results.benchmark_names.get(benchmark, benchmark), "models": cells, "paired": paired, "table": _cells(faithfulness_table(results))}
 
 
 def _protocols(results: Results) -> dict[str, Any] | None:

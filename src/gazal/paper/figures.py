@@ -1,4 +1,4 @@
-"""Figures of results (accuracy by stage, benchmark comparison, gains), and the making of all figures."""
+"""Figures of results (accuracy by stage, benchmark comparison), and the making of all figures."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from gazal.paper.curves import fig_data_composition, fig_grpo_rewards, fig_sft_loss
+from gazal.paper.evaluation_figures import fig_deltas, fig_lengths, fig_subjects, has_subjects
 from gazal.paper.inputs import BASELINES, PAPER, STAGES, TEST, TYPES, Results, read_results, read_yaml
+from gazal.paper.reasoning import fig_faithfulness, judged
 from gazal.paper.style import COLOURS, COLUMN, GREY, HATCHES, INK, LIGHT, MARKERS, PAGE, house_style, new_figure, save_figure, tidy
 
 SHORTCUT_MARKS = {"most_frequent_letter": "v", "longest_option": "^", "most_annotated": "P", "option_prior": "X", "matched_findings": "d"}
@@ -119,39 +121,26 @@ def fig_benchmarks(results: Results) -> Figure:
     return figure
 
 
-def fig_deltas(results: Results) -> Figure:
-    """Accuracy gained from SFT to GRPO: reported by the authors, and this run's, paired with 95 % intervals. One column wide."""
-    published, counterpart = results.published, results.published["stages"]
-    rows = [*((b, name) for b, name in published["benchmarks"].items()), (TEST, "Embedded test")]
-    after, before = (published["models"][counterpart[s]] for s in ("grpo", "sft"))
-    with house_style():
-        figure = new_figure(COLUMN, 1.95)
-        ax = figure.subplots()
-        for y, (benchmark, _) in enumerate(rows):
-            if benchmark in published["benchmarks"]:
-                ax.plot(after[benchmark] - before[benchmark], y - 0.17, "o", ms=4.5, mfc="white", mec=INK, mew=1)
-            change = results.change("sft", "grpo", benchmark)
-            if change:
-                error = [[100 * max(change.delta - change.low, 0)], [100 * max(change.high - change.delta, 0)]]
-                ax.errorbar(100 * change.delta, y + 0.17, xerr=error, fmt=MARKERS["grpo"], ms=4.5, color=COLOURS["grpo"], elinewidth=1, capsize=2)
-            else:
-                ax.annotate("not run", (1, y + 0.17), xycoords=("axes fraction", "data"), ha="right", va="center", fontsize=6.5, style="italic", color=GREY)
-        ax.axvline(0, color=INK, lw=0.7)
-        left, right = ax.get_xlim()
-        ax.set(yticks=range(len(rows)), yticklabels=[name for _, name in rows], ylim=(len(rows) - 0.5, -0.5), xlim=(min(left, -2), max(right, 3)), xlabel="GRPO minus SFT (percentage points)")
-        ax.tick_params(axis="y", length=0)
-        tidy(ax, "x")
-        handles = [
-            Line2D([], [], marker="o", ls="", ms=4.5, mfc="white", mec=INK, mew=1, label="Reported"),
-            Line2D([], [], marker=MARKERS["grpo"], ls="-", lw=1, ms=4.5, color=COLOURS["grpo"], label="This run (95 % interval)"),
-        ]
-        figure.legend(handles=handles, loc="outside upper center", ncol=2)
-    return figure
-
-
 def caption(name: str) -> str:
     """A figure's caption, from paper/captions.yaml: what error bars and bands are stands there."""
     return read_yaml(PAPER / "captions.yaml")[name]
+
+
+def figure_jobs(results: Results) -> dict[str, tuple[bool, Callable[[], Figure]]]:
+    """Every figure by name: whether this run has data for it, and how it is drawn."""
+    counts, grpo = results.data.get("counts") or {}, results.recipe.get("grpo", {})
+    kept = (grpo.get("pass_rate_low", 0.0), grpo.get("pass_rate_high", 1.0))
+    return {
+        "sft_loss": (not results.sft_log.empty, lambda: fig_sft_loss(results.sft_log)),
+        "grpo_rewards": (not results.grpo_log.empty, lambda: fig_grpo_rewards(results.grpo_log)),
+        "stages": (any(results.score(s, TEST) for s in STAGES), lambda: fig_stages(results)),
+        "benchmarks": (True, lambda: fig_benchmarks(results)),
+        "deltas": (True, lambda: fig_deltas(results)),
+        "subjects": (has_subjects(results), lambda: fig_subjects(results)),
+        "lengths": (bool(results.lengths), lambda: fig_lengths(results)),
+        "faithfulness": (bool(judged(results)[1]), lambda: fig_faithfulness(results)),
+        "data_composition": (bool(counts), lambda: fig_data_composition(counts, results.pass_rates, kept)),
+    }
 
 
 def make_figures(run: str | Path, progress: Callable[[str], None] = lambda line: None) -> list[Path]:
@@ -161,18 +150,8 @@ def make_figures(run: str | Path, progress: Callable[[str], None] = lambda line:
     removed. Raises GazalError for unreadable results.
     """
     results, folder = read_results(run), Path(run) / "figures"
-    counts, grpo = results.data.get("counts") or {}, results.recipe.get("grpo", {})
-    kept = (grpo.get("pass_rate_low", 0.0), grpo.get("pass_rate_high", 1.0))
-    jobs: dict[str, tuple[bool, Callable[[], Figure]]] = {
-        "sft_loss": (not results.sft_log.empty, lambda: fig_sft_loss(results.sft_log)),
-        "grpo_rewards": (not results.grpo_log.empty, lambda: fig_grpo_rewards(results.grpo_log)),
-        "stages": (any(results.score(s, TEST) for s in STAGES), lambda: fig_stages(results)),
-        "benchmarks": (True, lambda: fig_benchmarks(results)),
-        "deltas": (True, lambda: fig_deltas(results)),
-        "data_composition": (bool(counts), lambda: fig_data_composition(counts, results.pass_rates, kept)),
-    }
     written: list[Path] = []
-    for name, (possible, draw) in jobs.items():
+    for name, (possible, draw) in figure_jobs(results).items():
         if possible:
             written += save_figure(draw(), folder, name)
             progress(f"figures/{name}")

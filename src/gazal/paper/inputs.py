@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import yaml
 from gazal.errors import GazalError
 from gazal.evaluation.contamination import unclean
 from gazal.evaluation.protocols import OURS, PROTOCOLS
+from gazal.evaluation.report import in_percent
 from gazal.files import read_jsonl
 from gazal.items import REASONING_TYPES
 
@@ -28,19 +28,23 @@ BASELINES = {
 assert tuple(TYPES) == REASONING_TYPES
 
 
-def in_percent(share: float, digits: int = 1) -> float:
-    """A share as percent as it is printed: halves go away from zero, as the paper's own arithmetic has it (0.0625 is 6.3)."""
-    return math.copysign(math.floor(abs(100 * share) * 10**digits + 0.5) / 10**digits, share)
-
-
 @dataclass(frozen=True)
 class Change:
-    """A paired difference in accuracy, ``after`` minus ``before``, as shares; ``p`` is two-sided."""
+    """A paired difference in accuracy, ``after`` minus ``before``, as shares; ``p`` is two-sided, ``p_holm`` corrected
+    for all comparisons of the run, ``detectable`` what ``n`` items would have shown with 80 % power. None: an older run."""
 
     delta: float
     low: float
     high: float
     p: float
+    p_holm: float | None = None
+    n: int | None = None
+    detectable: float | None = None
+
+    @property
+    def shown(self) -> bool:
+        """Whether a difference is shown: p below 0.05, corrected where the run holds that."""
+        return (self.p if self.p_holm is None else self.p_holm) < 0.05
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,8 @@ class Results:
     protocols: dict[str, Any]
     contamination: dict[str, Any]
     parity: dict[str, Any]
+    lengths: dict[str, Any]
+    faithfulness: dict[str, Any] = field(default_factory=dict)
 
     @property
     def models(self) -> list[str]:
@@ -88,9 +94,8 @@ class Results:
         for row in self.scores.get("paired", []):
             if row["benchmark"] == benchmark and {row["a"], row["b"]} == {before, after}:
                 low, high = row["ci95"]
-                if row["b"] == after:
-                    return Change(row["delta"], low, high, row["p"])
-                return Change(-row["delta"], -high, -low, row["p"])
+                more = (row["p"], row.get("p_holm"), row.get("n"), row.get("detectable"))
+                return Change(row["delta"], low, high, *more) if row["b"] == after else Change(-row["delta"], -high, -low, *more)
         return None
 
     def baseline(self, name: str, kind: str | None = None, benchmark: str = TEST) -> float | None:
@@ -105,6 +110,11 @@ class Results:
     def chance(self, benchmark: str) -> float | None:
         """Expected accuracy (share) of a uniform guess on one benchmark."""
         return self.baseline("chance", benchmark=benchmark)
+
+    def groups(self, benchmark: str) -> list[str]:
+        """Reasoning types or subjects that any model's score on a benchmark names, types in their order, others by name."""
+        found = {g for m in self.models if (score := self.score(m, benchmark)) for g in score.get("by", {})}
+        return [*(k for k in TYPES if k in found), *sorted(found - set(TYPES))]
 
     @property
     def benchmark_names(self) -> dict[str, str]:
@@ -206,6 +216,25 @@ def _check_protocols(protocols: dict[str, Any], scores: dict[str, Any], path: Pa
                 raise GazalError(f"{where}.{OURS}: is not the accuracy in scores.json; {again}")
 
 
+def _check_faithfulness(report: dict[str, Any], scores: dict[str, Any], path: Path) -> None:
+    """Accuracies as in scores.json, where all items were judged: else the file is of other predictions."""
+    for model, entry in report.get("models", {}).items():
+        for benchmark, cell in entry["benchmarks"].items():
+            score = scores["models"].get(model, {}).get("benchmarks", {}).get(benchmark)
+            if score is None or (score["n"] == cell["items"] and abs(score["accuracy"] - cell["accuracy"]["value"]) > 5e-6):
+                raise GazalError(f"{path}: models.{model}.benchmarks.{benchmark}.accuracy: is not that in scores.json; write it again with gazal score")
+
+
+def _check_lengths(lengths: dict[str, Any], scores: dict[str, Any], path: Path) -> None:
+    """As many completions as in scores.json: else the file is of other predictions."""
+    for benchmark, models in lengths.items():
+        for model, found in models.items():
+            score = scores["models"].get(model, {}).get("benchmarks", {}).get(benchmark, {})
+            counted = sum(cell["completions"] for cell in (*found["fifths"], *([found["truncated"]] if found["truncated"] else [])))
+            if counted != score.get("n", 0) * score.get("samples", 1):
+                raise GazalError(f"{path}: benchmarks.{benchmark}.{model}: is not of the predictions in scores.json; write it again with gazal score")
+
+
 def read_results(run: str | Path) -> Results:
     """Read ``runs/<recipe>/``: scores.json is required; protocols.json, contamination.json, logs, data report and recipe may be absent.
 
@@ -216,6 +245,10 @@ def read_results(run: str | Path) -> Results:
     _check(scores, run / "eval" / "scores.json")
     protocols = _json(run / "eval" / "protocols.json")
     _check_protocols(protocols, scores, run / "eval" / "protocols.json")
+    lengths = _json(run / "eval" / "lengths.json").get("benchmarks", {})
+    _check_lengths(lengths, scores, run / "eval" / "lengths.json")
+    faithfulness = _json(run / "eval" / "faithfulness.json")
+    _check_faithfulness(faithfulness, scores, run / "eval" / "faithfulness.json")
     return Results(
         run=run, recipe=read_yaml(run / "recipe.yaml", required=False), scores=scores,
         data=_json(run / "data" / "report.json"), sft_log=_log(run / "sft" / "metrics.jsonl", "loss"),
@@ -223,4 +256,5 @@ def read_results(run: str | Path) -> Results:
         published=read_yaml(PAPER / "published.yaml"), protocols=protocols,
         contamination=_json(run / "eval" / "contamination.json").get("tests", {}),
         parity={stage: found for stage in ("sft", "grpo") if (found := _json(run / stage / "parity.json"))},
+        lengths=lengths, faithfulness=faithfulness,
     )

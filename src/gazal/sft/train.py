@@ -47,7 +47,7 @@ def train_sft(recipe: Recipe, items: list[Item], folder: Path, callbacks: list[T
     require_options(recipe, "sft")
     set_seed(recipe.seed)
     base = base_path(recipe.model)
-    tokenizer = load_tokenizer(base, recipe.model.revision)
+    tokenizer = load_tokenizer(base, recipe.model.revision, to_train=True)
     dataset = _whole_examples(sft_dataset(items, recipe.model.system), tokenizer, section.max_length, say)
     log = MetricsLog(folder / "metrics.jsonl", ("loss", "mean_token_accuracy"), say)
     trainer = sft_trainer(recipe, dataset, tokenizer, folder, [log, Health(section.health, "sft"), *(callbacks or [])])

@@ -62,7 +62,7 @@ def preflight_sft(recipe: Recipe, items: list[Item], tokenizer: PreTrainedTokeni
     base = base_path(recipe.model)
     if run:
         require_options(recipe, "sft")
-    tokenizer = tokenizer or load_tokenizer(base, recipe.model.revision)
+    tokenizer = tokenizer or load_tokenizer(base, recipe.model.revision, to_train=True)
     sample, long = _sample(items, lambda item: completion_text(item, item.reasoning or ""))
     pairs = [(build_messages(item, recipe.model.system), _turn(item)) for item in [*sample, *long] or [EXAMPLE]]
     checks = [
@@ -87,7 +87,7 @@ def preflight_grpo(
     """Checks before GRPO from the merged SFT model in folder ``sft``; otherwise as :func:`preflight_sft`."""
     if run:
         require_options(recipe, "grpo")
-    tokenizer = tokenizer or load_tokenizer(sft)
+    tokenizer = tokenizer or load_tokenizer(sft, to_train=True)
     sample, long = _sample(items, question_text)
     prompts = [build_messages(item, recipe.model.system) for item in [*sample, *long] or [EXAMPLE]]
     pairs = [(prompt, _turn(EXAMPLE)) for prompt in prompts]

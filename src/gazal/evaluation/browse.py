@@ -1,0 +1,202 @@
+"""What ``notebooks/explore_predictions.ipynb`` shows: predictions one item at a time, models side by side. Writes nothing, loads no model.
+
+Every text of an item, a model or a file's name is escaped before it becomes HTML.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ipywidgets as widgets
+import pandas as pd
+from IPython.display import HTML
+
+from gazal import DISCLAIMER
+from gazal.answers import Reason
+from gazal.errors import GazalError
+from gazal.evaluation.folder import read_answers
+from gazal.items import Item
+from gazal.notebook import check_parameters
+from gazal.runs import ROOT, relative
+
+OUTCOMES = ("all", "right", "wrong", "gained", "lost")
+"""``gained``: right, and the first model was wrong; ``lost``: wrong, and the first model was right."""
+LONGEST = 20_000  # characters of a completion that are shown
+COLUMNS = ["benchmark", "model", "item_id", "sample", "correct", "letter", "key", "reason", "group", "n_tokens", "finish_reason", "completion", "open"]
+PARAMETERS = ("EVAL", "BENCHMARK", "MODEL", "OUTCOME", "REASON", "GROUP", "SHOW")
+_TEXT = "white-space: pre-wrap; overflow-wrap: anywhere; margin: 0.3em 0"
+
+
+@dataclass
+class Samples:
+    """Predictions of one folder: a row of ``table`` (:data:`COLUMNS`) a completion, models in the order of stages, items by benchmark
+    and id; where nothing could be read both are empty, and ``note`` says why."""
+
+    table: pd.DataFrame
+    items: dict[tuple[str, str], Item]
+    note: str = ""
+
+    @property
+    def models(self) -> list[str]:
+        return list(self.table["model"].unique())
+
+
+def open_samples(namespace: dict[str, Any]) -> Samples:
+    """The predictions that the notebook's parameter EVAL names (a relative path starts at the repository), said in one line.
+
+    Raises GazalError for parameters that the notebook does not know.
+    """
+    check_parameters(namespace, PARAMETERS)
+    samples = read_samples(relative(ROOT / Path(namespace["EVAL"]).expanduser()))
+    print(samples.note or f"{len(samples.table)} completions of {', '.join(samples.models)}")
+    return samples
+
+
+def read_samples(eval_dir: str | Path) -> Samples:
+    """All predictions under a run or an eval folder. A folder with none, or a broken file, is ``note``, one line."""
+    try:
+        _, answers, items = read_answers(eval_dir)
+    except GazalError as error:
+        return Samples(pd.DataFrame(columns=COLUMNS), {}, str(error))
+    frames = [frame.assign(model=model, benchmark=name)[COLUMNS] for (model, name), frame in answers.items()]
+    return Samples(pd.concat(frames, ignore_index=True), {(name, item.id): item for name, found in items.items() for item in found})
+
+
+def overview(samples: Samples) -> pd.DataFrame:
+    """A row per benchmark and model: completions, share right, and how many have each reason code (``ok``: an answer was read)."""
+    if not len(samples.table):
+        return pd.DataFrame(columns=["completions", "right"])
+    order = ["benchmark", "model"]
+    shares = samples.table.groupby(order, sort=False).agg(completions=("correct", "size"), right=("correct", "mean"))
+    return shares.join(samples.table.groupby([*order, "reason"], sort=False).size().unstack(fill_value=0))
+
+
+def choose(samples: Samples, benchmark: str = "", model: str = "", outcome: str = "all", reason: str = "", group: str = "") -> list[tuple[str, str]]:
+    """Benchmark and id of the items that fit, in the files' order. Empty: any.
+
+    An item fits where one and the same completion of ``model`` (empty: of the last) has the outcome (:data:`OUTCOMES`; by its share
+    of right completions for gained and lost) and the reason code, and its reasoning type or subject is ``group``. Raises GazalError
+    for a value that does not occur.
+    """
+    table = samples.table
+    for column, value in {"benchmark": benchmark, "model": model, "reason": reason, "group": group}.items():
+        if value and value not in set(table[column]):
+            raise GazalError(f"{column} {value!r}: none such here (there is: {', '.join(sorted(map(str, table[column].dropna().unique()))) or 'nothing'})")
+    if outcome not in OUTCOMES:
+        raise GazalError(f"outcome {outcome!r}: expected one of {', '.join(OUTCOMES)}")
+    if not len(table):
+        return []
+    model = model or samples.models[-1]
+    kept = table[table["model"] == model]
+    for column, value in {"benchmark": benchmark, "reason": reason, "group": group}.items():
+        kept = kept[kept[column] == value] if value else kept
+    keys = ["benchmark", "item_id"]
+    if outcome in ("right", "wrong"):
+        kept = kept[kept["correct"].astype(bool) == (outcome == "right")]
+    elif outcome != "all":
+        before, after = (table[table["model"] == name].groupby(keys)["correct"].mean().astype(float) for name in (samples.models[0], model))
+        change = after.sub(before).dropna()
+        kept = kept[pd.MultiIndex.from_frame(kept[keys]).isin(change.index[change > 0 if outcome == "gained" else change < 0])]
+    return list(kept[keys].drop_duplicates().itertuples(index=False, name=None))
+
+
+def parts(completion: str, think_open: bool = False) -> tuple[str | None, str | None]:
+    """The think block and what follows it; None for a block that is not there, and for an answer where the block is left open."""
+    thought, closed, answer = completion.rpartition("</think>")
+    if closed:
+        return thought.replace("<think>", "", 1).strip("\n"), answer.strip("\n")
+    if think_open or "<think>" in completion:
+        return completion.replace("<think>", "", 1).strip("\n"), None
+    return None, completion
+
+
+def item_html(samples: Samples, benchmark: str, item_id: str, models: Sequence[str] = ()) -> str:
+    """One item, and what ``models`` (empty: all) answered, side by side; think blocks are folded."""
+    rows = samples.table[(samples.table["benchmark"] == benchmark) & (samples.table["item_id"] == item_id)]
+    columns = [_column(name, rows[rows["model"] == name]) for name in models or samples.models]
+    return (
+        f"<div><p><b>{html.escape(benchmark)}</b> · <code>{html.escape(item_id)}</code></p>{_question(samples.items.get((benchmark, item_id)))}"
+        f"<div style='display: flex; flex-wrap: wrap; gap: 1em; align-items: flex-start'>{''.join(columns)}</div>"
+        f"<p><i>{html.escape(DISCLAIMER)}</i></p></div>"
+    )
+
+
+def page(samples: Samples, chosen: Iterable[tuple[str, str]], show: int = 3) -> HTML:
+    """The first ``show`` of the chosen items below each other; where there are none, one line that says so."""
+    chosen = list(chosen)
+    if not chosen:
+        return HTML(f"<p><b>{html.escape(samples.note or 'no item fits')}</b></p>")
+    return HTML(f"<p>{min(show, len(chosen))} of {len(chosen)} items that fit</p>" + "<hr>".join(item_html(samples, *one) for one in chosen[:show]))
+
+
+def _question(item: Item | None) -> str:
+    if item is None:
+        return "<p>(its items do not lie beside the predictions)</p>"
+    context = "\n".join(item.context or [])
+    folded = f"<details><summary>context</summary><div style='{_TEXT}'>{html.escape(context)}</div></details>" if context else ""
+    options = "".join(
+        f"<li>{f'<b>{html.escape(text)}</b> ✓ (the key)' if letter == item.answer_idx else html.escape(text)}</li>" for letter, text in item.options.items()
+    )
+    return f"{folded}<div style='{_TEXT}'>{html.escape(item.question)}</div><ol type='A'>{options}</ol>"
+
+
+def _column(model: str, rows: pd.DataFrame) -> str:
+    cells = "".join(_completion(row) for row in rows.to_dict("records")) or "<p>not asked</p>"
+    return f"<div style='flex: 1 1 20em; min-width: 16em; border-top: 2px solid; text-align: left'><p><b>{html.escape(model)}</b></p>{cells}</div>"
+
+
+def _completion(row: dict[str, Any]) -> str:
+    thought, answer = parts(row["completion"], bool(row["open"]))
+    folded = "" if thought is None else f"<details><summary>think block, {len(thought.split())} words</summary>{_shown(thought)}</details>"
+    region = "<p>(nothing after the think block: it is still open)</p>" if answer is None else _shown(answer) if answer.strip() else "<p>(empty)</p>"
+    letter = row["letter"] if isinstance(row["letter"], str) else "none"
+    cut = ", cut at the token limit" if row["finish_reason"] == "length" else ""
+    return (
+        f"<p>{'✓ right' if row['correct'] else '✗ wrong'} · answer {html.escape(letter)} · {_reason(row['reason'])} · {int(row['n_tokens'])} tokens{cut}</p>{folded}{region}"
+    )
+
+
+def _reason(code: Any) -> str:
+    meaning = {reason.value: reason.__doc__ or "" for reason in Reason}.get(str(code), "")
+    return f"<code title='{html.escape(meaning)}'>{html.escape(str(code))}</code>"
+
+
+def _shown(text: str) -> str:
+    rest = f"<p>(and {len(text) - LONGEST} more characters)</p>" if len(text) > LONGEST else ""
+    return f"<div style='{_TEXT}'>{html.escape(text[:LONGEST])}</div>{rest}"
+
+
+class Browser:
+    """Widgets that filter, and ``result``, the item at place ``at`` of those that fit; show ``box``."""
+
+    def __init__(self, samples: Samples) -> None:
+        def filtered(name: str, values: Iterable[Any]) -> widgets.Dropdown:
+            return widgets.Dropdown(options=[("any", ""), *((str(value), value) for value in values)], value="", description=name)
+
+        self.samples, table = samples, samples.table
+        self.benchmark = filtered("benchmark", table["benchmark"].unique())
+        self.model = widgets.Dropdown(options=samples.models[::-1], description="model")
+        self.outcome = widgets.Dropdown(options=OUTCOMES, description="outcome")
+        self.reason = filtered("reason", sorted(table["reason"].dropna().unique()))
+        self.group = filtered("type", sorted(table["group"].dropna().unique()))
+        self.at = widgets.BoundedIntText(1, min=1, max=1, description="item")
+        self.count, self.result = widgets.Label(), widgets.HTML()
+        filters = (self.benchmark, self.model, self.outcome, self.reason, self.group)
+        self.box = widgets.VBox([widgets.HBox(filters, layout=widgets.Layout(flex_flow="row wrap")), widgets.HBox([self.at, self.count]), self.result])
+        for widget in filters:
+            widget.observe(self._refilter, "value")
+        self.at.observe(self._show, "value")
+        self._refilter()
+
+    def _refilter(self, _: Any = None) -> None:
+        self.chosen = choose(self.samples, self.benchmark.value, self.model.value or "", self.outcome.value, self.reason.value, self.group.value)
+        self.count.value = f"of {len(self.chosen)} that fit"
+        self.at.max, self.at.value = max(len(self.chosen), 1), 1
+        self._show()
+
+    def _show(self, _: Any = None) -> None:
+        self.result.value = item_html(self.samples, *self.chosen[self.at.value - 1]) if self.chosen else page(self.samples, []).data

@@ -1,0 +1,136 @@
+"""One cell of ``scores.json`` from a frame of predictions: accuracy and what goes with it, and two models compared."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from gazal.evaluation.repeats import repeats
+from gazal.evaluation.stats import detectable, detectable_above, effective_size, interval, macro_f1, maj_at_k, paired_interval, paired_p, pass_at_k, steps_of_k
+from gazal.items import Item
+
+SHORT = ("n", "accuracy", "ci95")
+
+
+def rounded(value: Any) -> Any:
+    """Floats to six decimals, however deep they lie."""
+    if isinstance(value, dict):
+        return {key: rounded(inner) for key, inner in value.items()}
+    return [rounded(inner) for inner in value] if isinstance(value, (list, tuple)) else round(value, 6) if isinstance(value, float) else value
+
+
+def significant(p: float) -> float:
+    """Six significant digits: a p-value of 1e-12 is not 0."""
+    return float(f"{p:.6g}")
+
+
+def means_of(frame: pd.DataFrame) -> np.ndarray:
+    """Mean accuracy per item, shape (items,)."""
+    return frame.groupby("item_id", sort=True)["correct"].mean().to_numpy(float)
+
+
+def accuracy(frame: pd.DataFrame) -> float:
+    """Mean over items of the mean over an item's completions, as ``scores.json`` has it."""
+    return round(float(means_of(frame).mean()), 6)
+
+
+def samples_of(frame: pd.DataFrame) -> int:
+    """Completions an item."""
+    return len(frame) // frame["item_id"].nunique()
+
+
+def groups_of(frame: pd.DataFrame) -> list[str]:
+    """Reasoning types or subjects, by name."""
+    return sorted({group for group in frame["group"] if isinstance(group, str)})
+
+
+def cell(frame: pd.DataFrame) -> dict[str, Any]:
+    """n (items), accuracy, ci95; shares of completions that are unparsed, truncated, empty (white space alone) and in the
+    format (left out where unknown); mean_tokens, and right answers per 1,000 completion tokens (None where there are none)."""
+    means, tokens = means_of(frame), int(frame["n_tokens"].sum())
+    found = {
+        "n": len(means), "accuracy": float(means.mean()), "ci95": list(interval(means, len(frame) // len(means))),
+        "unparsed": float(frame["letter"].isna().mean()), "truncated": float((frame["finish_reason"] == "length").mean()),
+        "empty": float((frame["completion"].str.strip() == "").mean()), "mean_tokens": float(frame["n_tokens"].mean()),
+        "right_per_1k_tokens": float(1000 * frame["correct"].sum() / tokens) if tokens else None,
+    }
+    if frame["format"].notna().all():
+        found["format"] = float(frame["format"].mean())
+    return rounded(found)
+
+
+def score(frame: pd.DataFrame, items: list[Item], unclean: set[str] | None, ours: bool = True) -> dict[str, Any]:
+    """A model's entry for one benchmark (schema: :func:`gazal.evaluation.score.score_folder`). ``ours``: letters are our
+    extractor's, so that votes and classes mean something."""
+    samples = samples_of(frame)
+    entry = {
+        **cell(frame), "clean": _part(frame, unclean), "deduplicated": _part(frame, repeats(items)) if items else None, "samples": samples,
+        "sampling": frame.attrs.get("header", {}).get("sampling"), "reasons": dict(sorted(Counter(frame["reason"].fillna("unknown")).items())),
+    }
+    if items:
+        chance = float(np.mean([1 / len(item.options) for item in items]))
+        entry["detectable"] = rounded(detectable_above(effective_size(means_of(frame), samples), chance))
+    if ours and (classes := _classes(items)):
+        value, *ends = macro_f1(*_as_classes(frame, items, classes))
+        entry["macro_f1"] = rounded({"value": value, "ci95": ends})
+    if ours and samples > 1:
+        entry["at_k"] = rounded(at_k(frame))
+    return entry | {"by": {group: cell(frame[frame["group"] == group]) for group in groups_of(frame)}}
+
+
+def _part(frame: pd.DataFrame, left_out: set[str] | None) -> dict[str, Any] | None:
+    part = frame[~frame["item_id"].isin(left_out)] if left_out is not None else frame[:0]
+    return {key: value for key, value in cell(part).items() if key in SHORT} if len(part) else None
+
+
+def _fold(text: str) -> str:
+    return " ".join(text.split()).casefold()
+
+
+def _classes(items: list[Item]) -> list[str]:
+    """The option texts that all items share, where they are the same for all (yes, no, maybe); else none."""
+    sets = {tuple(sorted(map(_fold, item.options.values()))) for item in items}
+    found = next(iter(sets), ())
+    return list(found) if len(items) > 1 and len(sets) == 1 and len(set(found)) == len(found) else []
+
+
+def _as_classes(frame: pd.DataFrame, items: list[Item], classes: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    number = {(item.id, letter): classes.index(_fold(text)) for item in items for letter, text in item.options.items()}
+    frame = frame.sort_values(["item_id", "sample"])
+    columns = [[number.get(pair, -1) for pair in zip(frame["item_id"], frame[name], strict=True)] for name in ("key", "letter")]
+    true, found = (np.array(column).reshape(-1, samples_of(frame)) for column in columns)
+    return true[:, :1], found
+
+
+def at_k(frame: pd.DataFrame) -> dict[str, Any]:
+    """``maj`` and ``pass``: {k: accuracy, ci95} for k = 1, 2, 4, … and all samples; exact expectations over the draws of k
+    samples (:func:`maj_at_k`, :func:`pass_at_k`). Intervals are over items, as for accuracy; k samples at a time an item gives
+    samples // k answers that share none."""
+    samples, right = samples_of(frame), frame.groupby("item_id", sort=True)["correct"].sum().astype(int)
+    wrong = frame[~frame["correct"].astype(bool) & frame["letter"].notna()]
+    votes: dict[str, tuple[int, ...]] = {name: tuple(sorted(found)) for name, found in wrong.groupby(["item_id", "letter"]).size().groupby(level=0)}
+    result: dict[str, Any] = {"maj": {}, "pass": {}}
+    for k in steps_of_k(samples):
+        majority = np.array([maj_at_k(count, votes.get(name, ()), samples, k) for name, count in right.items()])
+        for kind, values in (("maj", majority), ("pass", pass_at_k(right.to_numpy(), samples, k))):
+            values = values.round(12)  # exact ones and zeros, whatever the sums left
+            result[kind][str(k)] = {"accuracy": float(values.mean()), "ci95": list(interval(values, samples // k))}
+    return result
+
+
+def comparison(one: pd.DataFrame, two: pd.DataFrame) -> dict[str, Any]:
+    """The difference between two models on the same items: delta, ci95, p, n (items)."""
+    a, b = means_of(one), means_of(two)
+    low, high = paired_interval(b - a)
+    # the difference of the accuracies as they are printed, so that a reader's subtraction agrees
+    delta = round(round(float(b.mean()), 6) - round(float(a.mean()), 6), 6)
+    return {"delta": delta, "ci95": [round(low, 6), round(high, 6)], "p": significant(paired_p(a, b, max(samples_of(one), samples_of(two)))), "n": len(a)}
+
+
+def could_have_seen(one: pd.DataFrame, two: pd.DataFrame) -> float | None:
+    """The smallest true difference that :func:`comparison` shows with 80 % power where the two disagree as much as here."""
+    difference = means_of(two) - means_of(one)
+    return rounded(detectable(len(difference), float(np.mean(difference**2)), max(samples_of(one), samples_of(two))))

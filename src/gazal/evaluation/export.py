@@ -1,0 +1,148 @@
+"""Predictions as the files of other harnesses: lm-eval's here, lighteval's beside.
+
+``lm-eval`` (0.4.13, ``--output_path DIR --log_samples``; ``lm_eval/result_schema.py`` in its wheel):
+``<model>/results_<date>.json`` and ``<model>/samples_<task>_<date>.jsonl``, a line an item. ``acc,none`` is the mean over items of
+the mean over an item's completions, ``acc_stderr,none`` its standard error over items ("N/A" for one item); by log-likelihood
+divided by characters the metric is ``acc_norm``. A letter that was not read is ``[invalid]``.
+
+``lighteval``: see :mod:`gazal.evaluation.export_lighteval`.
+
+Files are named by the time at which the predictions were written (UTC). What predictions do not hold is left out: prompts are
+as messages (not by the model's template) and without solved items, there are no token ids, and whether an option was greedy is "None".
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from gazal.errors import GazalError
+from gazal.evaluation.export_lighteval import write_lighteval
+from gazal.evaluation.folder import read_answers
+from gazal.evaluation.prompting import Prompting
+from gazal.files import atomic_write, write_json
+from gazal.items import Item
+
+INVALID = "[invalid]"
+
+
+@dataclass
+class Task:
+    """One model's predictions on one benchmark: ``frame`` has an item's completions in a row each, ``means`` one value an item."""
+
+    name: str
+    items: list[Item]
+    frame: pd.DataFrame
+    means: np.ndarray
+
+    def __post_init__(self) -> None:
+        self.header: dict[str, Any] = self.frame.attrs["header"]
+        self.sampling: dict[str, Any] = self.header.get("sampling", {})
+        self.likeliest = self.sampling.get("method") == "loglik"
+        self.shots = int(self.header.get("prompt", {}).get("few_shot", 0))
+
+    @staticmethod
+    def letters(rows: pd.DataFrame) -> list[str]:
+        """What an item's completions answered."""
+        return [letter if isinstance(letter, str) else INVALID for letter in rows["letter"]]
+
+    @staticmethod
+    def logprobs(item: Item, rows: pd.DataFrame) -> list[float | None]:
+        """Summed log-likelihood of each option, nats; None for a prompt that was too long to be asked."""
+        found = json.loads(rows["completion"].iloc[0] or "{}")
+        return [value[0] if isinstance(value := found.get(letter), list) else value for letter in item.options]
+
+    @property
+    def stderr(self) -> float | str:
+        return float(self.means.std(ddof=1) / np.sqrt(len(self.means))) if len(self.means) > 1 else "N/A"
+
+    def rows(self) -> Iterator[tuple[Item, str, pd.DataFrame, float]]:
+        """Each item with its prompt, its completions and the share of them that is right."""
+        asked = self.header.get("prompt", {})
+        prompting = Prompting(**{key: asked[key] for key in ("system", "opens_think", "style", "instruction") if key in asked})
+        for item, right, (_, rows) in zip(self.items, self.means, self.frame.groupby("item_id", sort=False), strict=True):
+            prompt = prompting.prompt(item)
+            yield item, prompt if isinstance(prompt, str) else json.dumps(prompt, ensure_ascii=False), rows, float(right)
+
+
+def export(eval_dir: str | Path, out: str | Path, kind: str) -> list[Path]:
+    """Write what ``kind`` (``lm-eval`` or ``lighteval``) would have written; returns the files.
+
+    Raises GazalError for another kind, and as :func:`gazal.evaluation.folder.read_answers` does; also where no benchmark's items lie
+    beside its predictions: without them there is nothing that these formats hold.
+    """
+    if kind not in KINDS:
+        raise GazalError(f"--format {kind}: expected {' or '.join(KINDS)}")
+    root, answers, items = read_answers(eval_dir)
+    tasks: dict[str, list[Task]] = {}
+    for (model, name), frame in answers.items():
+        if items[name]:
+            means = frame.groupby("item_id", sort=False)["correct"].mean().to_numpy(float)
+            tasks.setdefault(model, []).append(Task(name, items[name], frame, means))
+    if not tasks:
+        raise GazalError(f"{root}: no items/<benchmark>.jsonl beside the predictions: nothing to export")
+    written: list[Path] = []
+    for model, found in tasks.items():
+        latest = max((root / model / f"{task.name}.parquet").stat().st_mtime for task in found)
+        written += KINDS[kind](Path(out), model, found, datetime.fromtimestamp(latest, UTC).strftime("%Y-%m-%dT%H-%M-%S.%f"))
+    return written
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256((value if isinstance(value, str) else json.dumps(value, indent=2, ensure_ascii=False)).encode()).hexdigest()
+
+
+def _lm_eval(out: Path, model: str, tasks: list[Task], date: str) -> list[Path]:
+    results: dict[str, Any] = {name: {} for name in ("results", "group_subtasks", "configs", "versions", "n-shot", "higher_is_better", "n-samples", "task_hashes")}
+    files = []
+    for task in tasks:
+        metric, hashes = "acc_norm" if task.likeliest and task.sampling.get("loglik_norm") == "characters" else "acc", hashlib.sha256()
+        files.append(out / model / f"samples_{task.name}_{date}.jsonl")
+        with atomic_write(files[-1]) as handle:
+            for place, (item, prompt, rows, right) in enumerate(task.rows()):
+                sample = _lm_eval_sample(task, place, item, prompt, rows) | {"metrics": [metric], metric: right}
+                hashes.update("".join(sample[key] for key in ("doc_hash", "prompt_hash", "target_hash")).encode())
+                handle.write(json.dumps(sample, ensure_ascii=False) + "\n")
+        n = len(task.items)
+        for section, value in {
+            "results": {"alias": task.name, "name": task.name, "sample_len": n, f"{metric},none": float(task.means.mean()), f"{metric}_stderr,none": task.stderr},
+            "group_subtasks": [], "versions": None, "n-shot": task.shots, "higher_is_better": {metric: True}, "n-samples": {"original": n, "effective": n},
+            "configs": {
+                "task": task.name, "output_type": "multiple_choice" if task.likeliest else "generate_until", "num_fewshot": task.shots,
+                "repeats": len(task.frame) // n, "generation_kwargs": task.sampling,
+            },
+            "task_hashes": hashes.hexdigest(),
+        }.items():
+            results[section][task.name] = value
+    header = tasks[0].header
+    write_json(summary := out / model / f"results_{date}.json", {
+        **results, "config": {"model": "gazal", "model_args": {"identity": header.get("model")}, "random_seed": tasks[0].sampling.get("seed")},
+        "model_source": "gazal", "model_name": model, "model_name_sanitized": model, "system_instruction": header.get("prompt", {}).get("system") or None,
+    })
+    return [summary, *files]
+
+
+def _lm_eval_sample(task: Task, place: int, item: Item, prompt: str, rows: pd.DataFrame) -> dict[str, Any]:
+    target, arguments, responses = item.answer_idx, [(prompt, task.sampling)], [list(rows["completion"])]
+    filtered: list[Any] = [task.letters(rows) if len(rows) > 1 else task.letters(rows)[0]]
+    if task.likeliest:
+        target = str(list(item.options).index(item.answer_idx))
+        arguments = [(prompt, text if task.sampling.get("loglik_choice") == "text" else letter) for letter, text in item.options.items()]
+        filtered = [[str(number), "None"] for number in task.logprobs(item, rows)]
+        responses = [[pair] for pair in filtered]
+    doc = item.model_dump(exclude_none=True)
+    return {
+        "doc_id": place, "doc": doc, "target": target, "arguments": {f"gen_args_{n}": {"arg_0": first, "arg_1": second} for n, (first, second) in enumerate(arguments)},
+        "resps": responses, "filtered_resps": filtered, "filter": "none", "doc_hash": _digest(doc), "prompt_hash": _digest(prompt), "target_hash": _digest(target),
+    }
+
+
+KINDS: dict[str, Callable[[Path, str, list[Task], str], list[Path]]] = {"lm-eval": _lm_eval, "lighteval": write_lighteval}

@@ -1,0 +1,88 @@
+"""What a run of predictions says while it works, from letters that are read once a completion."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gazal.answers import Extraction, Reason
+from gazal.evaluation.permute import origin
+from gazal.evaluation.stats import interval
+from gazal.items import LETTERS, Item
+
+if TYPE_CHECKING:
+    from gazal.evaluation.engines import Reply
+
+REPORT_SECONDS = 20.0
+REASONS = list(Reason)
+
+
+def duration(seconds: float) -> str:
+    """``45 s``, ``3 min 05 s``, ``2 h 07 min``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
+
+
+class Readings:
+    """Letter and reason of each completion, two bytes each: what ``read(text, item)`` finds, called once a completion."""
+
+    def __init__(self, items: Sequence[Item], samples: int, read: Callable[[str, Item], Extraction]) -> None:
+        self.items, self.samples, self._read = items, samples, read
+        self.letters, self.reasons = (np.zeros(len(items) * samples, np.uint8) for _ in range(2))
+        places: dict[str, int] = {}
+        self._place = [places.setdefault(origin(item), len(places)) for item in items]  # the orders of one item are one unit
+        self.right, self.asked = (np.zeros(len(places), np.int64) for _ in range(2))
+
+    def add(self, batch: list[Reply]) -> None:
+        """Read a batch of replies."""
+        for reply in batch:
+            item, place = self.items[reply.index // self.samples], self._place[reply.index // self.samples]
+            letter, reason = self._read(reply.text, item)
+            self.letters[reply.index] = LETTERS.index(letter) + 1 if letter else 0
+            self.reasons[reply.index] = REASONS.index(reason)
+            self.right[place] += letter == item.answer_idx
+            self.asked[place] += 1
+
+    def reading(self, index: int) -> Extraction:
+        """What was found in one completion."""
+        letter = self.letters[index]
+        return Extraction(LETTERS[letter - 1] if letter else None, REASONS[self.reasons[index]])
+
+    def accuracy(self) -> tuple[float, float, float]:
+        """Mean accuracy of the items that have answers so far, and its 95 % Wilson interval (:func:`gazal.evaluation.stats.interval`)."""
+        known = self.asked > 0
+        means = self.right[known] / self.asked[known]
+        return float(means.mean()), *interval(means, int(self.asked.max()))
+
+
+class Progress:
+    """A line every 20 seconds and one at the end: answers, rate, time left, accuracy and its interval.
+
+    Rate and time left come from what this process asked; the accuracy counts what an earlier one saved too. Engines ask
+    the longest prompts first, so that on the way neither is a forecast of the end.
+    """
+
+    def __init__(self, label: str, readings: Readings, say: Callable[[str], None]) -> None:
+        self.label, self.readings, self.say = label, readings, say
+        self.total, self.before = len(readings.letters), int(readings.asked.sum())
+        self.unit = "items" if readings.samples == 1 else "completions"
+        self.began = self.said = time.monotonic()
+        if self.before:
+            say(f"{label}: goes on at {self.before}/{self.total}")
+
+    def tell(self) -> None:
+        """Say where the run stands, if it is time to."""
+        now, done = time.monotonic(), int(self.readings.asked.sum())
+        if done < self.total and now - self.said <= REPORT_SECONDS:
+            return
+        self.said, taken = now, now - self.began
+        rate = (done - self.before) / max(taken, 1e-9)
+        so_far = " so far" if done < self.total else ""
+        where = f", about {duration((self.total - done) / rate)} left" if done < self.total else f" in {duration(taken)}"
+        known = f" ({self.before} of them from before)" if self.before else ""
+        mean, low, high = self.readings.accuracy()
+        self.say(f"{self.label}: {done}/{self.total}{known}, {rate:.1f} {self.unit}/s{where}, accuracy{so_far} {mean:.3f} (95 % interval {low:.3f}–{high:.3f})")

@@ -1,0 +1,45 @@
+"""What notebook 04 tells beside the results: how models are asked, one prompt as they see it, why answers are not read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from gazal.items import Item
+from gazal.recipe import Recipe
+
+ASKED = (
+    "method", "prompt", "instruction", "few_shot", "thinking", "temperature", "top_p", "top_k", "samples", "max_new_tokens", "stop_when_answered",
+    "permute", "benchmark_limit",
+)
+
+
+def settings_table(recipe: Recipe) -> pd.DataFrame:
+    """How the recipe asks, a row for each setting: its value, and its meaning as the field of the recipe says it."""
+    fields = type(recipe.evaluation).model_fields
+    rows = {name: (str(getattr(recipe.evaluation, name)), (fields[name].description or "").partition(" source: ")[0]) for name in ASKED}
+    return pd.DataFrame(rows.values(), columns=["value", "meaning"], index=pd.Index(rows, name="setting"))
+
+
+def prompt_shown(recipe: Recipe, item: Item, development: str | None = None) -> str:
+    """What the recipe's base model is shown for ``item``, rendered by its own template; ``development``: items file that the
+    solved items come from, if there are any. Raises GazalError where the tokenizer cannot be had or refuses the prompt."""
+    from gazal.evaluation.prompting import prompting_of
+    from gazal.evaluation.rendering import Renderer
+    from gazal.models import base_path, load_tokenizer
+
+    prompting = prompting_of(recipe, items=[item], development=development)
+    tokenizer = load_tokenizer(base_path(recipe.model), recipe.model.revision)
+    return Renderer(tokenizer, recipe.model.base).text(prompting.prompt(item), recipe.evaluation.thinking)
+
+
+def reasons_table(scores: dict[str, Any]) -> pd.DataFrame:
+    """Share of completions by what the extractor says of them (``ok``, an answer is read, comes first), a row for each benchmark and model."""
+    benchmarks = dict.fromkeys(b for entry in scores["models"].values() for b in entry["benchmarks"])
+    found = {
+        (benchmark, model): score["reasons"]
+        for benchmark in benchmarks for model, entry in scores["models"].items() if (score := entry["benchmarks"].get(benchmark)) and score.get("reasons")
+    }
+    counts = pd.DataFrame(list(found.values()), index=pd.MultiIndex.from_tuples(found, names=["benchmark", "model"])).fillna(0)
+    return counts.div(counts.sum(axis=1), axis=0)[sorted(counts.columns, key=lambda reason: (reason != "ok", -counts[reason].sum(), reason))]
