@@ -14,6 +14,7 @@ model's whole context first, here 100 GB of logits, and is left out.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import platform
 import statistics
@@ -241,7 +242,6 @@ def speed(items: list[Item], model: Path, dtype: str, batch_sizes: list[int], re
     record = {
         "ratio": median[by_speed[0]][0] / median["ours"][0], "cpu_ratio": min(median[name][1] for name in by_speed) / median["ours"][1], "by_speed": by_speed,
         "gaps": gaps, "other_letter": other_letter, "tokens": tokens, "items": [item.id for item in items],
-        "completions": {name: found[0].texts for name, found in runs.items()},
         "seconds": {name: [[run.wall, run.cpu] for run in found] for name, found in runs.items()},
     }
     return lines, record
@@ -250,8 +250,8 @@ def speed(items: list[Item], model: Path, dtype: str, batch_sizes: list[int], re
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--benchmarks", type=Path, required=True, help="folder of benchmarks as JSON lines")
-    parser.add_argument("--agreement", action="store_true", help="only this part")
-    parser.add_argument("--speed", action="store_true", help="only this part")
+    parser.add_argument("--agreement", action="store_true", help="only this part; the other stays as it was written")
+    parser.add_argument("--speed", action="store_true", help="likewise")
     parser.add_argument("--items", type=int, default=200, help="of each benchmark for agreement")
     parser.add_argument("--texts", type=int, default=10, help="of these, how many by option texts too")
     parser.add_argument("--speed-items", type=int, default=16, help="of each benchmark for speed")
@@ -265,14 +265,14 @@ def main() -> None:
     model = smollm2()
     part = {name: load_benchmark(name, args.benchmarks, args.items, args.seed) for name in NAMES}
     where = f"lm-eval {lm_eval_version} (hf), torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.machine()}"
-    lines = ["# Evaluation beside lm-eval", "", f"`make bench-evaluation BENCHMARKS=DIR`; SmolLM2-135M-Instruct, {where}.", ""]
-    record: dict[str, Any] = {}
+    saved = OUT.with_suffix(".json")
+    record: dict[str, Any] = json.loads(saved.read_text(encoding="utf-8")) if saved.exists() and not both else {"text": {}}
     if both or args.agreement:
         table, record["agreement"] = agreement(part, args.texts, model)
-        lines += ["## Same letters by log-likelihood", "", *table, ""]
+        record["text"]["agreement"] = ["## Same letters by log-likelihood", "", *table, ""]
     if both or args.speed:
         items = [item for found in part.values() for item in found[: args.speed_items]]
-        lines += ["## Speed of written answers", ""]
+        lines = ["## Speed of written answers", ""]
         lines += ["| Precision | | Items/s | Items per CPU second | Its wall time / ours | Its CPU time / ours | Same completion | Same letter |"]
         lines += ["|---|---|--:|--:|--:|--:|--:|--:|"]
         record["speed"] = {}
@@ -292,11 +292,13 @@ def main() -> None:
         lines += ["", f"{len(items)} items, at most {load_recipe('embedded', WRITTEN).evaluation.max_new_tokens} new tokens; completions of {lengths}."]
         ratios = [f"{dtype} {found['ratio']:.2f}× by wall time, {found['cpu_ratio']:.2f}× by CPU time" for dtype, found in record["speed"].items()]
         lines += [f"Against lm-eval at its best batch size: {'; '.join(ratios)}.", "", *(f"- {note}" for note in notes), ""]
-    print("\n".join(lines))
-    if both:
-        with atomic_write(OUT) as handle:
-            handle.write("\n".join(lines))
-        write_json(OUT.with_suffix(".json"), record)
+        record["text"]["speed"] = lines
+    lines = ["# Evaluation beside lm-eval", "", f"`make bench-evaluation BENCHMARKS=DIR`; SmolLM2-135M-Instruct, {where}.", ""]
+    text = "\n".join([*lines, *record["text"].get("agreement", []), *record["text"].get("speed", [])])
+    print(text)
+    with atomic_write(OUT) as handle:
+        handle.write(text)
+    write_json(saved, record)
 
 
 if __name__ == "__main__":

@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
-from pathlib import Path
 
-import httpx
 import pytest
-from transformers.utils.import_utils import is_serve_available
+from model_server import needs_serve, serving
 
 from gazal.data.synth import synthesize
 from gazal.errors import GazalError
@@ -23,7 +16,7 @@ from gazal.models import EMBEDDED
 from gazal.prompts import SYSTEM
 from gazal.recipe_evaluation import EvaluationSection
 
-pytestmark = pytest.mark.skipif(not is_serve_available(), reason="transformers serve needs fastapi and uvicorn (pip install transformers[serving])")
+pytestmark = needs_serve
 SETTINGS = EvaluationSection(max_new_tokens=40, concurrency=4)
 ITEMS = synthesize(100, 21)
 NAME = str(EMBEDDED)  # a server knows a local folder by its path
@@ -31,28 +24,8 @@ NAME = str(EMBEDDED)  # a server knows a local folder by its path
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    folder = tmp_path_factory.mktemp("serve")
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(folder), "OMP_NUM_THREADS": "1"}
-    command = [Path(sys.executable).with_name("transformers"), "serve", EMBEDDED, "--host", "127.0.0.1", "--port", str(port), "--device", "cpu", "--dtype", "float32"]
-    with open(folder / "log", "w") as log:
-        process = subprocess.Popen(list(map(str, command)), stdout=log, stderr=log, env=environment)
-    try:
-        for _ in range(240):
-            assert process.poll() is None, (folder / "log").read_text()[-2000:]
-            try:
-                if httpx.get(f"http://127.0.0.1:{port}/health").json() == {"status": "ok"}:
-                    break
-            except httpx.TransportError:
-                time.sleep(0.25)
-        else:
-            pytest.fail("transformers serve did not come up within a minute")
-        yield f"openai:http://127.0.0.1:{port}/v1#{NAME}"
-    finally:
-        process.terminate()
-        process.wait(20)
+    with serving(tmp_path_factory.mktemp("serve"), "--dtype", "float32") as url:
+        yield f"openai:{url}#{NAME}"
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers.cache_utils import DynamicLayer
 
 from gazal import generation
 from gazal.answer_end import AnswerEnd
-from gazal.generation import alike, generate, generate_batches, plan_batches, stop_ids
+from gazal.generation import ROOM, RoomyLayer, alike, generate, generate_batches, plan_batches, stop_ids
 from gazal.models import load_model, load_tokenizer
 
 
@@ -178,3 +179,20 @@ def test_prompts_of_other_lengths_are_read_apart_and_answered_as_alone(tiny, pro
 def test_alike_covers_every_length_once():
     assert [list(range(10))[part] for part in alike([10, 9, 8, 7, 7, 5, 4, 1, 1, 1])] == [[0, 1, 2], [3, 4], [5, 6], [7, 8, 9]]
     assert list(alike([3])) == [slice(0, 1)]
+
+
+def test_a_roomy_layer_holds_what_transformers_own_does():
+    """Written in place, grown beyond its room and thinned out, against concatenation."""
+    torch.manual_seed(0)
+    plain, states = DynamicLayer(), lambda n: (torch.randn(3, 2, n, 4), torch.randn(3, 2, n, 4))
+    first = states(5)
+    plain.update(*first)
+    roomy = RoomyLayer(plain.keys, plain.values)
+    for step in range(2 * ROOM + 3):
+        new = tuple(one[: len(plain.keys)] for one in states(1))
+        for mine, theirs in zip(roomy.update(*new), plain.update(*new), strict=True):
+            assert torch.equal(mine, theirs)
+        if step in (1, ROOM + 1):
+            keep = torch.arange(len(plain.keys) - 1)
+            roomy.batch_select_indices(keep), plain.batch_select_indices(keep)
+    assert roomy.get_seq_length() == plain.get_seq_length() == 2 * ROOM + 8 and len(roomy.keys) == 1

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
-from transformers.utils.import_utils import is_serve_available
+from model_server import needs_serve, serving
 
 from gazal.errors import GazalError
 from gazal.models import EMBEDDED
 from gazal.teacher.client import Cap
 from gazal.teacher.command import teach
 
-pytestmark = pytest.mark.skipif(not is_serve_available(), reason="transformers serve needs fastapi and uvicorn (pip install transformers[serving])")
+pytestmark = needs_serve
 SEEDS = [
     {"id": "mi", "question": "A man of 62 has chest pain and ST elevation in II, III and aVF. Which artery is occluded?", "subject": "cardiology",
      "options": {"A": "Left anterior descending", "B": "Right coronary", "C": "Circumflex"}, "answer_idx": "B"},
@@ -31,29 +28,8 @@ SEEDS = [
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Address of a server that holds the packaged model; it knows a local folder by its path."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    folder = tmp_path_factory.mktemp("serve")
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(folder), "OMP_NUM_THREADS": "1"}
-    command = [Path(sys.executable).with_name("transformers"), "serve", EMBEDDED, "--host", "127.0.0.1", "--port", str(port), "--device", "cpu"]
-    with open(folder / "log", "w") as log:
-        process = subprocess.Popen(list(map(str, command)), stdout=log, stderr=log, env=environment)
-    try:
-        for _ in range(240):
-            assert process.poll() is None, (folder / "log").read_text()[-2000:]
-            try:
-                if httpx.get(f"http://127.0.0.1:{port}/health").json() == {"status": "ok"}:
-                    break
-            except httpx.TransportError:
-                time.sleep(0.25)
-        else:
-            pytest.fail("transformers serve did not come up within a minute")
-        yield f"http://127.0.0.1:{port}/v1"
-    finally:
-        process.terminate()
-        process.wait(20)
+    with serving(tmp_path_factory.mktemp("serve")) as url:
+        yield url
 
 
 def write_seeds(path: Path) -> Path:

@@ -24,6 +24,7 @@ from transformers.masking_utils import sdpa_mask
 from gazal.answer_end import AnswerEnd
 
 ALIKE = 0.8
+ROOM = 64  # tokens
 CHUNK = 4  # decoding steps between two looks for rows that have ended
 
 
@@ -120,6 +121,32 @@ def alike(lengths: Sequence[int]) -> Iterator[slice]:
     yield slice(start, len(lengths))
 
 
+class RoomyLayer(DynamicLayer):
+    """A cache layer with room for ``ROOM`` tokens more: a step writes its own token, where transformers copies all that came before it."""
+
+    def __init__(self, keys: torch.Tensor, values: torch.Tensor) -> None:
+        super().__init__()
+        self.lazy_initialization(keys, values)
+        self._hold(keys, values)
+
+    def _hold(self, *states: torch.Tensor) -> None:
+        self.rooms = [one.new_empty(*one.shape[:2], one.shape[2] + ROOM, one.shape[3]) for one in states]
+        self.keys, self.values = (room[:, :, : one.shape[2]].copy_(one) for room, one in zip(self.rooms, states, strict=True))
+
+    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs) -> tuple[torch.Tensor, torch.Tensor]:
+        start = self.keys.shape[2]
+        end = start + key_states.shape[2]
+        if end > self.rooms[0].shape[2]:
+            self._hold(self.keys, self.values)
+        for room, one in zip(self.rooms, (key_states, value_states), strict=True):
+            room[:, :, start:end] = one
+        self.keys, self.values = (room[:, :, :end] for room in self.rooms)
+        return self.keys, self.values
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        self._hold(self.keys[indices], self.values[indices])
+
+
 def _read(model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor, position: torch.Tensor, last_only: dict[str, int]) -> tuple[torch.Tensor, DynamicCache]:
     """The last logits and the cache of left-padded prompts. Prompts of like length are read together, without the padding that
     longer ones ask for; in the cache that padding is zeros, which the mask hides."""
@@ -162,6 +189,9 @@ def _run(
     last_only = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
     position = (mask.cumsum(1) - 1).clamp(min=0)
     logits, cache = _read(model, ids, mask, position, last_only)
+    if all(type(layer) is DynamicLayer for layer in cache.layers):
+        for number, layer in enumerate(cache.layers):
+            cache.layers[number] = RoomyLayer(layer.keys, layer.values)
     for step in range(1, most + 1):
         if step > 1:
             logits = model(input_ids=ids, attention_mask=mask, position_ids=position, past_key_values=cache, use_cache=True, **last_only).logits[:, -1]
