@@ -253,7 +253,7 @@ def main() -> None:
     parser.add_argument("--agreement", action="store_true", help="only this part; the other stays as it was written")
     parser.add_argument("--speed", action="store_true", help="likewise")
     parser.add_argument("--items", type=int, default=200, help="of each benchmark for agreement")
-    parser.add_argument("--texts", type=int, default=10, help="of these, how many by option texts too")
+    parser.add_argument("--texts", type=int, default=30, help="of these, how many by option texts too")
     parser.add_argument("--speed-items", type=int, default=16, help="of each benchmark for speed")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 8, 32], help="lm-eval's")
     parser.add_argument("--repeats", type=int, default=1)
