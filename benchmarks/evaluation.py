@@ -20,6 +20,7 @@ import platform
 import statistics
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -159,6 +160,8 @@ def agreement(samples: dict[str, list[Item]], texts: int, model: Path) -> tuple[
                 ]
                 print(lines[-1], flush=True)
     lines += ["", "Differing items:" if differing else "No item differs.", *differing]
+    chosen = [f"{which} {', '.join(f'{letter} {n}' for letter, n in sorted(Counter(row['ours'] for row in rows).items()))}" for which, rows in record.items()]
+    lines += ["", f"Letters chosen, which say how much their agreement is worth: {'; '.join(chosen)}."]
     spent = [f"{kind} {clock[kind + ' ours']:.0f} / {clock[kind + ' lm-eval']:.0f}" for kind in METHODS]
     lines += ["", f"CPU seconds, ours / lm-eval (batch size 8): {'; '.join(spent)}."]
     return lines, record

@@ -21,6 +21,7 @@ from gazal.paper.claims import check_claims
 from gazal.paper.inputs import PAPER, read_yaml
 from gazal.paper.ledger import claims_ledger, ledger_table, stand_ins, write_ledger
 from gazal.recipe import RECIPES, load_recipe
+from gazal.recipe_evaluation import EvaluationSection
 
 PUBLISHED = read_yaml(PAPER / "published.yaml")
 RECIPE = load_recipe("published")
@@ -277,3 +278,11 @@ def test_an_engine_is_known_before_it_is_loaded(tiny_model):
     assert engine._loaded is None
     with pytest.raises(GazalError, match="no such folder"):
         LazyEngine("nowhere", RECIPE.evaluation)
+
+
+def test_a_models_weights_are_hashed_once(tiny_model, monkeypatch):
+    """The engine that is loaded takes the identity that was found before it: at 32B each reading takes minutes."""
+    lazy = LazyEngine(tiny_model, EvaluationSection(), "float32")
+    monkeypatch.setattr("gazal.evaluation.engines.identity_of", lambda *_: pytest.fail("hashed again"))
+    assert lazy.model is not None and lazy._engine().identity == lazy.identity
+    lazy.close()

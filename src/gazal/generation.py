@@ -121,6 +121,21 @@ def alike(lengths: Sequence[int]) -> Iterator[slice]:
     yield slice(start, len(lengths))
 
 
+def left_padded(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids and attention mask, both rows × the longest."""
+    width = max(map(len, rows))
+    ids, mask = torch.full((len(rows), width), pad), torch.zeros(len(rows), width, dtype=torch.long)
+    for number, row in enumerate(rows):
+        ids[number, width - len(row) :] = torch.as_tensor(np.asarray(row, dtype=np.int64))
+        mask[number, width - len(row) :] = 1
+    return ids.to(device), mask.to(device)
+
+
+def places(mask: torch.Tensor) -> torch.Tensor:
+    """Position ids of the tokens that are no padding."""
+    return (mask.cumsum(1) - 1).clamp(min=0)
+
+
 class RoomyLayer(DynamicLayer):
     """A cache layer with room for ``ROOM`` tokens more: a step writes its own token, where transformers copies all that came before it."""
 
@@ -151,7 +166,8 @@ def _read(model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor, positio
     """The last logits and the cache of left-padded prompts. Prompts of like length are read together, without the padding that
     longer ones ask for; in the cache that padding is zeros, which the mask hides."""
     cache, lengths = DynamicCache(config=model.config), mask.sum(1).tolist()
-    parts = list(alike(lengths)) if cache.layers and all(type(layer) is DynamicLayer for layer in cache.layers) else [slice(None)]
+    roomy = bool(cache.layers) and all(type(layer) is DynamicLayer for layer in cache.layers)
+    parts = list(alike(lengths)) if roomy else [slice(None)]
     skips = [ids.shape[1] - max(lengths[part]) for part in parts]
     caches = [DynamicCache(config=model.config) for _ in parts]
     logits = [
@@ -160,15 +176,13 @@ def _read(model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor, positio
         ).logits[:, -1]
         for part, skip, one in zip(parts, skips, caches, strict=True)
     ]
-    if len(parts) == 1:
-        return logits[0], caches[0]
-    for number in range(len(cache.layers)):
+    for number in range(len(cache.layers)) if roomy else ():
         layers = [one.layers[number] for one in caches]
         widened = [[functional.pad(states, (0, 0, skip, 0)) for states in (layer.keys, layer.values)] for layer, skip in zip(layers, skips, strict=True)]
-        cache.update(*map(torch.cat, zip(*widened, strict=True)), number)
+        cache.layers[number] = RoomyLayer(*map(torch.cat, zip(*widened, strict=True)))
         for layer in layers:
             layer.keys = layer.values = None  # the memory of one layer at a time is taken twice
-    return torch.cat(logits), cache
+    return torch.cat(logits), cache if roomy else caches[0]
 
 
 def _run(
@@ -176,22 +190,15 @@ def _run(
     answer_end: AnswerEnd | None,
 ) -> list[list[int]]:
     """Completions of one batch, each up to and with its EOS, of at most ``rooms`` tokens. A row's draws do not depend on which rows have left."""
-    device, width, most = model.device, max(map(len, prompts)), max(rooms)
-    ids, mask = torch.full((len(prompts), width), pad), torch.zeros(len(prompts), width, dtype=torch.long)
-    for row, prompt in enumerate(prompts):
-        ids[row, width - len(prompt) :] = torch.as_tensor(np.asarray(prompt, dtype=np.int64))
-        mask[row, width - len(prompt) :] = 1
-    ids, mask = ids.to(device), mask.to(device)
+    device, most = model.device, max(rooms)
+    ids, mask = left_padded(prompts, pad, device)
     draws = torch.rand(len(prompts), most, dtype=torch.float64, generator=generator).to(device)
     made = torch.full((len(prompts), most), pad, device=device)
     ends, rows, room = torch.tensor(stops, device=device), torch.arange(len(prompts), device=device), torch.tensor(rooms, device=device)
     marks, seen, full = torch.tensor(answer_end.marks if answer_end else [], device=device), 0, set(rooms)
     last_only = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
-    position = (mask.cumsum(1) - 1).clamp(min=0)
+    position = places(mask)
     logits, cache = _read(model, ids, mask, position, last_only)
-    if all(type(layer) is DynamicLayer for layer in cache.layers):
-        for number, layer in enumerate(cache.layers):
-            cache.layers[number] = RoomyLayer(layer.keys, layer.values)
     for step in range(1, most + 1):
         if step > 1:
             logits = model(input_ids=ids, attention_mask=mask, position_ids=position, past_key_values=cache, use_cache=True, **last_only).logits[:, -1]

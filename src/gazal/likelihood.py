@@ -15,6 +15,8 @@ from typing import NamedTuple
 import torch
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
+from gazal.generation import left_padded, places
+
 
 class Encoded(NamedTuple):
     """Token ids of one prompt with its continuations: all begin with ``shared``, each goes on with one of ``tails`` (a token
@@ -57,14 +59,12 @@ def score_batch(model: PreTrainedModel, rows: Sequence[Encoded], pad: int) -> li
 
 
 def _score(model: PreTrainedModel, rows: Sequence[Encoded], pad: int) -> list[list[Scored]]:
-    device, width = model.device, max(len(row.shared) for row in rows)
-    ids = torch.tensor([[pad] * (width - len(row.shared)) + row.shared for row in rows], device=device)
-    mask = torch.tensor([[0] * (width - len(row.shared)) + [1] * len(row.shared) for row in rows], device=device)
+    ids, mask = left_padded([row.shared for row in rows], pad, model.device)
     longer = [(at, which) for at, row in enumerate(rows) for which, tail in enumerate(row.tails) if len(tail) > 1]
     kept = 1 + max(max(len(row.shared) - row.start, 0) for row in rows)
     last = {"logits_to_keep": kept} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
     cache = DynamicCache(config=model.config) if longer else None
-    logits = model(input_ids=ids, attention_mask=mask, position_ids=_places(mask), past_key_values=cache, use_cache=bool(longer), **last).logits
+    logits = model(input_ids=ids, attention_mask=mask, position_ids=places(mask), past_key_values=cache, use_cache=bool(longer), **last).logits
     common = [_tokens(line[kept - 1 - tail :], row.shared[len(row.shared) - tail :])
               for row, line in zip(rows, logits[:, -kept:], strict=True) for tail in [max(len(row.shared) - row.start, 0)]]
     first = [_tokens(line[-1:].expand(len(row.tails), -1), [tail[0] for tail in row.tails]) for row, line in zip(rows, logits, strict=True)]
@@ -82,7 +82,7 @@ def _rest(
     ids = torch.tensor([tail[:-1] + [pad] * (width - len(tail) + 1) for tail in tails], device=mask.device)
     read = torch.tensor([[1] * (len(tail) - 1) + [0] * (width - len(tail) + 1) for tail in tails], device=mask.device)
     mask = torch.cat([mask[origin], read], dim=1)
-    logits = model(input_ids=ids, attention_mask=mask, position_ids=_places(mask)[:, -width:], past_key_values=cache, use_cache=True).logits
+    logits = model(input_ids=ids, attention_mask=mask, position_ids=places(mask)[:, -width:], past_key_values=cache, use_cache=True).logits
     return {key: _tokens(line[: len(tail) - 1], tail[1:]) for key, line, tail in zip(longer, logits, tails, strict=True)}
 
 
@@ -90,11 +90,6 @@ def _sum(row: Encoded, which: int, common: list[float], first: float, rest: list
     unscored = max(row.start - len(row.shared), 0)  # tokens of the prompt that continuations do not share
     found = [*common, *[first, *rest][unscored:]]
     return Scored(sum(found), len(found))
-
-
-def _places(mask: torch.Tensor) -> torch.Tensor:
-    """Position ids of the tokens that are no padding."""
-    return (mask.cumsum(1) - 1).clamp(min=0)
 
 
 def _tokens(logits: torch.Tensor, ids: list[int]) -> list[float]:

@@ -118,7 +118,7 @@ class LazyEngine:
         from gazal.evaluation.engines import load_engine
 
         if self._loaded is None:
-            self._loaded = load_engine(self.spec, self.dtype, self.revision, self.settings.engine, self.settings.context)
+            self._loaded = load_engine(self.spec, self.dtype, self.revision, self.settings.engine, self.settings.context, self.identity)
         return self._loaded
 
     def close(self) -> None:

@@ -86,10 +86,12 @@ def fast_dtype() -> str:
     return "bfloat16" if able.get("amx_bf16") or able.get("avx512_bf16") else "float32"
 
 
-def load_engine(spec: str | Path, dtype: str | None = None, revision: str | None = None, engine: str = "transformers", context: int | None = None) -> Engine:
+def load_engine(
+    spec: str | Path, dtype: str | None = None, revision: str | None = None, engine: str = "transformers", context: int | None = None, identity: str | None = None,
+) -> Engine:
     """The engine of ``spec``: a folder, a hub id, ``embedded``, or ``openai:URL#name``; ``dtype`` None is :func:`fast_dtype`;
     ``engine`` (``transformers`` or ``vllm``) runs what is no server; ``context``: tokens of prompt and completion for which vLLM keeps
-    room, None for all that the model can.
+    room, None for all that the model can; ``identity``: what :func:`identity_of` says, where that is known: it reads all weights.
 
     Raises GazalError for a folder that is no model and for a hub that cannot be reached.
     """
@@ -102,10 +104,10 @@ def load_engine(spec: str | Path, dtype: str | None = None, revision: str | None
     if engine == "vllm":
         from gazal.evaluation.vllm_engine import load_vllm
 
-        return load_vllm(path, text, dtype, revision, context)
+        return load_vllm(path, text, dtype, revision, context, identity)
     tokenizer = load_tokenizer(path, revision)
     model = load_model(path, dtype, revision)
-    return TransformersEngine(model, tokenizer, text, identity_of(text, dtype, revision))
+    return TransformersEngine(model, tokenizer, text, identity or identity_of(text, dtype, revision))
 
 
 def _parameter_hash(model: PreTrainedModel) -> str:

@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from gazal.answers import has_think_block
+from gazal.answers import END_OF_TURN, has_think_block
 from gazal.prompts import HEADING
 from gazal.teacher.prompts import SECTIONS
 
@@ -21,7 +21,6 @@ KINDS = ("term", "level", "total", "gain", "range", "inside", "points", "sum", "
 clearance range, and whether it holds the patient's clearance; a criterion's points; the running sum after it; the number of
 criteria; and what the last step concludes from (highest total or gain, total, range)."""
 
-_END_OF_TURN = re.compile(r"<\|(?:im_end|endoftext|eot_id|end_of_text|end)\|>|</s>")
 _STEP = re.compile(r"(?:^|(?<=\s))[*#]*\s?step\s+(\d+)\s*[:.)]\**[ \t]*", re.I)
 _STRICT_STEP = re.compile(r"^Step (\d+):(?:[ \t]|$)", re.M)
 _LETTER = re.compile(r"[*(]*([A-J])[*]*[.)][*]*\s+(.*)", re.S)
@@ -84,7 +83,7 @@ def clearance_range(text: str) -> tuple[int, int | None] | None:
 
 def trace_text(completion: str, think_open: bool = False) -> str:
     """What stands in the think block; of one that is not closed, or of a completion without, what stands before the assessment."""
-    marker = _END_OF_TURN.search(completion)
+    marker = END_OF_TURN.search(completion)
     text = completion[: marker.start()] if marker else completion
     if not think_open and "<think>" in text:
         text = text.partition("<think>")[2]

@@ -85,13 +85,13 @@ def gpus_for(heads: int, devices: int) -> int:
     return max(count for count in range(1, max(devices, 1) + 1) if heads % count == 0)
 
 
-def load_vllm(path: str, name: str, dtype: str, revision: str | None, context: int | None = None) -> VLLMEngine:
+def load_vllm(path: str, name: str, dtype: str, revision: str | None, context: int | None = None, identity: str | None = None) -> VLLMEngine:
     """vLLM with a whole model: a folder of merged weights, or a hub id; with room for sequences of ``context`` tokens, by default of as
     many as the model knows and the GPUs hold. Raises GazalError for an adapter, and without vLLM."""
     folder = Path(path)
     if (folder / "adapter_config.json").exists():
         raise GazalError(f"model {name}: an adapter; vLLM cannot load DoRA adapters (vllm#6983, vllm#10849): merge it first, or take the run's …/merged")
-    identity, tokenizer, config = identity_of(name, dtype, revision, "vllm"), load_tokenizer(path, revision), load_config(path, revision)
+    identity, tokenizer, config = identity or identity_of(name, dtype, revision, "vllm"), load_tokenizer(path, revision), load_config(path, revision)
     try:
         import torch
         import vllm
