@@ -18,6 +18,11 @@ from gazal.items import Item
 from gazal.prompts import SYSTEM, completion_text, question_text
 
 
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """Bytes name a test by their number: what they hold may differ from worker to worker (a gzip header has the time), and xdist then refuses to run."""
+    return f"{len(val)} bytes" if isinstance(val, bytes) else None
+
+
 def make_item(number: int, options: int = 4, **fields: object) -> Item:
     """A plain item whose key moves through the letters."""
     letters = "ABCDEFGHIJ"[:options]

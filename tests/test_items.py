@@ -131,9 +131,9 @@ def test_encodings(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "content", "said"), [
-    ("x.jsonl", b"", "no items"), ("x.jsonl.gz", gzip.compress(b""), "no items"), ("x.jsonl.gz", b"", "no items"), ("x.jsonl.gz", json.dumps(GOOD).encode(), "cannot be read (Not a gzipped file"),
-    ("x.json.gz", json.dumps([GOOD]).encode(), "cannot be read (Not a gzipped file"), ("x.jsonl.gz", gzip.compress(b"{" * 99)[:-9], "cannot be read"),
-    ("x.jsonl", gzip.compress(json.dumps(GOOD).encode()), "cannot be read (row 1: byte 0x8b at column 2 is not UTF-8)"), ("x.jsonl", json.dumps([GOOD]).encode(), "row 1: expected an object, found list"),
+    ("x.jsonl", b"", "no items"), ("x.jsonl.gz", gzip.compress(b"", mtime=0), "no items"), ("x.jsonl.gz", b"", "no items"), ("x.jsonl.gz", json.dumps(GOOD).encode(), "cannot be read (Not a gzipped file"),
+    ("x.json.gz", json.dumps([GOOD]).encode(), "cannot be read (Not a gzipped file"), ("x.jsonl.gz", gzip.compress(b"{" * 99, mtime=0)[:-9], "cannot be read"),
+    ("x.jsonl", gzip.compress(json.dumps(GOOD).encode(), mtime=0), "cannot be read (row 1: byte 0x8b at column 2 is not UTF-8)"), ("x.jsonl", json.dumps([GOOD]).encode(), "row 1: expected an object, found list"),
     ("x.jsonl", b'{"id": ' + b"[" * 100_000, "row 1: not JSON"), ("x.json", b"[" * 100_000, "cannot be read"), ("x.jsonl", b'{"id": ' + b"1" * 5000 + b"}", "row 1: not JSON that can be read"),
     ("x.csv", b"id,question\n", "expected a file of items that ends in .jsonl, .jsonl.gz, .json, .json.gz, .parquet"), ("x", b"{}", "expected a file of items that ends in"),
 ])
