@@ -28,7 +28,7 @@ TABLES = ("data/sft", "data/grpo", "data/dev", "data/test", "grpo/completions")
 STAGES = ("data", "sft", "grpo", "eval", "figures")
 MANIFEST_KEYS = {"recipe", "seed", "code", "packages", "parents", "inputs", "outputs", "wall_seconds"}
 FIGURES = {"sft_loss", "grpo_rewards", "stages", "benchmarks", "deltas", "subjects", "lengths", "faithfulness", "data_composition"}
-PAPER_TABLES = {"results", "paired", "benchmarks", "evaluation", "data", "contamination", "claims", "protocols", "readings", "faithfulness"}
+PAPER_TABLES = {"results", "paired", "benchmarks", "evaluation", "data", "contamination", "claims", "protocols", "readings", "faithfulness", "structure"}
 
 
 class Check:

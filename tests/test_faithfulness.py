@@ -20,6 +20,7 @@ from scipy.stats import entropy
 from typer.testing import CliRunner
 
 from gazal.cli import app
+from gazal.data.hpo import LEVEL_NAMES
 from gazal.data.scores import load_scores
 from gazal.data.synth import synthesize
 from gazal.evaluation.faithfulness import measure_faithfulness, ratio
@@ -203,6 +204,43 @@ def test_what_no_source_settles_has_no_truth(change: dict) -> None:
         values["answer_idx"] = next(letter for letter in item.options if letter != item.answer_idx) if change == {"answer_idx": "other"} else item.answer_idx
         values["options"] = {letter: f"Gazal fever {letter}" for letter in item.options} if change == {"options": "other"} else item.options
         assert find_truth(Item.model_validate(values)) is None
+
+
+def written(item: Item, trace: str) -> Verdict:
+    return judge(read_steps(f"<think>\n{trace}\n</think>"), find_truth(item), item.answer_idx)
+
+
+def test_other_models_ways_of_writing_are_unread_and_not_false() -> None:
+    """True lines of lists and paragraphs that happen to have a colon and a number; none is about what its item's claims are about."""
+    lines = "Number of findings: 4\nAge: 45\nCrCl: 20\nOption A: 4\nScore: 7\nDose: 75\nDifference: 1\n1. First:\n   - Total: 4\nTotal: 4"
+    for item, _ in pool("plain"):
+        if item.reasoning_type in ("diagnosis", "uncertainty"):
+            finding = item.options["A"] if item.reasoning_type == "uncertainty" else item.question.partition(": ")[2].partition(";")[0]
+            verdict = written(item, f"{lines}\n{finding}: 3\n- {finding}: 3\n{finding} is very frequent here.\nSome disease: {finding} (2), others (1). Total: 3.")
+            assert (verdict.claims, verdict.strange, verdict.unread) == (0, 0, verdict.steps), item.id
+        elif item.reasoning_type == "treatment":
+            assert (verdict := written(item, lines)).claims == 0 and verdict.unread == verdict.steps
+        else:
+            assert (verdict := written(item, lines.partition("\n1.")[0])).claims == 0 and verdict.unread == verdict.steps
+            assert written(item, "Purple nose: 1; sum: 1").strange == 2  # in the traces' own form: made up
+
+
+def test_lists_of_points_and_levels_in_words_are_read() -> None:
+    seen = set()
+    for item, _ in pool("plain"):
+        truth = find_truth(item)
+        if truth.kind == "prognosis":
+            points = [(key[1], value[1]) for key, value in truth.needed.items() if key[0] == "points" and value[1] > 0]
+            verdict = written(item, "\n".join([*(f"- {name}: +{value:g} points" for name, value in points), f"**Total score: {truth.needed['result',]:g}**"]))
+            assert verdict.made["points"] == verdict.right["points"] == len(points) and verdict.right["result"] == 1 and verdict.follows
+        elif truth.kind in ("diagnosis", "uncertainty"):
+            rows = {key: value for key, value in truth.needed.items() if key[0] == "level" and not key[3]}
+            for right in (True, False):
+                said = [f"* {a}: {b}: {LEVEL_NAMES[value if right else (value + 1) % 4]}" for (_, a, b, _), value in rows.items()]
+                verdict = written(item, "\n".join(said))
+                assert (verdict.made["level"], verdict.right["level"]) == (len(rows), len(rows) if right else 0), item.id
+        seen.add(truth.kind)
+    assert seen == set(REASONING_TYPES)
 
 
 def test_ratio_of_shares_is_wilsons_interval_and_clusters_widen_it() -> None:

@@ -115,6 +115,7 @@ def test_subjects_are_coloured_against_chance_and_few_items_are_grey(run: Path, 
     def subjects(value: dict) -> None:
         for entry in value["models"].values():
             entry["benchmarks"]["medqa"]["by"] = {name: {**cell(0.5, n), "ci95": [0.4, 0.6]} for name, n in (("surgery", 19), ("dental", 20))}
+            entry["benchmarks"]["medqa"]["by"]["dose"] = {**cell(0.5, 20), "ci95": [0.4, 0.6], "chance": 0.5}
 
     def cell(accuracy: float, n: int) -> dict:
         return {"n": n, "accuracy": accuracy, "unparsed": 0.0, "truncated": 0.0, "mean_tokens": 9.0}
@@ -122,10 +123,11 @@ def test_subjects_are_coloured_against_chance_and_few_items_are_grey(run: Path, 
     edit(other, subjects)
     figure = fig_subjects(read_results(other))
     grid = next(ax for ax in figure.axes if ax.get_title(loc="left") == "MedQA")
-    assert [t.get_text() for t in grid.get_yticklabels()] == ["Dental (20)", "Surgery (19)"]
-    dental, surgery = grid.patches[:3], grid.patches[3:]
+    assert [t.get_text() for t in grid.get_yticklabels()] == ["Dental (20)", "Dose (20)", "Surgery (19)"]
+    dental, dose, surgery = grid.patches[:3], grid.patches[3:6], grid.patches[6:]
     assert {matplotlib.colors.to_hex(p.get_facecolor()) for p in surgery} == {"#efefef"} != {matplotlib.colors.to_hex(p.get_facecolor()) for p in dental}
-    assert [t.get_fontweight() for t in grid.texts] == ["bold"] * 3 + ["normal"] * 3
+    assert {matplotlib.colors.to_hex(p.get_facecolor()) for p in dose} == {"#f6f6f7"}  # a group's own chance, which may be another than the whole set's
+    assert [t.get_fontweight() for t in grid.texts] == ["bold"] * 3 + ["normal"] * 6
     test = next(ax for ax in fig_subjects(read_results(run)).axes if ax.get_title(loc="left") == "Embedded test")
     assert [t.get_text() for t in test.get_yticklabels()] == ["Diagnosis (250)", "Uncertainty (250)", "Treatment (250)", "Prognosis (250)"]
 
@@ -445,3 +447,15 @@ def test_paper_needs_no_model_library() -> None:
 
 def test_percent_rounds_halves_away_from_zero_as_the_paper_does():
     assert (in_percent(0.0625), in_percent(0.0025), in_percent(-0.0025), in_percent(0.0)) == (6.3, 0.3, -0.3, 0.0)
+    for n in (80, 160, 200, 800, 1000):  # 100 * 0.2875 is a little less than 28.75
+        assert [in_percent(round(k / n, 6)) for k in range(n + 1)] == [(2000 * k + n) // (2 * n) / 10 for k in range(n + 1)]
+
+
+def test_the_paper_rounds_as_the_tables_do(tmp_path: Path) -> None:
+    other = build_run(tmp_path / "r", steps=3)
+
+    def halves(value: dict) -> None:
+        value["models"]["grpo"]["benchmarks"]["medqa"]["ci95"] = [0.2015, 0.2875]
+
+    edit(other, halves)
+    assert "interval 20.2 to 28.8)" in paper_text(other)

@@ -17,7 +17,7 @@ from gazal.evaluation.score import score_folder
 from gazal.items import Item
 from gazal.paper.figures import caption
 from gazal.paper.inputs import read_results
-from gazal.paper.reasoning import faithfulness_table, fig_faithfulness, judged
+from gazal.paper.reasoning import faithfulness_table, fig_faithfulness, judged, structure_table
 from gazal.paper.style import save_figure
 from gazal.prompts import completion_text
 
@@ -75,6 +75,27 @@ def test_the_table_holds_the_numbers(run: Path) -> None:
     assert base[3] == "0" and base[5] == base[7] == "–" and prognosis[4].startswith("0.0 [") and prognosis[5].startswith("100.0 [") and prognosis[-1].startswith("100.0 [")
     assert "| GRPO | Prognosis | 40 |" in table.markdown() and r"\toprule" in table.latex()
     assert all(len(row) == len(table.header) for row in table.rows)
+
+
+def test_the_table_of_structure_holds_each_part_by_type_and_what_was_not_read(run: Path, tmp_path: Path) -> None:
+    table = structure_table(read_results(run))
+    rows = {tuple(row[:3]): row[3:] for row in table.rows}
+    types = ("All items", "Diagnosis", "Uncertainty", "Treatment", "Prognosis")
+    assert list(rows) == [("Embedded test", model, kind) for model in ("Base", "SFT", "GRPO") for kind in types]
+    assert rows["Embedded test", "GRPO", "Prognosis"] == ["40", *["100.0 [91.2, 100.0]"] * 4, "–", "0.0 [0.0, 9.2]"]
+    assert rows["Embedded test", "Base", "All items"][1:4] == ["0.0 [0.0, 2.3]"] * 3 and rows["Embedded test", "Base", "All items"][-1] == "0.0 [0.0, 2.3]"
+    prose = [["<think>\nThis drug is given at a lower dose when the kidneys fail.\n</think>\n\n## Clinical Assessment\n**Answer:** A"]] * 8
+    items = synthesize(8, 3, variety="plain")
+    plain = [item.model_copy(update={"source": "MedQA", "reasoning_type": None}) for item in items]
+    write(tmp_path / "eval", "m", "test", items, prose)
+    write(tmp_path / "eval", "m", "mine", plain, prose)
+    score_folder(tmp_path)
+    measure_faithfulness(tmp_path)
+    found = {tuple(row[:3]): row[3:] for row in structure_table(read_results(tmp_path)).rows}
+    assert found["Embedded test", "m", "All items"] == ["8", "100.0 [67.6, 100.0]", "0.0 [0.0, 32.4]", *["100.0 [67.6, 100.0]"] * 2, "–", "100.0 [67.6, 100.0]"]
+    assert found["mine", "m", "All items"] == ["8", "100.0 [67.6, 100.0]", "0.0 [0.0, 32.4]", *["100.0 [67.6, 100.0]"] * 2, "0.0 [0.0, 32.4]", "–"]
+    claims = faithfulness_table(read_results(tmp_path))
+    assert claims.rows[0][3] == "0" and claims.rows[0][5] == "–" and "prose makes no claim" in claims.notes[0]
 
 
 def test_the_paper_says_where_answers_and_reasons_part(run: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from gazal.evaluation.folder import read_answers, save_items, save_not_run, save
 from gazal.evaluation.report import details_table, results_table
 from gazal.evaluation.score import score_folder, scores_frame
 from gazal.evaluation.sensitivity import compare_protocols
+from gazal.items import write_items_parquet
 
 KINDS = ("diagnosis", "treatment")
 ITEMS = [make_item(n, reasoning_type=KINDS[n % 2]) for n in range(12)]
@@ -156,9 +158,89 @@ def test_folders_without_predictions_are_one_line(tmp_path):
         score_folder(tmp_path / "absent")
     with pytest.raises(GazalError, match="no predictions"):
         score_folder(tmp_path)
-    save_items(tmp_path, "test", ITEMS)
-    with pytest.raises(GazalError, match="holds other items"):
-        save_items(tmp_path, "test", ITEMS[:3])
+    (tmp_path / "file").write_text("")
+    with pytest.raises(GazalError, match="file: is a file, expected the folder of predictions"):
+        score_folder(tmp_path / "file")
+
+
+@pytest.mark.parametrize("name", ["test.parquet", "test.partial.jsonl", None])
+def test_items_stay_where_predictions_of_them_are(tmp_path, name):
+    """What a call left that failed before any answer does not stand in the way of the next."""
+    for benchmark in ("test", "permuted/test", "[a]*"):
+        save_items(tmp_path, benchmark, ITEMS)
+        if name:
+            (tmp_path / "m" / benchmark).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / "m" / f"{benchmark}{name.removeprefix('test')}").write_text("")
+            with pytest.raises(GazalError, match="holds other items"):
+                save_items(tmp_path, benchmark, ITEMS[:3])
+        else:
+            save_items(tmp_path, benchmark, ITEMS[:3])
+
+
+def test_a_single_models_folder_is_scored(tmp_path, monkeypatch):
+    """``<benchmark>.parquet`` itself in the folder; items in it, or beside it as in a folder of several models."""
+    several = score_folder(folder(tmp_path / "eval", base=rows("rrrwwwwwwuuu")))["models"]["base"]
+    permuted(tmp_path / "eval", "base", lambda item, shown: "A")
+    alone = score_folder(tmp_path / "eval" / "base")
+    assert alone["models"] == {"base": several} and alone["robustness"]["base"]["test"]["orders"] == 3
+    assert (tmp_path / "eval" / "base" / "scores.json").exists()
+    flat = tmp_path / "flat"
+    save_items(flat, "test", ITEMS)
+    write(flat / "test.parquet", rows("rrrwwwwwwuuu"))
+    assert score_folder(flat)["models"] == {"flat": several}
+    monkeypatch.chdir(flat)
+    assert score_folder(".")["models"] == {"flat": several}
+
+
+@pytest.mark.parametrize("ending", [".jsonl.gz", ".json", ".parquet"])
+def test_items_beside_may_be_any_items_file(tmp_path, ending):
+    root = folder(tmp_path, beside=False, base=rows("rrrwwwwwwuuu"))
+    if ending == ".parquet":
+        write_items_parquet(root / "items" / "test.parquet", ITEMS)
+    else:
+        (root / "items").mkdir()
+        text = json.dumps([item.model_dump(exclude_none=True) for item in ITEMS])
+        lines = "\n".join(json.dumps(item.model_dump(exclude_none=True)) for item in ITEMS)
+        (root / "items" / f"test{ending}").write_bytes(text.encode() if ending == ".json" else gzip.compress(lines.encode()))
+    scores = score_folder(root)
+    assert list(scores["models"]) == ["base"] and scores["models"]["base"]["benchmarks"]["test"]["accuracy"] == 0.25 and "test" in scores["baselines"]
+
+
+def test_letters_that_are_not_what_the_completions_say_are_counted_aloud(tmp_path, capsys):
+    made = [{**row, "letter": item.answer_idx, "correct": True} for row, item in zip(rows("rrrwwwwwwuuu"), ITEMS, strict=True)]
+    assert score_folder(folder(tmp_path / "a", base=made))["models"]["base"]["benchmarks"]["test"]["accuracy"] == 0.25
+    assert capsys.readouterr().err == "base on test: 9 of 12 stored letters or marks are not what the completions say; the completions count\n"
+    for name, left in (("b", {"letter": None, "reason": None, "correct": None}), ("c", {})):  # nothing is stored, or nothing else
+        made = [{**row, **left} for row in rows("rrrwwwwwwuuu")]
+        (tmp_path / name / "base").mkdir(parents=True)
+        pd.DataFrame(made).drop(columns=[] if left else ["letter", "reason", "correct"]).to_parquet(tmp_path / name / "base" / "test.parquet")
+        save_items(tmp_path / name, "test", ITEMS)
+        assert score_folder(tmp_path / name)["models"]["base"]["benchmarks"]["test"]["accuracy"] == 0.25
+        assert capsys.readouterr().err == ""
+
+
+def test_prompts_that_had_no_room_are_no_long_completions(tmp_path):
+    made = [{**row, "completion": "", "n_tokens": 0, "finish_reason": "length"} if n < 6 else row for n, row in enumerate(rows("rrrwwwwwwuuu"))]
+    scores = score_folder(folder(tmp_path, base=made, whole=rows("rrrwwwwwwrrr")))
+    cells = {name: entry["benchmarks"]["test"] for name, entry in scores["models"].items()}
+    assert (cells["base"]["not_asked"], cells["whole"]["not_asked"], cells["base"]["truncated"]) == (0.5, 0, 0.75)
+    table = results_table(scores)
+    assert "base on test: 50.0 % of prompts left no room in the model's context: not asked, and wrong." in table
+    assert "base on test: 25 % of completions were cut at their token limit" in table and "whole on test:" not in table
+
+
+def test_chance_of_each_group_is_that_of_its_own_items(tmp_path):
+    """Two options in one type and four in the other: the mean of both is nobody's chance."""
+    items = [make_item(n, reasoning_type=KINDS[n % 2]) for n in range(12)]
+    items = [item if n % 2 else item.model_copy(update={"options": dict(list(item.options.items())[:2]), "answer_idx": "A", "answer": None}) for n, item in enumerate(items)]
+    cell = score_folder(folder(tmp_path, items=items, base=rows("r" * 12, items)))["models"]["base"]["benchmarks"]["test"]
+    assert {kind: found["chance"] for kind, found in cell["by"].items()} == {"diagnosis": 0.5, "treatment": 0.25}
+    assert "chance" not in score_folder(folder(tmp_path / "no", beside=False, base=rows("r" * 12)))["models"]["base"]["benchmarks"]["test"]["by"].get("treatment", {})
+
+
+def test_names_do_not_break_the_table(tmp_path):
+    table = results_table(score_folder(folder(tmp_path, benchmark="t", **{"a|b": rows("r" * 12)})))
+    assert "| a\\|b " in table
 
 
 def write(path: Path, made: list[dict], header: dict | None = None) -> None:
@@ -201,12 +283,20 @@ def test_repeated_items_are_left_out_of_deduplicated(tmp_path):
     assert "test without repeated items (n = 12): base 8.3" in results_table(score_folder(tmp_path))
 
 
+def test_a_group_of_one_item_is_compared_with_several_samples(tmp_path):
+    items = [make_item(n, reasoning_type=KINDS[n > 0]) for n in range(4)]
+    scores = score_folder(folder(tmp_path, items, base=rows("rrww" + "rrrw" * 3, items, 4), sft=rows("rrrr" * 4, items, 4)))
+    alone = scores["paired"][0]["by"]["diagnosis"]
+    assert (alone["n"], alone["delta"], alone["p"]) == (1, 0.5, 1) and alone["ci95"][0] < 0 < alone["ci95"][1]
+    assert scores["models"]["base"]["benchmarks"]["test"]["by"]["diagnosis"]["ci95"] == [round(x, 6) for x in proportion_confint(0.5, 1, method="wilson")]
+
+
 def test_macro_f1_where_all_items_have_the_same_classes(tmp_path):
     answers = [("yes", "no", "maybe"), ("no", "maybe", "yes")]  # in any order
     items = [make_item(n, 3).model_copy(update={"options": dict(zip("ABC", answers[n % 2], strict=True))}) for n in range(12)]
     scores = score_folder(folder(tmp_path, items, base=rows("rrrrwwwwuuuu", items), good=rows("r" * 12, items)))
     cells = {m: scores["models"][m]["benchmarks"]["test"] for m in ("base", "good")}
-    assert cells["good"]["macro_f1"] == {"value": 1, "ci95": [1, 1]}
+    assert cells["good"]["macro_f1"] == {"value": 1, "ci95": cells["good"]["ci95"]}
     base, low, high = cells["base"]["macro_f1"]["value"], *cells["base"]["macro_f1"]["ci95"]
     true = [item.options[item.answer_idx] for item in items]
     found = [item.options["ABC"[("ABC".index(item.answer_idx) + (o == "w")) % 3]] if o != "u" else None for item, o in zip(items, "rrrrwwwwuuuu", strict=True)]
@@ -349,7 +439,9 @@ def test_outside_predictions_of_other_types(tmp_path, capsys):
     ("correct", [0.5] * 12, "correct: expected bool, found double"),
     ("completion", [["x"]] * 12, "completion: expected string, found list"),
     ("sample", [0.5] * 12, "sample: expected int64, found double"),
-    ("completion", [None] * 12, "row 1: completion: empty"),
+    ("completion", [None] * 12, "row 1: completion: null"),
+    ("correct", [True, None] * 6, "row 2: correct: null, and no items/test.jsonl beside says what is right"), ("correct", None, "row 1: correct: null, and no items"),
+    ("n_tokens", [3] * 11 + [-1], "row 12: n_tokens: -1 is no count"),
     ("sample", None, "no column sample"),
 ])
 def test_columns_of_the_wrong_type_are_one_line(tmp_path, column, values, message):
@@ -359,6 +451,15 @@ def test_columns_of_the_wrong_type_are_one_line(tmp_path, column, values, messag
     with pytest.raises(GazalError) as error:
         score_folder(tmp_path)
     assert str(error.value).startswith(f"{tmp_path}/m/test.parquet: {message}") and "\n" not in str(error.value)
+
+
+def test_completions_that_are_not_utf8_are_one_line(tmp_path):
+    table = pa.Table.from_pylist(rows("r" * 12), SCHEMA)
+    bad = pa.Array.from_buffers(pa.string(), 12, pa.array([b"\xff"] * 12).buffers())
+    (tmp_path / "m").mkdir()
+    pq.write_table(table.set_column(2, "completion", bad), tmp_path / "m" / "test.parquet")
+    with pytest.raises(GazalError, match="m/test.parquet: not a predictions file .Column 2: In chunk 0: Invalid: Invalid UTF8 sequence"):
+        score_folder(tmp_path)
 
 
 def test_models_of_different_items_are_scored_and_not_compared(tmp_path, capsys):

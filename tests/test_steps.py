@@ -42,6 +42,9 @@ In a week."""
     ("age 45: Age 41-60 years: 1; sum: 2", [("points", ("age 41-60 years",), (False, 1)), ("sum", ("age 41-60 years",), 2)]),
     ("age 30: no age criterion: 0; sum: 2", [("points", ("no age criterion",), (False, 0)), ("sum", ("no age criterion",), 2)]),
     ("criteria: 4", [("count", (), 4)]),
+    ("A. GRFoma: Chest pain: very frequent (3); Diarrhea: Not reported; total: 3", [("level", ("grfoma", "chest pain"), 3), ("level", ("grfoma", "diarrhea"), 0), ("total", ("grfoma",), 3)]),
+    ("- Sepsis: 1; sum: 3.5", [("points", ("sepsis",), (False, 1)), ("sum", ("sepsis",), 3.5)]),
+    ("Total score: 4 points; answer: D", [("result", (), 4)]),
     ("highest total: 5; answer: B", [("result", (), 5)]),
     ("highest gain: 43; answer: D", [("result", (), 43)]),
     ("total: −2; answer: D", [("result", (), -2)]),
@@ -63,7 +66,7 @@ def test_what_a_step_says_besides_its_claims() -> None:
 
 
 @pytest.mark.parametrize(("line", "unread", "claims"), [
-    ("The patient is likely to have gout", 1, 0), ("A. GRFoma: Chest pain: often; Diarrhea: 2; total: 2", 1, 2), ("totalylanswer: A", 1, 0), (": 11; answer: D", 1, 0),
+    ("The patient is likely to have gout", 1, 0), ("A. GRFoma: Chest pain: often; Diarrhea: 2; total: 2", 1, 2), ("totalylanswer: A", 1, 0), ("A. GRFoma: Chest pain: frequent (3); Diarrhea: not frequent", 2, 0), (": 11; answer: D", 1, 0),
     ("range: some", 1, 0), ("A. range: 0 to 9; 5: maybe", 1, 1), ("terms: Blood in urine", 1, 0), ("answer: none", 1, 0), ("sum: 3", 1, 0), ("A. GRFoma: 3", 1, 0), ("total: many", 1, 0),
 ])
 def test_what_cannot_be_read_is_kept(line: str, unread: int, claims: int) -> None:

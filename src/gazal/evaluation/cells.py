@@ -68,17 +68,23 @@ def score(frame: pd.DataFrame, items: list[Item], unclean: set[str] | None, ours
     samples = samples_of(frame)
     entry = {
         **cell(frame), "clean": _part(frame, unclean), "deduplicated": _part(frame, repeats(items)) if items else None, "samples": samples,
+        "not_asked": round(float(((frame["finish_reason"] == "length") & (frame["completion"] == "") & (frame["n_tokens"] == 0)).mean()), 6),
         "sampling": frame.attrs.get("header", {}).get("sampling"), "reasons": dict(sorted(Counter(frame["reason"].fillna("unknown")).items())),
     }
     if items:
-        chance = float(np.mean([1 / len(item.options) for item in items]))
-        entry["detectable"] = rounded(detectable_above(effective_size(means_of(frame), samples), chance))
+        entry["detectable"] = rounded(detectable_above(effective_size(means_of(frame), samples), _chance(frame, items)["chance"]))
     if ours and (classes := _classes(items)):
         value, *ends = macro_f1(*_as_classes(frame, items, classes))
         entry["macro_f1"] = rounded({"value": value, "ci95": ends})
     if ours and samples > 1:
         entry["at_k"] = rounded(at_k(frame))
-    return entry | {"by": {group: cell(frame[frame["group"] == group]) for group in groups_of(frame)}}
+    return entry | {"by": {group: cell(part := frame[frame["group"] == group]) | _chance(part, items) for group in groups_of(frame)}}
+
+
+def _chance(frame: pd.DataFrame, items: list[Item]) -> dict[str, float]:
+    asked = set(frame["item_id"])
+    found = [1 / len(item.options) for item in items if item.id in asked]
+    return {"chance": round(float(np.mean(found)), 6)} if found else {}
 
 
 def _part(frame: pd.DataFrame, left_out: set[str] | None) -> dict[str, Any] | None:

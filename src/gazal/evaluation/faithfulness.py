@@ -13,11 +13,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from statsmodels.regression.linear_model import WLS
-from statsmodels.stats.proportion import proportion_confint
 
 from gazal.evaluation.folder import Read, read_answers
-from gazal.evaluation.stats import bootstrap
+from gazal.evaluation.stats import bootstrap, ratio
 from gazal.evaluation.steps import KINDS, read_steps, structure
 from gazal.evaluation.truth import find_truth
 from gazal.evaluation.verdicts import OUTCOMES, judge
@@ -49,9 +47,8 @@ def measure_faithfulness(eval_dir: str | Path, answers: Read | None = None) -> d
     benchmark, ``all`` and ``by.TYPE``: for each of ``COMPARED`` that both have ``delta`` (b minus a) and ``ci95``. ``unsettled.B``: items that
     name a source which does not give their question and key (another release?); they are left out.
 
-    Intervals are at 95 % and take the item as the unit: Wilson's on the effective sample size of a ratio clustered by item (its
-    robust standard error, weighted least squares; of 0 and 1 the number of items); of differences the percentile bootstrap
-    over items. Answers by log-likelihood are left out. Empty, and no file, where no knowledge-derived item is beside predictions.
+    Intervals are at 95 % and take the item as the unit (:func:`gazal.evaluation.stats.ratio`); of differences the percentile
+    bootstrap over items. Answers by log-likelihood are left out. Empty, and no file, where no knowledge-derived item is beside predictions.
     Raises GazalError as :func:`gazal.evaluation.folder.read_answers` does.
     """
     root, frames, items = answers or read_answers(eval_dir)
@@ -126,20 +123,6 @@ def _rate(items: np.ndarray, part: pd.Series, whole: pd.Series | np.ndarray) -> 
         return None
     value, (low, high) = ratio(parts[wholes > 0], wholes[wholes > 0])
     return {"value": round(value, 6), "ci95": [round(low, 6), round(high, 6)], "of": int(wholes.sum())}
-
-
-def ratio(part: np.ndarray, whole: np.ndarray) -> tuple[float, tuple[float, float]]:
-    """Sum of ``part`` over sum of ``whole``, shape (items,), with its 95 % interval: Wilson's, on the sample size at which a
-    binomial share has the ratio's standard error by clusters (the items); at 0 and 1 that size is the number of items."""
-    n, total = len(whole), float(whole.sum())
-    value = float(part.sum()) / total
-    if part.sum() in (0, whole.sum()):
-        effective = float(n)
-    else:
-        error = float(WLS(part / whole, np.ones(n), weights=whole).fit(cov_type="HC0").bse[0]) if n > 1 else np.inf
-        effective = min(max(value * (1 - value) / error**2, 1.0), total) if error > 1e-12 else total
-    low, high = proportion_confint(value * effective, effective, method="wilson")
-    return value, (max(min(float(low), value), 0.0), min(max(float(high), value), 1.0))
 
 
 def _paired(tables: dict[tuple[str, str], pd.DataFrame]) -> list[dict[str, Any]]:

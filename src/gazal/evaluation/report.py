@@ -58,8 +58,9 @@ def details_table(scores: dict[str, Any]) -> str:
 
 
 def in_percent(share: float, digits: int = 1) -> float:
-    """A share as percent as it is printed: halves go away from zero, as the paper's own arithmetic has it (0.0625 is 6.3)."""
-    return math.copysign(math.floor(abs(100 * share) * 10**digits + 0.5) / 10**digits, share)
+    """A share as percent as it is printed: halves go away from zero, as the paper's own arithmetic has it (0.0625 is 6.3), and what
+    binary fractions lose does not count (0.2875 is 28.8)."""
+    return math.copysign(math.floor(round(abs(share) * 10 ** (digits + 2), 6) + 0.5) / 10**digits, share)
 
 
 def _percent(share: float) -> str:
@@ -78,6 +79,7 @@ def _at_k(score: dict[str, Any]) -> list[str]:
 def _markdown(rows: list[list[str]]) -> str:
     """The first row is the header; rows that are too short are filled up."""
     rows = [row + [""] * (len(rows[0]) - len(row)) for row in rows]
+    rows = [[text.replace("|", "\\|") for text in row] for row in rows]
     widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))]
     lines = ["| " + " | ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) + " |" for row in rows]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
@@ -119,15 +121,12 @@ def _points(shares: list[float | None]) -> str:
 
 def _cut(scores: dict[str, Any]) -> Iterator[str]:
     for model, benchmark, score in _cells(scores):
-        if score["truncated"] >= NOTED:
-            sampling = score.get("sampling") or {}
-            share, limit = f"{model} on {benchmark}: {100 * score['truncated']:.0f} %", sampling.get("max_new_tokens")
-            if sampling.get("method") == "loglik":
-                yield f"{share} of prompts were longer than the model's context, and not asked."
-            elif limit:
-                yield f"{share} of completions were cut at {limit} tokens; raise evaluation.max_new_tokens."
-            else:
-                yield f"{share} of completions were cut at their token limit; ask again with a higher one."
+        limit, not_asked = (score.get("sampling") or {}).get("max_new_tokens"), score.get("not_asked", 0)
+        if not_asked:
+            yield f"{model} on {benchmark}: {_percent(not_asked)} % of prompts left no room in the model's context: not asked, and wrong."
+        if (cut := score["truncated"] - not_asked) >= NOTED:
+            remedy = f"{limit} tokens; raise evaluation.max_new_tokens" if limit else "their token limit; ask again with a higher one"
+            yield f"{model} on {benchmark}: {100 * cut:.0f} % of completions were cut at {remedy}."
 
 
 def _unread(scores: dict[str, Any]) -> Iterator[str]:

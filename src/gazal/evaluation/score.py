@@ -22,14 +22,16 @@ from gazal.evaluation.stats import holm
 from gazal.files import write_json
 from gazal.items import read_items
 
+
 def score_folder(eval_dir: str | Path, by: str = OURS, answers: Read | None = None) -> dict[str, Any]:
     """Score every ``<model>/<benchmark>.parquet`` under ``eval_dir`` (a run folder works too), write
     ``scores.json`` there, and return it. ``answers``: what :func:`read_answers` gave for it, so that nothing is read twice.
 
     Schema: ``models.M.benchmarks.B`` = n (items), samples, accuracy, ci95, unparsed, truncated, empty and format
     (shares of completions), mean_tokens, right_per_1k_tokens (right answers per 1,000 completion tokens; None without tokens),
-    sampling (how it was asked; None where the file does not say), reasons (counts), by (reasoning type, else subject), clean (n,
-    accuracy, ci95 without the items that ``contamination.json`` names; None where there is no such file), deduplicated (the same
+    not_asked (share of prompts that left no room in the model's context: empty, of no tokens, ended by length; they are truncated
+    too, and wrong), sampling (how it was asked; None where the file does not say), reasons (counts), by (reasoning type, else
+    subject; with items beside, its chance), clean (n, accuracy, ci95 without the items that ``contamination.json`` names; None where there is no such file), deduplicated (the same
     without items that repeat an earlier one of the set; None without items), detectable (the smallest true accuracy above
     chance that so many answers tell from chance with 80 % power; None where none is), macro_f1 (value, ci95; where all items
     have the same option texts) and at_k (``maj`` and ``pass``, by k; with several samples).

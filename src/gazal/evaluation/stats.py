@@ -10,6 +10,7 @@ from functools import lru_cache
 
 import numpy as np
 from scipy.optimize import brentq
+from scipy.special import stdtrit
 from scipy.stats import beta, binom, hypergeom, norm, permutation_test
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
@@ -21,18 +22,36 @@ DRAWN_AT_ONCE = 4_000_000  # numbers, 32 MB
 ALPHA, POWER = 0.05, 0.8
 
 
+def _answers(part: np.ndarray, whole: np.ndarray) -> float:
+    """How many independent answers a share clustered by item is worth (:func:`ratio`), between what the items and what their
+    answers are worth, by the design effect of clustering with its degrees of freedom (Korn and Graubard, Survey Methodology
+    24, 1998): the spread of few items is itself uncertain."""
+    n, total = len(whole), float(whole.sum())
+    share, items = float(part.sum()) / total, total**2 / float((whole**2).sum())  # as if an item's answers were all the same
+    if n == 1 or part.sum() in (0, total):
+        return items
+    independent = share * (1 - share) / (total - 1)
+    clustered = float(((part - share * whole) ** 2).sum()) / total**2 * n / (n - 1)
+    shrink = (stdtrit(total - 1, ALPHA / 2) / stdtrit(n - 1, ALPHA / 2)) ** 2  # of t's quantiles
+    return float(np.clip(total * independent / max(clustered, 1e-24) * shrink, items, total))
+
+
+def ratio(part: np.ndarray, whole: np.ndarray) -> tuple[float, tuple[float, float]]:
+    """Sum of ``part`` over sum of ``whole``, shape (items,), with its 95 % Wilson interval on the number of answers that a share
+    clustered by item is worth; at 0 and 1 that is what the items are worth."""
+    value, effective = float(part.sum() / whole.sum()), _answers(part, whole)
+    low, high = proportion_confint(value * effective, effective, method="wilson")
+    return value, (max(min(float(low), value), 0.0), min(max(float(high), value), 1.0))
+
+
 def effective_size(means: np.ndarray, samples: int = 1) -> float:
-    """How many independent answers the items' means are worth: between the number of items and the number of
-    completions, by the design effect of clustering (Korn and Graubard, Survey Methodology 24, 1998)."""
-    n, p, spread = len(means), float(np.mean(means)), float(np.var(means))
-    return n if p in (0.0, 1.0) else n * samples if spread == 0 else min(max(p * (1 - p) / spread, 1) * n, n * samples)
+    """How many independent answers the items' means are worth: between the number of items and the number of completions."""
+    return _answers(means * samples, np.full(len(means), float(samples)))
 
 
 def interval(means: np.ndarray, samples: int = 1) -> tuple[float, float]:
     """95 % Wilson interval of the mean of ``means``; with several samples an item, on the :func:`effective_size`."""
-    p, effective = float(np.mean(means)), effective_size(means, samples)
-    low, high = proportion_confint(p * effective, effective, method="wilson")
-    return min(float(low), p), max(float(high), p)
+    return ratio(means * samples, np.full(len(means), float(samples)))[1]
 
 
 def bootstrap(rows: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -51,17 +70,21 @@ def bootstrap(rows: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray]) -
 
 
 def paired_interval(difference: np.ndarray) -> tuple[float, float]:
-    """95 % percentile bootstrap interval of the mean of per-item differences."""
-    low, high = bootstrap(difference[:, None], lambda means: means[:, 0])
-    return float(low), float(high)
+    """95 % percentile bootstrap interval of the mean of per-item differences in [-1, 1], with one item more that only the first
+    has right and one that only the second has (Bonett and Price, Journal of Educational and Behavioral Statistics 37, 2012):
+    without them a few differing items give an interval too narrow, and none gives no width."""
+    low, high = bootstrap(np.append(difference, [-1, 1])[:, None], lambda means: means[:, 0])
+    return min(float(low), float(difference.mean())), max(float(high), float(difference.mean()))
 
 
 def paired_p(a: np.ndarray, b: np.ndarray, samples: int = 1) -> float:
     """Two-sided p of "a and b are equally accurate" on the same items: exact McNemar test for one sample
-    an item, else a seeded permutation test that swaps a and b within items."""
+    an item, else a seeded permutation test that swaps a and b within items (1 for a single item: it has one pair of swaps)."""
     if samples == 1:
         table = [[int(((a == i) & (b == j)).sum()) for j in (1, 0)] for i in (1, 0)]
         return float(mcnemar(table, exact=True).pvalue)
+    if len(a) == 1:
+        return 1.0
     order = np.lexsort((b, a))
     result = permutation_test(
         (a[order], b[order]), lambda x, y, axis: np.mean(x - y, axis=axis), permutation_type="samples",
@@ -107,7 +130,7 @@ def detectable(n: int, discordance: float, samples: int = 1) -> float | None:
             return mcnemar_power(n, psi, difference) - POWER
         return n**0.5 * difference - norm.ppf(1 - ALPHA / 2) * psi**0.5 - norm.ppf(POWER) * max(psi - difference**2, 0.0) ** 0.5
 
-    return None if power(1.0) < 0 else float(brentq(power, 1e-9, 1.0, xtol=1e-7))
+    return None if power(1.0) < 0 or 2.0 ** (1 - n) > ALPHA else float(brentq(power, 1e-9, 1.0, xtol=1e-7))
 
 
 def detectable_above(n: float, chance: float) -> float | None:
@@ -119,7 +142,7 @@ def detectable_above(n: float, chance: float) -> float | None:
 
 
 def macro_f1(true: np.ndarray, found: np.ndarray) -> tuple[float, float, float]:
-    """Macro-averaged F1 with its 95 % bootstrap interval over items.
+    """Macro-averaged F1 with its 95 % bootstrap interval over items; of 0 and 1, where that has no width, the accuracy's Wilson interval.
 
     ``true``, shape (items, 1), and ``found``, shape (items, samples): classes 0, 1, …; -1 in ``found`` is no answer, a miss
     of the true class. Classes that are neither true nor found anywhere do not count, as in scikit-learn's f1_score.
@@ -134,7 +157,7 @@ def macro_f1(true: np.ndarray, found: np.ndarray) -> tuple[float, float, float]:
             return np.nanmean(2 * hits / (hits + either), axis=-1)  # 2 TP / (2 TP + FP + FN)
 
     value = float(score(rows.mean(axis=0)))
-    low, high = bootstrap(rows, score)
+    low, high = interval(np.full(len(rows), value)) if value in (0, 1) else bootstrap(rows, score)
     return value, min(float(low), value), max(float(high), value)
 
 

@@ -1,9 +1,10 @@
 """A completion's think block as typed claims, and whether the completion keeps the model card's structure.
 
 The language is that of the knowledge-derived traces (:mod:`gazal.data.synth_parts`): ``Step 2: B. Disease: finding: 3;
-absent finding: -1; total: 2``. Reading is tolerant (missing numbers, letters or labels, odd spacing, a minus sign of another
-kind) and knows no item: what is a claim by its form is one, be it about a name that nobody asked about. What cannot be read
-is kept as ``unread``, never dropped. Prose makes no claims that can be read here, so all of it is unread.
+absent finding: -1; total: 2``. Reading is tolerant (missing numbers, letters or labels, bullets, levels in words, odd spacing, a
+minus sign of another kind) and knows no item: what is a claim by its form is one, be it about a name that nobody asked about
+(but see :func:`gazal.evaluation.verdicts.judge` on ``bare`` lines). What cannot be read is kept as ``unread``, never dropped.
+Prose makes no claims that can be read here, so all of it is unread.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from gazal.answers import END_OF_TURN, has_think_block
+from gazal.data.hpo import LEVEL_NAMES
 from gazal.prompts import HEADING
 from gazal.teacher.prompts import SECTIONS
 
@@ -23,9 +25,11 @@ criteria; and what the last step concludes from (highest total or gain, total, r
 
 _STEP = re.compile(r"(?:^|(?<=\s))[*#]*\s?step\s+(\d+)\s*[:.)]\**[ \t]*", re.I)
 _STRICT_STEP = re.compile(r"^Step (\d+):(?:[ \t]|$)", re.M)
+_BULLET = re.compile(r"\s*[-–•*]\s+")
 _LETTER = re.compile(r"[*(]*([A-J])[*]*[.)][*]*\s+(.*)", re.S)
 _ANSWER = re.compile(r"[*(\s]*([A-J])(?![A-Za-z])")
-_NUMBER = re.compile(r"\+?([-−–]?)(\d{1,9}(?:\.\d{1,6})?)(?:\s*points?)?")
+_NUMBER = re.compile(r"\+?([-−–]?)(\d{1,9}(?:\.\d{1,6})?)(?:\s*points?)?", re.I)
+_LEVEL = re.compile(rf"({'|'.join(LEVEL_NAMES.values())})(?:\s*\((\d)\))?")
 _BETWEEN = re.compile(r"(\d{1,9})\s*(?:to|-|–|−)\s*(\d{1,9})", re.I)
 _ABOVE = re.compile(r"(\d{1,9})\s*(?:and above|and more|or above|or more|\+)|(?:≥|>=)\s*(\d{1,9})", re.I)
 _AGE = re.compile(r"age:?\s+(\d{1,3})", re.I)
@@ -49,7 +53,7 @@ class Claim(NamedTuple):
 @dataclass
 class Step:
     """One line of a trace. ``letter`` and ``name``: the option it is about, as written; ``scored``: the last criterion. ``quotes``: what it repeats of the question,
-    ``("age", 45)`` or ``("clearance", 54)``. ``unread``: the parts that no claim could be read from."""
+    ``("age", 45)`` or ``("clearance", 54)``. ``unread``: the parts that no claim could be read from. ``bare``: the line has one part only."""
 
     text: str
     letter: str | None = None
@@ -59,6 +63,7 @@ class Step:
     quotes: list[tuple[str, float]] = field(default_factory=list)
     answers: list[str] = field(default_factory=list)
     unread: list[str] = field(default_factory=list)
+    bare: bool = False
 
 
 def fold(name: str) -> str:
@@ -70,6 +75,12 @@ def number(text: str) -> float | None:
     """``3``, ``1.5``, ``-2`` (any minus sign), ``4 points``; else None."""
     found = _NUMBER.fullmatch(text.strip(" *."))
     return None if found is None else (-float(found[2]) if found[1] else float(found[2]))
+
+
+def _level(text: str) -> float | None:
+    """``Very frequent``, ``not reported (0)`` as the level's number; None for anything else, and where the two disagree."""
+    found = _LEVEL.fullmatch(fold(text.strip(" *.")))
+    return next((float(level) for level, name in LEVEL_NAMES.items() if found and name == found[1] and found[2] in (None, str(level))), None)
 
 
 def clearance_range(text: str) -> tuple[int, int | None] | None:
@@ -98,7 +109,9 @@ def read_steps(completion: str, think_open: bool = False) -> list[Step]:
 
 def read_step(body: str) -> Step:
     """One step without its number."""
-    step, terms = Step(" ".join(body.split())), False
+    if bullet := _BULLET.match(body):
+        body = body[bullet.end() :]
+    step, terms = Step(" ".join(body.split()), bare=";" not in body), False
     found = _LETTER.match(body.strip())
     if found:
         step.letter, body = found[1], found[2]
@@ -129,6 +142,7 @@ def _read_part(step: Step, place: int, segments: list[str]) -> bool:
     if not names:
         return False
     label, value = fold(names[-1]), number(last)
+    label, value = "total" if label in ("total score", "total points") else label, _level(last) if value is None else value
     if label == "answer":
         found = _ANSWER.match(last)
         step.answers += [found[1]] if found else []

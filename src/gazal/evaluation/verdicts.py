@@ -13,12 +13,13 @@ Three different things, each judged on its own:
   range stated (else the concluding range). Among equals none is singled out (``leads_to`` then holds all of them; the key
   of an item is never tied). It does not follow either where the trace's own last answer is another letter.
 
-The same step written again is one step.
+The same step written again is one step. A line of one part with a name and a number, as others write too (``Age: 45``), is a claim
+only where the item is of a score and a source knows the name: else it need not mean what it would mean in a trace, and is unread.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from gazal.data.synth_parts import GAINS
 from gazal.evaluation.steps import KINDS, Claim, Step, Value, fold
@@ -76,7 +77,7 @@ read. A wrong answer *from right steps*: every claim is right and the stated num
 
 def judge(steps: list[Step], truth: Truth, letter: str | None) -> Verdict:
     """Hold the steps of a completion that answers ``letter`` (None: nothing) against the source."""
-    steps = list({step.text: step for step in steps}.values())
+    steps = [step if _speaks(step, truth) else replace(step, claims=[], unread=[step.text]) for step in {step.text: step for step in steps}.values()]
     verdict = Verdict(steps=len(steps), unread=sum(bool(step.unread) for step in steps), needed=len(truth.needed))
     _claims(verdict, steps, truth)
     _quotes(verdict, steps, truth)
@@ -87,6 +88,18 @@ def judge(steps: list[Step], truth: Truth, letter: str | None) -> Verdict:
         said = [answer for step in steps for answer in step.answers]
         verdict.follows = verdict.leads_to == {letter} and (not said or said[-1] == letter)
     return verdict
+
+
+def _speaks(step: Step, truth: Truth) -> bool:
+    """Whether what was read as claims is meant so."""
+    def known(claim: Claim) -> bool:
+        if claim.kind == "result":  # of several options each has its total; the highest is said to be it
+            return isinstance(claim.value, tuple) or truth.kind == "prognosis" or "highest" in step.text.casefold()
+        if claim.kind == "points" and truth.kind != "prognosis":
+            return False
+        return claim.kind not in ("points", "level") or all(truth.key(claim)[1 : 1 + len(claim.about)])
+
+    return not step.bare or all(map(known, step.claims))
 
 
 def _claims(verdict: Verdict, steps: list[Step], truth: Truth) -> None:

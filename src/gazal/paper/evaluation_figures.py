@@ -101,12 +101,13 @@ def _stacks(results: Results) -> list[list[str]]:
 
 def _grid(ax: Axes, results: Results, benchmark: str, scale: ScalarMappable) -> None:
     groups, models = results.groups(benchmark), [m for m in results.models if results.score(m, benchmark)]
-    chance, counts = results.chance(benchmark) or 0.0, []
+    counts = []
     for y, group in enumerate(groups):
         cells = [results.score(m, benchmark).get("by", {}).get(group) for m in models]
         sizes = [cell["n"] for cell in cells if cell]
         counts.append(f"{min(sizes):,}" if min(sizes) == max(sizes) else f"{min(sizes):,}–{max(sizes):,}")
         for x, cell in enumerate(cells):
+            chance = (cell or {}).get("chance", results.chance(benchmark) or 0.0)
             few = cell is None or cell["n"] < FEW
             colour: Any = PALE if few else scale.to_rgba(above_chance(cell["accuracy"], chance))
             ax.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, fc=colour, ec="white", lw=1))
@@ -142,7 +143,8 @@ def fig_subjects(results: Results) -> Figure:
             for ax in axes[len(stack):]:
                 ax.set_axis_off()
         bar = below.colorbar(scale, cax=below.add_axes((0.36, 0.55, 0.28, 0.25)), orientation="horizontal", ticks=[-0.45, 0, 1])
-        bar.ax.set_xticklabels(["below", "chance", "all right"], fontsize=6.5)
+        for label, side in zip(bar.ax.set_xticklabels(["below", "chance", "all right"], fontsize=6.5), ("right", "center", "left"), strict=True):
+            label.set_horizontalalignment(side)
         bar.ax.set_xlim(-0.5, 1)
         bar.ax.tick_params(length=0)
         bar.outline.set_visible(False)

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from gazal.evaluation.report import in_percent
 from gazal.paper.inputs import BASELINES, TEST, TYPES, Results
-from gazal.paper.table_form import NONE, Table, model_label, p_value, percent, with_interval
+from gazal.paper.table_form import NONE, Table, model_label, p_value, percent, points, with_interval
 
 
 def results_table(results: Results) -> Table:
@@ -33,10 +32,6 @@ def results_table(results: Results) -> Table:
     )
 
 
-def _points(share: float) -> str:
-    return f"{in_percent(share):+.1f}".replace("-", "−")
-
-
 def paired_table(results: Results) -> Table:
     """Every saved paired test: difference in points, 95 % interval, p, and where the run holds them Holm's p and what could have been seen."""
     names, saved = results.benchmark_names, results.scores.get("paired", [])
@@ -46,7 +41,7 @@ def paired_table(results: Results) -> Table:
         name, models = names.get(row["benchmark"], row["benchmark"]), f"{model_label(row['a'])} → {model_label(row['b'])}"
         by = row.get("by", {}) if row["benchmark"] == TEST else {}
         for label, test in [(name, row), *((f"{name}, {TYPES[k].lower()}", by[k]) for k in TYPES if k in by)]:
-            cells = [label, models, _points(test["delta"]), f"[{_points(test['ci95'][0])}, {_points(test['ci95'][1])}]", p_value(test["p"])]
+            cells = [label, models, points(test["delta"]), f"[{points(test['ci95'][0])}, {points(test['ci95'][1])}]", p_value(test["p"])]
             if corrected:
                 holm = test.get("p_holm")
                 cells = [*cells[:2], f"{test['n']:,}" if "n" in test else NONE, *cells[2:], NONE if holm is None else p_value(holm), percent(test.get("detectable"))]
@@ -100,7 +95,7 @@ def _bias(order: dict[str, Any]) -> str:
     """The letter that is chosen more or less often than it is right by most, with that excess in points."""
     bias = order.get("letter_bias") or {}
     letter = max(bias, key=lambda k: abs(bias[k]), default=None)
-    return NONE if letter is None else f"{letter} {_points(bias[letter])}"
+    return NONE if letter is None else f"{letter} {points(bias[letter])}"
 
 
 def evaluation_table(results: Results) -> Table:

@@ -96,5 +96,29 @@ def faithfulness_table(results: Results) -> Table:
                "sums, gains and comparisons, whatever their numbers. All claims true: of completions. Answer follows: of the completions that make claims and "
                "answer, the stated numbers single the answer out. Right for wrong reasons: of the right answers with claims, some claim or quotation of the "
                "question is wrong or the answer does not follow. Wrong from right steps: of completions, every claim is true and the stated numbers single out "
-               "the key, yet another option is answered. Intervals are clustered by item. A dash: nothing to judge."],
+               "the key, yet another option is answered. Intervals are clustered by item. A dash: nothing to judge. Only steps in the forms of the generator's traces are "
+               "read: prose makes no claim here, be it right or wrong, and counts as not read (the table of the structure)."],
+    )
+
+
+PARTS = {"think": "Closed think block", "steps": "Numbered steps", "assessment": "Assessment heading", "answer": "One answer line, last", "sections": "Four sections"}
+
+
+def structure_table(results: Results) -> Table:
+    """Benchmarks, models and reasoning types: the share of completions that keep each part of the card's structure, and of steps
+    that could not be read as claims."""
+    rows, ends, models = [], set(), results.faithfulness.get("models", {})
+    for benchmark, name in results.benchmark_names.items():
+        for model in results.models:
+            if cell := models.get(model, {}).get("benchmarks", {}).get(benchmark):
+                for label, found in {"All items": cell, **{TYPES[kind]: cell["by"][kind] for kind in TYPES if kind in cell.get("by", {})}}.items():
+                    shares = [found["structure"].get(part) for part in PARTS]
+                    rows.append([name, model_label(model), label, f"{found['completions']:,}", *map(rate_text, [*shares, found.get("unread")])])
+                ends.add(len(rows) - 1)
+    return Table(
+        "structure", "The card's structure, part by part: percent of completions with 95 % intervals, by benchmark, model and reasoning type.",
+        ["Benchmark", "Model", "Type", "Completions", *PARTS.values(), "Steps not read"], rows, text_columns=3, rules=frozenset(ends - {len(rows) - 1}),
+        notes=["Numbered steps: the think block is steps numbered Step 1 to n in order, none empty. Four sections: the card's, in order, none empty, the management numbered; "
+               "knowledge-derived items have none. Steps not read: percent of the steps some part of which is in no form of the generator's traces, such as prose; "
+               "that says nothing of their truth. Intervals are clustered by item."],
     )

@@ -68,6 +68,11 @@ def percent(share: float | None, digits: int = 1) -> str:
     return NONE if share is None else f"{in_percent(share, digits):.{digits}f}"
 
 
+def points(share: float) -> str:
+    """A difference in percentage points with its sign: −0.051 → ``−5.1``."""
+    return f"{in_percent(share):+.1f}".replace("-", "−")
+
+
 def with_interval(entry: dict[str, Any] | None) -> str:
     """Accuracy with its 95 % interval, percent: ``71.5 [68.6, 74.2]``."""
     return NONE if not entry else f"{percent(entry['accuracy'])} [{percent(entry['ci95'][0])}, {percent(entry['ci95'][1])}]"

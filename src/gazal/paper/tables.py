@@ -11,7 +11,7 @@ from gazal.paper.claims import check_claims
 from gazal.paper.curves import SPLITS
 from gazal.paper.evaluation_tables import benchmarks_table, evaluation_table, paired_table, results_table
 from gazal.paper.inputs import TYPES, Results, read_results
-from gazal.paper.reasoning import faithfulness_table
+from gazal.paper.reasoning import faithfulness_table, structure_table
 from gazal.paper.table_form import NONE, Table, model_label, percent, with_interval
 
 def data_table(results: Results) -> Table:
@@ -81,7 +81,7 @@ def contamination_table(results: Results) -> Table:
 
 TABLES: tuple[Callable[[Results], Table], ...] = (results_table, paired_table, benchmarks_table, evaluation_table, data_table, contamination_table, claims_table)
 OPTIONAL: dict[str, dict[str, Callable[[Results], Table]]] = {
-    "protocols": {"protocols": protocols_table, "readings": readings_table}, "faithfulness": {"faithfulness": faithfulness_table},
+    "protocols": {"protocols": protocols_table, "readings": readings_table}, "faithfulness": {"faithfulness": faithfulness_table, "structure": structure_table},
 }
 """By result file, which is also the name in Results: the tables that need it."""
 
