@@ -137,6 +137,11 @@ def test_shots_are_seeded_new_and_never_asked(count, asked, seed, copied):
         assert free == shots  # which items are asked changes nothing
 
 
+def test_the_rows_of_two_files_without_ids_are_not_the_same_items():
+    asked, others = ([make_item(n + at, id=f"row-{n}") for n in range(3)] for at in (0, 10))
+    assert len(draw_shots(others, 3, 0, asked)) == 3 and draw_shots(asked, 3, 0, asked) == ()
+
+
 def write_sets(folder: Path) -> Path:
     write_items_jsonl(folder / "medqa_dev_4opt_mediq.jsonl", [make_item(n, id=f"dev-{n}") for n in range(50)])
     rows = [make_item(n, subject="x").model_dump(exclude_none=True) for n in range(50, 80)]
@@ -171,6 +176,19 @@ def test_shots_that_cannot_be_had_are_one_line(tmp_path, evaluation, benchmark, 
     with pytest.raises(GazalError, match=message) as caught:
         prompting_of(recipe(**evaluation), benchmark, [], write_sets(tmp_path))
     assert "\n" not in str(caught.value)
+
+
+def test_shots_without_reasoning_are_said_where_the_model_may_think(tiny_model, tmp_path):
+    thinks, chat = EvaluationSection(thinking="on"), Prompting(shots=(SHOT, THOUGHT))
+    assert chat.caution(thinks).startswith("1 of 2 solved items shown have no reasoning: ") and chat.caution(EvaluationSection())
+    assert Prompting(shots=(THOUGHT,)).caution(thinks) is Prompting().caution(thinks) is Prompting(style="plain", shots=(SHOT,)).caution(EvaluationSection()) is None
+    assert chat.caution(EvaluationSection(thinking="off")) is chat.caution(EvaluationSection(method="loglik")) is None
+    write_items_jsonl(tmp_path / "quiz.jsonl", [make_item(0)])
+    write_items_jsonl(tmp_path / "shots.jsonl", [make_item(1)])
+    said: list[str] = []
+    made = recipe(few_shot=1, few_shot_items=str(tmp_path / "shots.jsonl"), max_new_tokens=8)
+    evaluate_command(str(tiny_model), [str(tmp_path / "quiz.jsonl")], limit=None, samples=None, out=tmp_path / "out", recipe=made, say=said.append)
+    assert [line.startswith("quiz: 1 of 1 solved items shown have no reasoning") for line in said[:1]] == [True]
 
 
 @here

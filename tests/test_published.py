@@ -79,6 +79,7 @@ def test_a_name_brings_its_own_values_and_other_models_the_recipes():
 @pytest.mark.parametrize(("names", "message"), [
     ([], r"no model is asked for \(the recipe knows gazal-r1, "), ([" "], "--model: empty; expected a folder, .* or one of gazal-r1"),
     (["a/sft/merged", "b/sft/merged"], "predictions would lie in the folder sft, as those of a/sft/merged"), (["gazal-r1", "gazal-r1"], "in the folder gazal-r1"),
+    (["somewhere/eval"], "a folder of predictions cannot be named eval"), (["openai:http://h/v1#items"], "cannot be named items"), (["permuted"], "cannot be named permuted"),
 ])
 def test_models_that_cannot_be_asked_together(names, message):
     with pytest.raises(GazalError, match=message):
@@ -116,7 +117,7 @@ def test_the_ledger_sets_measured_beside_reported():
     assert len(rows) == 32
     assert rows["Qwen 3 32B", "MedQA"] == ["84.4", "84.0 [82.0, 86.0]", "1,273", "−0.4", "2.0", "reported value inside the interval"]
     assert rows["Qwen 3 32B", "PubMedQA"] == ["76.7", "60.0 [56.0, 64.0]", "100 of 500", "−16.7", "2.0", "reported value outside the interval"]
-    assert rows["QwQ 32B", "MedQA"][5] == "reported value inside the interval"  # 72.3 in [70, 90]; the folder has the model's own name
+    assert rows["QwQ 32B", "MedQA"][5] == "reported value inside the interval; the model's name is all we know of it"  # 72.3 in [70, 90]; a folder
     assert rows["Med42-Llama3.1-70B", "MedQA"][5] == "no verdict: asked was embedded"
     assert rows["Gazal-R1 (final)", "MedQA"][5] == "not run"  # nothing says how that was asked
     assert sum(row[5] == "not run" for row in rows.values()) == 32 - 4
@@ -124,6 +125,22 @@ def test_the_ledger_sets_measured_beside_reported():
     assert "vllm, bfloat16, T 0.7, at most 2,048 tokens, 1 an item; system prompt: Think." in text and "asked was Qwen/Qwen3-32B" in text
     assert "stands in for another" in text and tex.count(r"\midrule") == 8 and r"$-$16.7" in tex
     assert stand_ins(asked) == {"med42-70b": "embedded"}
+
+
+@pytest.mark.parametrize(("how_asked", "verdict"), [
+    (how("Qwen/QwQ-32B"), "reported value inside the interval"), (how("someone/QwQ-32B"), "no verdict: asked was someone/QwQ-32B"), (how("QwQ"), "no verdict: asked was QwQ"),
+    (how("Qwen/QwQ-32B", engine="server"), "reported value inside the interval; the model's name is all we know of it"),
+    (how("someone/QwQ-32B", engine="server"), "no verdict: asked was someone/QwQ-32B"),
+])
+def test_a_name_counts_only_for_its_owner_and_is_no_proof(how_asked, verdict):
+    table = ledger_table(PUBLISHED, {"models": {"qwq-32b": {"benchmarks": {"medqa": cell(0.8, 0.7, 0.9, 50)}}}}, {"qwq-32b": how_asked})
+    assert [row[7] for row in table.rows if row[0] == "QwQ 32B" and row[1] == "MedQA"] == [verdict]
+    assert ("taken at its word" in " ".join(table.notes)) == ("name is all" in verdict)
+
+
+def test_a_servers_folder_is_shown_by_its_last_name():
+    (one,) = asked_models(["openai:http://localhost:8000/v1#/home/me/models/QwQ-32B"], RECIPE)
+    assert one.protocol()["model"] == one.name == "QwQ-32B"
 
 
 @pytest.mark.parametrize(("deltas", "word"), [

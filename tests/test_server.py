@@ -33,7 +33,7 @@ class Script(SimpleNamespace):
     """``act(body, number)`` says what becomes of a request; ``asked`` are the bodies, ``sent`` the pieces of each stream that went out."""
 
     def __init__(self) -> None:
-        super().__init__(act=lambda body, number: "ok", text=TEXT, thought="", usage=50, model=None, streams=True, finish="stop", delay=0.0)
+        super().__init__(act=lambda body, number: "ok", text=TEXT, thought="", usage=50, model=None, streams=True, finish="stop", delay=0.0, hung=0.0, retry_after="")
         self.asked, self.paths, self.sent, self.lock = [], [], [], threading.Lock()
 
 
@@ -62,6 +62,10 @@ class Handler(BaseHTTPRequestHandler):
         except OSError:
             self.close_connection = True
 
+    def do_GET(self) -> None:
+        time.sleep(self.script.hung)
+        self.whole(404, b"{}")
+
     def message(self, body, kind: str, content: str | None, thought: str | None = None) -> dict:
         if "prompt" in body:
             return {"text": content or ""}
@@ -78,7 +82,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def whole(self, status: int, raw: bytes, kind: str = "application/json") -> None:
         self.send_response(status)
-        for name, value in {"content-type": kind, "content-length": str(len(raw)), "retry-after-ms": "1"}.items():
+        wait = {"retry-after": self.script.retry_after} if self.script.retry_after else {"retry-after-ms": "1"}
+        for name, value in {"content-type": kind, "content-length": str(len(raw)), **wait}.items():
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(raw)
@@ -89,6 +94,9 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("content-type", "text/event-stream")
         self.send_header("transfer-encoding", "chunked")
         self.end_headers()
+        while action == "comments":
+            self.chunk(b": still there\n\n")
+            time.sleep(0.05)
         parts = [("thought", piece) for piece in pieces_of(script.thought)] + [("text", piece) for piece in pieces_of(script.text)]
         for at, (kind, piece) in enumerate(parts):
             if action in ("cut", "silent end", "garbage", "error inside") and at == len(parts) // 2:
@@ -104,6 +112,8 @@ class Handler(BaseHTTPRequestHandler):
             self.chunk(b"data: {not json\n\n")
         elif action == "error inside":
             self.event({"error": {"message": "the model crashed"}})
+        elif action == "done alone":
+            self.chunk(b"data: [DONE]\n\n")
         elif action != "silent end":
             self.event({**self.head(body), "choices": [{"index": 0, "finish_reason": script.finish, **self.message(body, "delta", "")}]})
             if script.usage and "stream_options" in body:
@@ -234,6 +244,7 @@ BAD = {
     "error inside": ("error inside", r" failed .*the model crashed"),
     "top_k": ((422, '{"detail": "Unexpected fields in the request: {top_k}"}'), r" failed .*it takes no top_k: set evaluation.top_k=0"),
     "thinking": ((400, '{"error": {"message": "unknown field chat_template_kwargs"}}'), r" failed .*set evaluation.thinking=template"),
+    "comments": ("comments", r" failed .*no whole answer within 0.3 s; evaluation.timeout sets how long it has"),
     "late": (1.5, r" failed .*no answer within 0.3 s .*evaluation.timeout sets how long it has"),
 }
 
@@ -244,7 +255,7 @@ def test_each_failure_is_one_line_and_what_was_answered_is_kept(server, case, tm
     action, message = BAD[case]
     bad = ITEMS[7].question
     server.act = lambda body, number: action if bad in body["messages"][-1]["content"] else "ok"
-    settings = EvaluationSection(max_new_tokens=64, concurrency=2, timeout=0.3 if case == "late" else 20, top_k=20, thinking="on")
+    settings = EvaluationSection(max_new_tokens=64, concurrency=2, timeout=0.3 if case in ("late", "comments") else 20, top_k=20, thinking="on")
     engine = OpenAIEngine(server.url, "my-model", retries=0 if case == "late" else 2)
     with pytest.raises(GazalError, match=rf"^model my-model: the server{message}") as raised:
         predict(engine, ITEMS, settings, tmp_path / "quiz.parquet", prompting=Prompting(), seed=1, say=lambda line: None)
@@ -279,8 +290,62 @@ def test_a_request_is_put_in_words_that_the_server_takes(server, said, field):
 
 
 def test_no_server_at_all():
-    with pytest.raises(GazalError, match=r"model x: the server failed \(item \d+ of 12, http://127.0.0.1:9: cannot be reached"):
+    with pytest.raises(GazalError, match=r"model x: the server failed \(before the first item, http://127.0.0.1:9: cannot be reached"):
         list(OpenAIEngine("http://127.0.0.1:9/v1", "x", 0).complete(CHATS, EvaluationSection(), 1, ()))
+
+
+def test_a_hung_server_is_given_up_after_two_short_probes(server, monkeypatch, caplog):
+    monkeypatch.setattr("gazal.evaluation.server.PROBE", 0.2)
+    server.hung, began = 1.0, time.monotonic()
+    with pytest.raises(GazalError, match=r"^model my-model: the server failed \(before the first item, .*no answer within 0.2 s .*it takes connections and says nothing: .*, 2 times\)$"):
+        ask(server, timeout=600)
+    assert time.monotonic() - began < 5 and server.asked == []
+    assert ["asked again, try 2 of 2" in record.message for record in caplog.records] == [True]
+
+
+@pytest.mark.parametrize("answers", [False, True])
+def test_a_request_out_of_time_is_asked_again_only_where_others_were_answered(server, caplog, answers):
+    server.act = lambda body, number: "ok" if answers and number < 3 else 1.0
+    with pytest.raises(GazalError, match="no answer within 0.4 s"):
+        ask(server, timeout=0.4, retries=4, concurrency=2, stop_when_answered=False)
+    questions = [body["messages"][-1]["content"] for body in server.asked[3 if answers else 0 :]]
+    assert len(questions) == len(set(questions)) * (2 if answers else 1)
+    assert ["try 2 of 2" in record.message for record in caplog.records] == [True] * answers  # said once, for all in flight
+
+
+def test_each_further_try_is_said_and_one_that_the_server_puts_off_too_long_is_not_made(server, caplog):
+    server.act = lambda body, number: (429, '{"error": {"message": "slow down"}}')
+    with pytest.raises(GazalError, match=r"too many requests \(status 429: slow down\), 3 times"):
+        ask(server)
+    said = "my-model: the server failed (too many requests (status 429: slow down)); asked again, try {} of 3 in 0 s"
+    assert [record.message for record in caplog.records] == [said.format(2), said.format(3)]
+    asked, server.retry_after = len(server.asked), "3600"
+    with pytest.raises(GazalError, match=r"it asks to wait 3600 s\)$"):
+        ask(server)
+    assert len(server.asked) - asked <= 3
+
+
+def test_silence_is_said(server, monkeypatch, caplog):
+    monkeypatch.setattr("gazal.evaluation.server.SILENCE", 0.2)
+    server.act = lambda body, number: 0.7
+    assert len(ask(server, Prompts(ITEMS[:1], 1, Prompting()), timeout=20)) == 1
+    assert any("nothing from the server for " in record.message and "1 requests wait, each for up to 20 s" in record.message for record in caplog.records)
+
+
+def test_odd_ends_of_whole_answers(server, caplog):
+    server.act = lambda body, number: "done alone"
+    assert {(reply.text, reply.finish_reason) for reply in ask(server, stop_when_answered=False)} == {(TEXT, "stop")}
+    server.streams, server.finish = False, None
+    assert {(reply.text, reply.finish_reason) for reply in ask(server, stop_when_answered=False)} == {(TEXT, "stop")}
+    server.text, server.finish = None, "tool_calls"
+    assert {(reply.text, reply.finish_reason) for reply in ask(server)} == {("", "stop")}
+    assert [record.message for record in caplog.records] == ["my-model: an answer has no text (finish_reason 'tool_calls'); it counts as empty"]
+
+
+def test_the_name_that_the_server_goes_by_is_said(server, caplog):
+    server.model = "my-model-2024-08-06"
+    ask(server)
+    assert [record.message for record in caplog.records] == ["my-model: the server answers as model 'my-model-2024-08-06'"]
 
 
 def test_replies_come_as_they_end_and_none_twice(server):
@@ -291,6 +356,17 @@ def test_replies_come_as_they_end_and_none_twice(server):
     order = [reply.index for batch in batches for reply in batch]
     assert order[-1] == 0 and sorted(order) == [0, 1, 2, *range(5, 12)]
     assert max(map(len, batches)) <= 3 and len(server.asked) == 10
+
+
+def test_an_interrupt_waits_for_no_answer(server):
+    before = set(threading.enumerate())
+    server.act = lambda body, number: "ok" if number == 0 else 1.0
+    batches = OpenAIEngine(server.url, "my-model").complete(CHATS, EvaluationSection(max_new_tokens=64, concurrency=3), 5, ())
+    next(batches)
+    began = time.monotonic()
+    waiting = set(threading.enumerate()) - before
+    batches.close()
+    assert waiting and all(thread.daemon for thread in waiting) and time.monotonic() - began < 0.9
 
 
 def test_as_many_at_once_as_the_settings_say(server):

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
+
+RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
+LONGEST_WAIT = 300.0  # seconds that a server may ask us to wait; more stops the run
 
 
 def public_endpoint(url: str) -> str:
@@ -54,6 +57,11 @@ def back_off(tries: int, first: float, most: float = 60.0, draw: Callable[[], fl
     return min(most, first * 2.0 ** min(tries - 1, 30)) * (1 - draw() / 2)
 
 
+def passing(status: int, body: str) -> bool:
+    """Whether what an HTTP error says may pass by itself: a busy or failing server, not an empty account."""
+    return status in RETRIED and "insufficient_quota" not in body
+
+
 def said_in(body: str) -> str:
     """The message in an error's body: of JSON its ``error`` or ``detail``, of a page nothing."""
     try:
@@ -62,6 +70,14 @@ def said_in(body: str) -> str:
         return str(value.get("message", value) if isinstance(value, dict) else value)
     except (ValueError, AttributeError):
         return "" if body.lstrip().startswith("<") else body
+
+
+def stream_events(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """What stands behind ``data:`` on the lines of server-sent events; a last line without its end counts for nothing."""
+    rest = b""
+    for piece in pieces:
+        *lines, rest = (rest + piece).split(b"\n")
+        yield from (line[5:].strip() for line in lines if line.startswith(b"data:"))
 
 
 def refusal(status: int, body: str) -> str:

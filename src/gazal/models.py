@@ -13,43 +13,18 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from gazal.errors import GazalError
 from gazal.files import atomic_folder
-from gazal.hub import Unreachable, first_line, is_hub_id, offline_note, require_hub
+from gazal.hub import Unreachable, first_line, offline_note
+from gazal.model_folders import EMBEDDED, require, require_model
 from gazal.prompts import CHATML_TEMPLATE
 from gazal.recipe import ModelSection
 from gazal.recipe_train import AdapterSection
 
-EMBEDDED = Path(__file__).resolve().parent / "assets" / "embedded_base"
 VOCABULARIES = ("tokenizer.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "vocab.txt", "tekken.json", "*.tiktoken", "tiktoken.model")
 
 
 def base_path(section: ModelSection) -> str:
     """Folder or hub id of the recipe's base model."""
     return str(EMBEDDED) if section.base == "embedded" else section.base
-
-
-def _require(path: str) -> None:
-    """GazalError for what is no folder and no hub id; Unreachable, within seconds, when the hub is needed and cannot be asked."""
-    if Path(path).is_dir():
-        return
-    if not is_hub_id(path):
-        raise GazalError(f"model {path}: no such folder, and no hub id (owner/name)")
-    require_hub(f"model {path}", "a local folder")
-
-
-def _require_model(path: str) -> None:
-    """GazalError that says what a folder is where it is no whole model: an adapter, weights as pickles only, none."""
-    folder = Path(path)
-    if not folder.is_dir():
-        return
-    if (folder / "adapter_config.json").exists() and not (folder / "config.json").exists():
-        merged = folder.parent / "merged"
-        raise GazalError(f"model {path}: an adapter without its base; give the merged model{f' {merged}' if merged.is_dir() else ', such as the folder merged/ that each stage writes beside it'}")
-    if not (folder / "config.json").exists():
-        inside = next((f"; {path}/{name} is one" for name in ("merged", "grpo/merged", "sft/merged") if (folder / name / "config.json").exists()), "")
-        raise GazalError(f"model {path}: not a model folder (no config.json){inside}")
-    if not any(folder.glob("*.safetensors")):
-        pickles = any(folder.glob("*.bin")) or any(folder.glob("*.pt*"))
-        raise GazalError(f"model {path}: " + ("its weights are pickles (.bin), which can run code: save them as safetensors" if pickles else "no weights (*.safetensors) in that folder"))
 
 
 def _explain(path: str, error: Exception) -> GazalError:
@@ -68,9 +43,9 @@ def load_tokenizer(path: str | Path, revision: str | None = None, to_train: bool
 
     ``to_train``: a pad that is EOS, where there is no other, is refused, since a model trained so never stops; in asking it does no harm.
     """
-    _require(str(path))
+    require(str(path))
     if Path(path).is_dir() and not any(file for pattern in VOCABULARIES for file in Path(path).glob(pattern)):
-        _require_model(str(path))
+        require_model(str(path))
         raise GazalError(f"model {path}: no tokenizer in that folder ({VOCABULARIES[0]})")
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(path), revision=revision, trust_remote_code=False)
@@ -93,8 +68,8 @@ def load_tokenizer(path: str | Path, revision: str | None = None, to_train: bool
 
 def load_config(path: str | Path, revision: str | None = None) -> PreTrainedConfig:
     """A model's config alone; its ``_commit_hash`` is the hub commit that it came from."""
-    _require(str(path))
-    _require_model(str(path))
+    require(str(path))
+    require_model(str(path))
     try:
         return AutoConfig.from_pretrained(str(path), revision=revision, trust_remote_code=False)
     except (OSError, ValueError) as error:
@@ -103,8 +78,8 @@ def load_config(path: str | Path, revision: str | None = None) -> PreTrainedConf
 
 def load_model(path: str | Path, dtype: str = "float32", revision: str | None = None, device: str | None = None) -> PreTrainedModel:
     """A causal language model from safetensors, in eval mode, on ``device``: by default the GPU when there is one and the model is not to be sharded over several."""
-    _require(str(path))
-    _require_model(str(path))
+    require(str(path))
+    require_model(str(path))
     try:
         model = AutoModelForCausalLM.from_pretrained(
             str(path), revision=revision, dtype=getattr(torch, dtype), trust_remote_code=False, use_safetensors=True

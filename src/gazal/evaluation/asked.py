@@ -9,8 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gazal.endpoints import public_model
 from gazal.errors import GazalError
-from gazal.evaluation.identity import identity_of
+from gazal.evaluation.folder import KEPT
+from gazal.evaluation.identity import fast_dtype, identity_of
 from gazal.files import file_safe, write_json
 from gazal.recipe import Recipe
 from gazal.recipe_evaluation import EvaluationSection
@@ -40,7 +42,7 @@ class Asked:
     @property
     def shown(self) -> str:
         """The model as result files may name it: a hub id, ``embedded``, a server's model; of a folder its name alone."""
-        return self.spec.partition("#")[2] if self.spec.startswith("openai:") else file_safe(self.spec) if Path(self.spec).is_dir() else self.spec
+        return public_model(self.spec.partition("#")[2]) if self.spec.startswith("openai:") else file_safe(self.spec) if Path(self.spec).is_dir() else self.spec
 
     def protocol(self) -> dict[str, Any]:
         """How the model is asked, for readers of its scores."""
@@ -53,13 +55,15 @@ class Asked:
 def asked_models(names: Iterable[str], recipe: Recipe) -> list[Asked]:
     """The models of ``names``: names in the recipe's ``models``, else folders, hub ids, ``embedded`` or ``openai:URL#name``.
 
-    Raises GazalError for none, an empty name, and two whose predictions would lie in one folder.
+    Raises GazalError for none, an empty name, one that a folder of predictions keeps for itself, and two whose predictions would lie in one folder.
     """
     found: dict[str, Asked] = {}
     for name in names:
         if not name.strip():
             raise GazalError("--model: empty; expected a folder, a hub id, openai:URL#name" + (f", or one of {', '.join(recipe.models)}" if recipe.models else ""))
         one = _asked(name, recipe)
+        if one.name in KEPT:
+            raise GazalError(f"--model {name}: a folder of predictions cannot be named {one.name}, which is kept for other files; rename the model's")
         if one.name in found:
             raise GazalError(f"--model {name}: its predictions would lie in the folder {one.name}, as those of {found[one.name].spec}; evaluate it into another --out")
         found[one.name] = one
@@ -101,8 +105,6 @@ class LazyEngine:
 
     def __init__(self, spec: str | Path, settings: EvaluationSection, dtype: str | None = None, revision: str | None = None) -> None:
         """Raises GazalError for what is no model, and for a hub that cannot be reached."""
-        from gazal.evaluation.engines import fast_dtype
-
         self.spec, self.settings, self.revision = str(spec), settings, revision
         self.dtype = dtype if dtype or self.spec.startswith("openai:") else fast_dtype()
         self.name = file_safe(self.spec.partition("#")[2] if self.spec.startswith("openai:") else self.spec)

@@ -18,7 +18,6 @@ from gazal.evaluation.prompting import prompting_of
 from gazal.evaluation.report import results_table
 from gazal.evaluation.score import score_folder
 from gazal.items import Item, read_items
-from gazal.models import base_path
 from gazal.recipe import Recipe
 from gazal.runs import relative, run_path
 
@@ -37,6 +36,8 @@ def evaluate_model(
     settings, mine = recipe.evaluation, out / (name or engine.name)
     promptings = {benchmark: prompting_of(recipe, benchmark, items, folder, (development or {}).get(benchmark)) for benchmark, items in benchmarks.items()}
     for benchmark, items in benchmarks.items():
+        if line := promptings[benchmark].caution(settings):
+            say(f"{benchmark}: {line}")
         asked = {benchmark: items}
         if settings.permute and (turned := permuted(items, settings.permute, recipe.seed, benchmark, say)):
             asked[f"{PERMUTED}/{benchmark}"] = turned
@@ -56,6 +57,8 @@ def evaluate_stages(run: str | Path, recipe: Recipe, folder: str | Path | None =
     (``contamination.json``). What is there already is not asked again; predictions of a
     stage that has since been trained anew are replaced.
     """
+    from gazal.models import base_path
+
     run = Path(run)
     out, settings = run / "eval", recipe.evaluation
     whole, not_run = load_benchmarks(settings.benchmarks, folder)

@@ -7,22 +7,22 @@ All are asked the same prompts and give the same replies; prediction files do no
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from gazal.errors import GazalError
-from gazal.evaluation.identity import identity_of, server_of
+from gazal.evaluation.identity import fast_dtype, identity_of, server_of
 from gazal.evaluation.prompting import Prompt
 from gazal.evaluation.rendering import Renderer
 from gazal.files import file_safe
 from gazal.generation import generate_batches
-from gazal.models import EMBEDDED, load_model, load_tokenizer
+from gazal.model_folders import EMBEDDED
+from gazal.models import load_model, load_tokenizer
 from gazal.recipe_evaluation import EvaluationSection
+from gazal.tensors import tensor_hash
 
 
 class Reply(NamedTuple):
@@ -59,7 +59,7 @@ class TransformersEngine:
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str = "model", identity: str | None = None) -> None:
         self.model, self.tokenizer, self.name = model, tokenizer, file_safe(name)
-        self.identity = identity or _parameter_hash(model)
+        self.identity = identity or f"parameters:{tensor_hash(model.named_parameters())}"
         self.renderer = Renderer(tokenizer, self.name)
         self.render, self.opens_think = self.renderer.text, self.renderer.opens_think
 
@@ -76,14 +76,6 @@ class TransformersEngine:
             if answer_end:
                 texts = [text[: answer_end.at(text)] for text in texts]
             yield [Reply(one.index, text, len(one.ids), one.finish_reason) for one, text in zip(batch, texts, strict=True)]
-
-
-def fast_dtype() -> str:
-    """``bfloat16`` where the device computes in it (most GPUs since 2020, CPUs with AMX or AVX512-BF16), else ``float32``."""
-    if torch.cuda.is_available():
-        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
-    able = torch.cpu.get_capabilities()
-    return "bfloat16" if able.get("amx_bf16") or able.get("avx512_bf16") else "float32"
 
 
 def load_engine(
@@ -108,11 +100,3 @@ def load_engine(
     tokenizer = load_tokenizer(path, revision)
     model = load_model(path, dtype, revision)
     return TransformersEngine(model, tokenizer, text, identity or identity_of(text, dtype, revision))
-
-
-def _parameter_hash(model: PreTrainedModel) -> str:
-    digest = hashlib.sha256()
-    for name, parameter in sorted(model.named_parameters()):
-        digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}".encode())
-        digest.update(parameter.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return f"parameters:{digest.hexdigest()}"

@@ -8,11 +8,22 @@ from pathlib import Path
 
 from gazal.errors import GazalError
 from gazal.files import sha256
+from gazal.model_folders import EMBEDDED, require_model
 
 WEIGHTS = (
     "*.safetensors", "config.json", "generation_config.json", "chat_template.jinja", "tokenizer.json", "tokenizer_config.json",
     "tokenizer.model", "vocab.json", "vocab.txt", "merges.txt", "added_tokens.json", "special_tokens_map.json",
 )  # of a folder, all that its answers depend on
+
+
+def fast_dtype() -> str:
+    """``bfloat16`` where the device computes in it (most GPUs since 2020, CPUs with AMX or AVX512-BF16), else ``float32``."""
+    import torch
+
+    if torch.cuda.is_available():
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    able = torch.cpu.get_capabilities()
+    return "bfloat16" if able.get("amx_bf16") or able.get("avx512_bf16") else "float32"
 
 
 def server_of(spec: str) -> tuple[str, str]:
@@ -30,12 +41,12 @@ def identity_of(spec: str | Path, dtype: str | None, revision: str | None = None
     if text.startswith("openai:"):
         server_of(text)
         return "openai:" + hashlib.sha256(text.removeprefix("openai:").encode()).hexdigest()
-    from gazal.models import EMBEDDED, load_config
-
     path, by = str(EMBEDDED) if text == "embedded" else text, "" if engine == "transformers" else f":{engine}"
-    commit = load_config(path, revision)._commit_hash
     if not Path(path).is_dir():
-        return f"hub:{path}@{commit or revision}:{dtype}{by}"
+        from gazal.models import load_config  # brings torch
+
+        return f"hub:{path}@{load_config(path, revision)._commit_hash or revision}:{dtype}{by}"
+    require_model(path)
     files = sorted({file for pattern in WEIGHTS for file in Path(path).glob(pattern)})
     digest = hashlib.sha256("\n".join(f"{file.name} {sha256(file)}" for file in files).encode()).hexdigest()
     return f"files:{digest}:{dtype}{by}"

@@ -34,9 +34,10 @@ import numpy as np
 from gazal.errors import GazalError
 from gazal.evaluation.benchmarks import BENCHMARKS, development_items
 from gazal.evaluation.repeats import asking
-from gazal.items import Item, read_items
+from gazal.items import BY_ROW, Item, read_items
 from gazal.prompts import build_messages, completion_text, plain_question, short_answer
 from gazal.recipe import Recipe
+from gazal.recipe_evaluation import EvaluationSection
 
 Messages = list[dict[str, str]]
 Prompt = Messages | str
@@ -65,6 +66,13 @@ class Prompting:
     def _turns(self, shot: Item) -> Messages:
         answer = completion_text(shot, shot.reasoning) if shot.reasoning else short_answer(shot)
         return [build_messages(shot, "", self.instruction)[-1], {"role": "assistant", "content": answer}]
+
+    def caution(self, settings: EvaluationSection) -> str | None:
+        """What to say before a chat is asked that may think, and is shown how not to."""
+        bare = sum(not shot.reasoning for shot in self.shots)
+        if not bare or self.style == "plain" or settings.thinking == "off" or settings.method == "loglik":
+            return None
+        return f"{bare} of {len(self.shots)} solved items shown have no reasoning: a model may learn from them not to think (evaluation.few_shot_items=FILE with reasoning; evaluation.thinking=off)"
 
     def end(self, completion: str) -> int | None:
         """Where a plain completion goes on with a question of the model's own, whose answer is none to ours; None where it does not.
@@ -103,7 +111,7 @@ def prompting_of(
 
 def draw_shots(candidates: Sequence[Item], count: int, seed: int, asked: Sequence[Item] = ()) -> tuple[Item, ...]:
     """The first ``count`` of a seeded order of ``candidates`` that are not ``asked`` and ask something new (fewer where there are no more)."""
-    ids, known = {item.id for item in asked}, set(map(asking, asked))
+    ids, known = {item.id for item in asked if not BY_ROW.fullmatch(item.id)}, set(map(asking, asked))  # two files have each a first row
     shots: list[Item] = []
     for at in np.random.default_rng(seed).permutation(len(candidates)):
         shot = candidates[at]

@@ -7,24 +7,28 @@ all the same is read as well. Replies are handed on as they come, and what has c
 is the number of pieces that the stream brought (most servers send a token a piece); of an answer in one piece without a
 count, its words and marks, which are fewer than its tokens, and that is said.
 
-Every failure is one GazalError that names model, server and item: what the connection does is tried again (the openai
-client's retries and back-off; a stream that breaks off, here), what the server says is not.
+Every failure is one GazalError that names model, server and item. A refused or broken connection and a busy or failing server are
+asked again, each time said aloud; what else a server says is final. One that takes connections and says nothing is
+given up after two short probes; a request that times out is asked once more where others were answered, else not.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
+import math
 import os
 import re
+import threading
 import time
-from collections.abc import Collection, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from queue import Empty, SimpleQueue
+from typing import Any, TypeVar
 
 from gazal.answer_end import closed_at, opens_answer
-from gazal.endpoints import back_off, broken_connection, public_endpoint, public_model, refusal, said_in, same_model, without_secrets
+from gazal.endpoints import LONGEST_WAIT, back_off, broken_connection, passing, public_endpoint, public_model, refusal, retry_after, said_in, same_model, stream_events, without_secrets
 from gazal.errors import GazalError
 from gazal.evaluation.engines import Reply
 from gazal.evaluation.identity import identity_of
@@ -32,16 +36,20 @@ from gazal.evaluation.prompting import Prompt
 from gazal.files import file_safe
 from gazal.recipe_evaluation import EvaluationSection
 
+T = TypeVar("T")
 MARKS = frozenset("\n}>")  # without one of these in its last piece a text has not just closed its answer
+PROBE = 30.0  # seconds that a server has for its first sign of life
+CONNECT = 10.0  # seconds
+SILENCE = 60.0  # seconds without a byte from the server between two lines that say so
 HINTS = {"top_k": "it takes no top_k: set evaluation.top_k=0", "chat_template_kwargs": "it takes no chat_template_kwargs: set evaluation.thinking=template"}
 
 
 class _Failure(Exception):
-    """A request that brought no answer: ``the server{what}``, why, and whether to try again."""
+    """A request that brought no answer: ``the server{what}``, why, whether to try again and after which seconds, and whether it was out of time."""
 
-    def __init__(self, why: str, what: str = " failed", again: bool = False) -> None:
+    def __init__(self, why: str, what: str = " failed", again: bool = False, wait: float | None = None, late: bool = False) -> None:
         super().__init__(why)
-        self.what, self.again = what, again
+        self.what, self.again, self.wait, self.late = what, again, wait, late
 
 
 @dataclass
@@ -64,13 +72,16 @@ class _Answer:
 
 @dataclass
 class _Asking:
-    """What holds for all requests of one call: ``ending`` are :func:`closed_at`'s options, None where nothing is cut."""
+    """What holds for all requests of one call: ``ending`` are :func:`closed_at`'s options, None where nothing is cut; ``over`` is set
+    when one has failed for good; ``heard`` is when the last byte came."""
 
     client: Any
     settings: EvaluationSection
     prompts: Sequence[Prompt]
     seed: int
     ending: dict[str, bool] | None
+    over: threading.Event = field(default_factory=threading.Event)
+    heard: float = field(default_factory=time.monotonic)
     limit_field: str = "max_tokens"
     stream: dict[str, Any] = field(default_factory=lambda: {"stream": True, "stream_options": {"include_usage": True}})
 
@@ -93,16 +104,16 @@ class OpenAIEngine:
 
     def __init__(self, url: str, model: str, retries: int = 4) -> None:
         try:
-            import httpx2  # what the openai client raises while an answer in one piece is read
+            import httpx2  # what the openai client raises while an answer is read
             import openai
         except ImportError as error:
             raise GazalError("openai: models need the openai package (pip install openai)") from error
-        self._openai, self._transport = openai, httpx2.TransportError
+        self._openai, self._transport = openai, httpx2.RequestError
         self.url, self.model, self.retries = url, model, retries
         self._key = os.environ.get("OPENAI_API_KEY") or "none"
         self.name = file_safe(model)
         self.identity = identity_of(f"openai:{url}#{model}", None)
-        self._counted = True
+        self._answered, self._said, self._lock = False, dict[str, float](), threading.Lock()
 
     def opens_think(self, prompt: Prompt, thinking: str = "template") -> bool | None:
         return prompt.rstrip().endswith("<think>") if isinstance(prompt, str) else None
@@ -116,65 +127,110 @@ class OpenAIEngine:
             raise GazalError(f"model {self.name}: evaluation.thinking={settings.thinking} is a chat template's, and plain prompts have none: set template")
         think_open = self.opens_think(prompts[0])
         ending = {"think_open": bool(getattr(prompts, "opens_think", False)) if think_open is None else think_open, "answer_open": opens_answer(prompts[0])}
-        client = self._openai.OpenAI(base_url=self.url, api_key=self._key, timeout=settings.timeout, max_retries=self.retries)
+        limits = self._openai.Timeout(settings.timeout, connect=min(CONNECT, settings.timeout))
+        client = self._openai.OpenAI(base_url=self.url, api_key=self._key, timeout=limits, max_retries=0)
         asking = _Asking(client, settings, prompts, seed, ending if settings.stop_when_answered else None)
-        pool, flying, trouble = ThreadPoolExecutor(settings.concurrency), set[Future[Reply]](), None
+        ended, flying, trouble = SimpleQueue[Reply | Exception](), 0, None
+
+        def work(index: int) -> None:
+            try:
+                ended.put(self._ask(asking, index))
+            except Exception as error:
+                ended.put(error)
+
         try:
+            if not self._answered:
+                self._persist(asking, lambda: self._probe(asking), "before the first item", 2)
             while True:
-                while trouble is None and len(flying) < settings.concurrency and (index := next(wanted, None)) is not None:
-                    flying.add(pool.submit(self._ask, asking, index))
+                while trouble is None and flying < settings.concurrency and (index := next(wanted, None)) is not None:
+                    threading.Thread(target=work, args=(index,), daemon=True).start()  # a pool's threads would hold an interrupt up until the server answers
+                    flying += 1
                 if not flying:
                     break
-                ended, flying = wait(flying, return_when=FIRST_COMPLETED)
-                trouble = trouble or next((error for one in ended if (error := one.exception())), None)
-                if replies := [one.result() for one in ended if not one.exception()]:
-                    yield sorted(replies)
+                try:
+                    one = ended.get(timeout=SILENCE)
+                except Empty:
+                    if (silent := time.monotonic() - asking.heard) >= SILENCE:
+                        self._tell(f"nothing from the server for {silent:.0f} s; {flying} requests wait, each for up to {settings.timeout:g} s (evaluation.timeout)", 0)
+                    continue
+                flying -= 1
+                if isinstance(one, Reply):
+                    yield [one]
+                else:
+                    trouble = trouble or one
+                    asking.over.set()
             if trouble:
                 raise trouble
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            asking.over.set()
             client.close()
 
     def _ask(self, asking: _Asking, index: int) -> Reply:
-        tries = 0
-        while True:
-            tries += 1
+        samples, total = asking.settings.samples, len(asking.prompts)
+        where = f"item {index // samples + 1} of {total // samples}" + (f", sample {index % samples + 1}" if samples > 1 else "")
+        return self._persist(asking, lambda: self._reply(asking, index, self._attempt(asking, index)), where, 1)
+
+    def _persist(self, asking: _Asking, attempt: Callable[[], T], where: str, late_tries: int) -> T:
+        """What ``attempt`` returns, tried again as its _Failure allows. Raises GazalError."""
+        for tries in itertools.count(1):
             try:
-                return self._reply(asking, index, self._attempt(asking, index))
+                return attempt()
             except _Failure as failure:
-                if failure.again and tries <= self.retries:
-                    time.sleep(back_off(tries, 0.5, 8.0))
-                    continue
-                samples, total = asking.settings.samples, len(asking.prompts)
-                where = f"item {index // samples + 1} of {total // samples}" + (f", sample {index % samples + 1}" if samples > 1 else "")
-                why = " ".join(without_secrets(str(failure), self.url, self._key).split())[:300] + (f", {tries} times" if failure.again else "")
+                why = " ".join(without_secrets(str(failure), self.url, self._key).split())[:300]
+                most = max(late_tries, 1 + self._answered) if failure.late else 1 + self.retries
+                pause = back_off(tries, 0.5, 8.0) if failure.wait is None else failure.wait
+                if failure.again and tries < most and pause <= LONGEST_WAIT and not asking.over.is_set():
+                    self._tell(f"the server{failure.what} ({why}); asked again, try {tries + 1} of {most}" + (f" in {pause:.0f} s" if failure.wait else ""), SILENCE)
+                    if not asking.over.wait(pause):
+                        continue
+                why += (f"; it asks to wait {pause:.0f} s" if pause > LONGEST_WAIT else "") + (f", {tries} times" if tries > 1 else "")
                 raise GazalError(f"model {self.name}: the server{failure.what} ({where}, {public_endpoint(self.url)}: {why})") from failure
+        raise AssertionError
+
+    def _tell(self, line: str, every: float = math.inf) -> None:
+        """Say it aloud, again only after ``every`` seconds: requests in flight together meet the same trouble."""
+        with self._lock:
+            if (now := time.monotonic()) - self._said.get(line, -math.inf) >= every:
+                self._said[line] = now
+                logging.getLogger("gazal").warning("%s: %s", self.name, line)
+
+    def _probe(self, asking: _Asking) -> None:
+        """Whether anybody answers, whatever it says. Raises _Failure."""
+        limit = min(PROBE, asking.settings.timeout)
+        try:
+            with asking.client.models.with_streaming_response.list(timeout=self._openai.Timeout(limit, connect=min(CONNECT, limit))):
+                pass
+        except self._openai.APIStatusError:
+            pass
+        except (self._openai.APIConnectionError, self._transport) as error:
+            raise self._broken(error, limit, "it takes connections and says nothing: it hangs, or is still loading") from error
+
+    def _broken(self, error: Exception, limit: float, hint: str) -> _Failure:
+        what, refused = broken_connection(error, limit)
+        late = not refused and "Timeout" in f"{type(error).__name__} {type(error.__cause__).__name__}"
+        return _Failure(f"{what}; {hint}" if late else what, again=True, late=late)
 
     def _attempt(self, asking: _Asking, index: int) -> _Answer:
-        """One request, which the client itself repeats until an answer begins. Raises _Failure."""
-        openai, body, begun = self._openai, asking.body(index), False
+        """One request. Raises _Failure."""
+        openai, body = self._openai, asking.body(index)
         route = asking.client.completions if "prompt" in body else asking.client.chat.completions
         try:
             with route.with_streaming_response.create(model=self.model, **body) as response:
-                begun, kind = True, response.headers.get("content-type", "")
-                if "event-stream" in kind:
-                    return self._streamed(response.parse(), asking)
-                return self._in_one_piece(response.read().decode(errors="replace"), kind)
+                kind, pieces = response.headers.get("content-type", ""), _in_time(response.iter_bytes(), asking)
+                return self._streamed(pieces, asking) if "event-stream" in kind else self._in_one_piece(b"".join(pieces).decode(errors="replace"), kind)
         except openai.APIStatusError as error:
-            refused = self._refused(error.status_code, error.response.text, asking, body)
+            refused = self._refused(error.status_code, error.response, asking, body)
         except (openai.APIConnectionError, self._transport) as error:
-            what, late = broken_connection(error, asking.settings.timeout)[0], "Timeout" in f"{type(error).__name__} {type(error.__cause__).__name__}"
-            raise _Failure(what + ("; evaluation.timeout sets how long it has" if late else ""), again=begun and not late) from error
-        except openai.OpenAIError as error:  # what a server says inside a stream
+            raise self._broken(error, asking.settings.timeout, "evaluation.timeout sets how long it has") from error
+        except openai.OpenAIError as error:
             raise _Failure(f"{type(error).__name__}: {error}") from error
-        except ValueError as error:
-            raise _Failure(f"a broken stream ({error})", again=True) from error
         if refused:
             raise refused
         return self._attempt(asking, index)
 
-    def _refused(self, status: int, text: str, asking: _Asking, body: dict[str, Any]) -> _Failure | None:
+    def _refused(self, status: int, response: Any, asking: _Asking, body: dict[str, Any]) -> _Failure | None:
         """What an HTTP error means; None where the request is to be put in other words, which ``asking`` then has."""
+        text = response.text
         said = said_in(text)
         if 400 <= status < 500 or status == 501:
             if "max_completion_tokens" in said and "max_tokens" in body:  # the newer name, which some models insist on
@@ -187,23 +243,26 @@ class OpenAIEngine:
                 asking.stream = {}
                 return None
         hints = [hint for name, hint in HINTS.items() if name in (body["extra_body"] or {}) and name in text]
-        return _Failure("; ".join([refusal(status, text), *hints]))
+        return _Failure("; ".join([refusal(status, text), *hints]), again=passing(status, text), wait=retry_after(response.headers, time.time()))
 
-    def _streamed(self, stream: Any, asking: _Asking) -> _Answer:
-        answer, deadline = _Answer(), time.monotonic() + asking.settings.timeout
-        for chunk in stream:
-            self._check_model(getattr(chunk, "model", None))
-            answer.used = getattr(getattr(chunk, "usage", None), "completion_tokens", None) or answer.used
-            for choice in (getattr(chunk, "choices", None) or [])[:1]:
-                delta = getattr(choice, "delta", None)
-                thought = getattr(delta, "reasoning_content", None) or getattr(delta, "reasoning", None) or ""
-                text = getattr(delta, "content", None) or getattr(choice, "text", None) or ""
-                answer.thought, answer.text, answer.pieces = answer.thought + thought, answer.text + text, answer.pieces + bool(thought or text)
-                answer.finish = choice.finish_reason or answer.finish
-                if not MARKS.isdisjoint(text) and asking.at(answer.whole()) is not None:
-                    return answer
-            if time.monotonic() > deadline and not answer.finish:
-                raise _Failure(f"no whole answer within {asking.settings.timeout:g} s; evaluation.timeout sets how long it has")
+    def _streamed(self, pieces: Iterator[bytes], asking: _Asking) -> _Answer:
+        answer = _Answer()
+        try:
+            for data in stream_events(pieces):
+                if data == b"[DONE]":
+                    answer.finish = answer.finish or "stop"
+                    break
+                chunk = json.loads(data)
+                self._check(chunk, data.decode(errors="replace"))
+                answer.used = (chunk.get("usage") or {}).get("completion_tokens") or answer.used
+                for choice in (chunk.get("choices") or [])[:1]:
+                    thought, text = _said(choice.get("delta") or choice)
+                    answer.thought, answer.text, answer.pieces = answer.thought + thought, answer.text + text, answer.pieces + bool(thought or text)
+                    answer.finish = choice.get("finish_reason") or answer.finish
+                    if not MARKS.isdisjoint(text) and asking.at(answer.whole()) is not None:
+                        return answer
+        except (ValueError, TypeError, AttributeError) as error:
+            raise _Failure(f"a broken stream ({error})", again=True) from error
         if answer.finish is None:
             raise _Failure("the stream ended in the middle", again=True)
         return answer
@@ -215,31 +274,50 @@ class OpenAIEngine:
             if "html" in kind or raw.lstrip().startswith("<"):
                 raise _Failure(f"it is {kind.partition(';')[0] or 'markup'}; the URL often ends in /v1", "'s answer is no chat completion") from error
             raise _Failure("a broken body", again=True) from error
-        trouble = value.get("error") if isinstance(value, dict) else None
-        if trouble and not value.get("choices"):  # routers report their provider's error under status 200
-            raise _Failure(f"it says {said_in(raw)}")
         try:
-            self._check_model(value.get("model"))
+            self._check(value, raw)
             choice, usage = value["choices"][0], value.get("usage") or {}
-            message = choice.get("message") or {"content": choice["text"]}
-            thought = message.get("reasoning_content") or message.get("reasoning") or ""
-            return _Answer(str(thought), str(message.get("content") or ""), 0, int(usage.get("completion_tokens") or 0), str(choice.get("finish_reason") or "stop"))
+            thought, text = _said(choice.get("message") or {"content": choice["text"]})
+            return _Answer(thought, text, 0, int(usage.get("completion_tokens") or 0), str(choice.get("finish_reason") or "stop"))
         except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
             raise _Failure("it has no choices" if isinstance(value, dict) and value.get("choices") == [] else "other JSON", "'s answer is no chat completion") from error
 
-    def _check_model(self, served: str | None) -> None:
-        """Servers may add or leave out a folder, provider, revision, date or tag; another name is another model."""
-        if served and not same_model(self.model, str(served)):
-            name = public_model(str(served))
+    def _check(self, value: dict[str, Any], raw: str) -> None:
+        """Raises _Failure for an error under status 200, as routers report their provider's, and for another model's answer: servers may
+        add or leave out a folder, provider, revision, date or tag (said once); another name is another model."""
+        trouble = value.get("error")
+        if trouble and not value.get("choices"):
+            code = str(trouble.get("code")) if isinstance(trouble, dict) else ""
+            raise _Failure(f"it says {said_in(raw)}", again=code.isdigit() and passing(int(code), raw))
+        served = str(value.get("model") or self.model)
+        name = public_model(served)
+        if not same_model(self.model, served):
             raise _Failure(f"to ask for that, --model openai:{public_endpoint(self.url)}/…#{name}", f" answers as model {name!r}, not {public_model(self.model)!r}")
+        if name != public_model(self.model):
+            self._tell(f"the server answers as model {name!r}")
 
     def _reply(self, asking: _Asking, index: int, answer: _Answer) -> Reply:
         text = answer.whole()
         at, count = asking.at(text), answer.used or answer.pieces
         if text and not count:
             count = len(re.findall(r"\w+|[^\w\s]", text))
-            if self._counted:
-                self._counted = False
-                said = "%s: the server does not say how many tokens its answers have: words and marks are counted, which are fewer"
-                logging.getLogger("gazal").warning(said, self.name)
+            self._tell("the server does not say how many tokens its answers have: words and marks are counted, which are fewer")
+        if not text:
+            self._tell(f"an answer has no text (finish_reason {answer.finish!r}); it counts as empty")
+        self._answered = True
         return Reply(index, text[:at], count, "length" if at is None and answer.finish == "length" else "stop")
+
+
+def _said(message: dict[str, Any]) -> tuple[str, str]:
+    """Thought and text of a message, of a piece of one, or of plain text."""
+    return str(message.get("reasoning_content") or message.get("reasoning") or ""), str(message.get("content") or message.get("text") or "")
+
+
+def _in_time(pieces: Iterator[bytes], asking: _Asking) -> Iterator[bytes]:
+    """The pieces of an answer's body. Raises _Failure when they have come for longer than an answer may take, be it comments alone."""
+    deadline = time.monotonic() + asking.settings.timeout
+    for piece in pieces:
+        asking.heard = time.monotonic()
+        if asking.heard > deadline:
+            raise _Failure(f"no whole answer within {asking.settings.timeout:g} s; evaluation.timeout sets how long it has")
+        yield piece

@@ -29,6 +29,7 @@ from gazal.models import load_config, load_tokenizer
 from gazal.recipe_evaluation import EvaluationSection
 
 BATCH = 256  # requests handed to vLLM at a time
+FINISHED = ("stop", "length")  # of vllm.v1.engine.FINISH_REASON_STRINGS; "abort" and "error" are no answers, and are asked again by the next run
 
 
 def sampling_arguments(settings: EvaluationSection, seed: int, index: int, room: int, stops: Sequence[int]) -> dict[str, Any]:
@@ -69,10 +70,13 @@ class VLLMEngine:
         while batch := list(islice(wanted, BATCH)):
             fits = [i for i in batch if len(lists[i]) < self.context]
             asked = [vllm.SamplingParams(**sampling_arguments(settings, seed, i, self.context - len(lists[i]), self.stops)) for i in fits]
-            outputs = self.llm.generate([{"prompt_token_ids": lists[i].tolist()} for i in fits], asked, use_tqdm=False) if fits else []
+            try:
+                outputs = self.llm.generate([{"prompt_token_ids": lists[i].tolist()} for i in fits], asked, use_tqdm=False) if fits else []
+            except Exception as error:  # vLLM's own classes have no common base, and its workers' errors come as any
+                raise GazalError(f"model {self.name}: vLLM stopped ({first_line(error)}); the same command goes on where this one stopped") from error
             made = {i: output.outputs[0] for i, output in zip(fits, outputs, strict=True)}
-            yield [
-                to_reply(i, made[i].token_ids, made[i].finish_reason, self.tokenizer, answer_end) if i in made else Reply(i, "", 0, "length") for i in batch
+            yield [Reply(i, "", 0, "length") for i in batch if i not in made] + [
+                to_reply(i, one.token_ids, one.finish_reason, self.tokenizer, answer_end) for i, one in made.items() if one.finish_reason in FINISHED
             ]
 
     def close(self) -> None:

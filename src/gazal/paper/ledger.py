@@ -9,7 +9,7 @@ from typing import Any
 from gazal.evaluation.asked import read_asked
 from gazal.evaluation.benchmarks import PARTS, SOURCES
 from gazal.evaluation.report import in_percent
-from gazal.files import atomic_write, file_safe
+from gazal.files import atomic_write
 from gazal.paper.claims import check_claims
 from gazal.paper.inputs import PAPER, read_yaml
 from gazal.paper.table_form import NONE, Table, percent, with_interval
@@ -26,10 +26,15 @@ PROTOCOL_WORDS = {
 def stand_ins(asked: dict[str, dict[str, Any]]) -> dict[str, str]:
     """Of the models that go by a name of the published table, those that are others: ``{name: what was asked}``.
 
-    The same is a model whose last name is that of the shipped recipe's hub id, wherever it lies (a folder, a server, a mirror).
+    The same is the shipped recipe's hub id, and what has its last name and no other owner (a folder, a server's model).
     """
-    known = {name: entry.model for name, entry in load_recipe("published").models.items()}
-    return {name: str(how.get("model")) for name, how in asked.items() if name in known and file_safe(str(how.get("model"))).lower() != file_safe(known[name]).lower()}
+    known = {name: entry.model.lower() for name, entry in load_recipe("published").models.items()}
+    return {name: str(how.get("model")) for name, how in asked.items() if name in known and str(how.get("model")).lower() not in (known[name], known[name].rpartition("/")[2])}
+
+
+def _by_name(how: dict[str, Any]) -> bool:
+    """Whether only a name says which model answered: a server's word, or a folder's."""
+    return how.get("engine") == "server" or "/" not in str(how.get("model"))
 
 
 def _whole(benchmark: str) -> int | None:
@@ -37,11 +42,11 @@ def _whole(benchmark: str) -> int | None:
     return sum(SOURCES[part].count for part in parts) if all(part in SOURCES for part in parts) else None
 
 
-def _verdict(reported: float, cell: dict[str, Any], stand_in: str | None) -> str:
+def _verdict(reported: float, cell: dict[str, Any], stand_in: str | None, how: dict[str, Any]) -> str:
     if stand_in:
         return f"no verdict: asked was {stand_in}"
     low, high = (in_percent(end, 2) for end in cell["ci95"])
-    return "reported value inside the interval" if low <= reported <= high else "reported value outside the interval"
+    return f"reported value {'inside' if low <= reported <= high else 'outside'} the interval" + ("; the model's name is all we know of it" if _by_name(how) else "")
 
 
 def ledger_table(published: dict[str, Any], scores: dict[str, Any], asked: dict[str, dict[str, Any]]) -> Table:
@@ -59,7 +64,7 @@ def ledger_table(published: dict[str, Any], scores: dict[str, Any], asked: dict[
             n, whole = cell["n"], _whole(benchmark)
             off = f"{in_percent(cell['accuracy']) - reported:+.1f}".replace("-", "−")
             size = f"{n:,}" if n == whole or whole is None else f"{n:,} of {whole:,}"
-            rows.append([model["name"], name, f"{reported:.1f}", with_interval(cell), size, off, percent(cell["truncated"]), _verdict(reported, cell, others.get(key))])
+            rows.append([model["name"], name, f"{reported:.1f}", with_interval(cell), size, off, percent(cell["truncated"]), _verdict(reported, cell, others.get(key), asked[key])])
         ends.add(len(rows) - 1)
     source = published["source"]
     return Table(
@@ -81,6 +86,8 @@ def _notes(published: dict[str, Any], asked: dict[str, dict[str, Any]], others: 
     notes = [f"{', '.join(names)}: {way.rstrip('.')}." for way, names in ways.items()]
     if others:
         notes.append("A model that stands in for another gets no verdict and counts for no claim.")
+    if any(_by_name(how) for key, how in asked.items() if key in published["models"] and key not in others):
+        notes.append("A folder or a server's model that bears the name is taken at its word: which weights answered is not proved.")
     return [*notes, "The protocol of the reported values (prompts, sampling, precision, samples) is not published; a value outside the interval may be protocol."]
 
 

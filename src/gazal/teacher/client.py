@@ -18,13 +18,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from gazal.endpoints import back_off, broken_connection, public_endpoint, public_model, refusal, retry_after, said_in, same_model, without_secrets
+from gazal.endpoints import LONGEST_WAIT, back_off, broken_connection, passing, public_endpoint, public_model, refusal, retry_after, said_in, same_model, without_secrets
 from gazal.errors import GazalError
 from gazal.teacher.ledger import Bill, Ledger
 from gazal.teacher.plan import Request
 
-RETRIED = {408, 409, 425, 429, 500, 502, 503, 504, 529}
-LONGEST_WAIT = 300.0  # seconds that a server may ask us to wait; more stops the run
 GIVE_UP = 3  # requests in a row that failed at every attempt: the server is down
 REPORT_SECONDS = 15.0
 
@@ -242,8 +240,7 @@ class Teacher:
         if status == 400 and "max_completion_tokens" in said_in(body) and self._token_field == "max_tokens":
             self._token_field = "max_completion_tokens"  # the newer name, which some models insist on
             return Failure("wants max_completion_tokens", wait=0.0)
-        last = status not in RETRIED or "insufficient_quota" in body
-        return Failure(refusal(status, body), wait=retry_after(headers, time.time()), last=last, body=body)
+        return Failure(refusal(status, body), wait=retry_after(headers, time.time()), last=not passing(status, body), body=body)
 
     def _clean(self, text: str) -> str:
         return without_secrets(text, self.endpoint, self._key)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
-import xxhash
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -14,20 +13,10 @@ from gazal.errors import GazalError
 from gazal.files import atomic_folder, write_json
 from gazal.models import load_model, load_tokenizer, to_roomy_device
 from gazal.prompts import encode_chats
-from gazal.training.ranks import whole
+from gazal.tensors import tensor_hash
 
 PARITY = 1e-5  # largest fp32 difference of logits, relative to the largest logit
 POSITIONS = 16  # of each prompt, its last: what comes before them is in their context
-
-
-def tensor_hash(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
-    """XXH3 of names, dtypes, shapes and bytes, in the order of names; of shards every process must ask."""
-    digest = xxhash.xxh3_128()
-    for name, tensor in sorted(tensors, key=lambda pair: pair[0]):
-        value = whole(tensor.detach())
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def split_hashes(model: torch.nn.Module) -> tuple[str, str]:

@@ -22,6 +22,7 @@ from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME, strtobool
 
 from gazal.errors import GazalError
+from gazal.tensors import whole
 
 T = TypeVar("T")
 
@@ -41,11 +42,6 @@ def on_main(act: Callable[[], T]) -> T:
     if outcome[1] is not None:
         raise GazalError(outcome[1])
     return outcome[0]
-
-
-def whole(tensor: torch.Tensor) -> torch.Tensor:
-    """The full tensor of which FSDP2 holds a shard here (every process must ask); other tensors as they are."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def trainable_state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
