@@ -225,10 +225,27 @@ def test_bad_folders_and_names(tmp_path):
         load_benchmark(str(tmp_path / "absent.jsonl"))
 
 
+def test_a_file_without_ids_or_without_a_name(tmp_path, capsys):
+    bare = make_item(1).model_dump(exclude_none=True, exclude={"id"})
+    write(tmp_path / "bare.jsonl", [json.dumps(bare), "", json.dumps(bare)])
+    assert [item.id for item in load_benchmark(str(tmp_path / "bare.jsonl"))] == ["row-1", "row-3"]
+    assert capsys.readouterr().err.endswith("bare.jsonl: its items are named by their rows (row-1, …): keep their order\n")
+    write_items_jsonl(tmp_path / ".jsonl", [make_item(1)])
+    with pytest.raises(GazalError, match="/.jsonl: a file without a name"):
+        load_benchmarks([str(tmp_path / ".jsonl")])
+
+
 def test_two_options_of_one_text_are_asked_and_said(tmp_path, capsys):
     write_items_jsonl(tmp_path / "a.jsonl", [make_item(1), make_item(2).model_copy(update={"options": {"A": "x", "B": "y", "C": "x"}})])
     assert len(load_benchmark(str(tmp_path / "a.jsonl"))) == 2
     assert capsys.readouterr().err.endswith("a.jsonl: 1 item has two options of one text (first: 'item-2'); where that is the right one, one of its letters counts\n")
+
+
+def test_an_answer_that_is_another_options_text_is_said(tmp_path, capsys):
+    answers = ["option b of 1", " option  a of 2", "option c of 3, because", None]
+    write_items_jsonl(tmp_path / "a.jsonl", [make_item(n, answer=answer) for n, answer in enumerate(answers, 1)])
+    assert len(load_benchmark(str(tmp_path / "a.jsonl"))) == 4
+    assert capsys.readouterr().err.endswith("a.jsonl: 1 item has an answer that is another option's text (first: 'item-2'); the letter counts\n")
 
 
 GOOD = json.dumps(make_item(0).model_dump(exclude_none=True))

@@ -121,3 +121,9 @@ def test_missing_file_or_folder_is_one_line(tmp_path: Path, name: str) -> None:
 def test_sha256_is_that_of_the_bytes(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"abc")
     assert sha256(tmp_path / "x") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_a_name_too_long_for_the_disk_is_one_line(tmp_path):
+    with pytest.raises(GazalError, match=r"cannot be written \(File name too long\)"), atomic_write(tmp_path / ("n" * 250)):
+        pass
+    assert not list(tmp_path.iterdir())

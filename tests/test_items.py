@@ -147,9 +147,22 @@ def test_a_folder_is_no_items_file(tmp_path: Path) -> None:
     assert "is a folder" in refusal(tmp_path / "items.jsonl")
 
 
-def test_rows_without_ids_where_none_is_needed(tmp_path: Path) -> None:
-    rows = [{key: value for key, value in GOOD.items() if key != "id"}, GOOD]
-    assert [item.id for item in read_items(write_rows(tmp_path / "x.jsonl", *rows), ids=False)] == ["row-1", "a1"]
+@pytest.mark.parametrize("name", ["x.jsonl", "x.parquet"])
+def test_a_file_without_ids_is_named_by_its_rows_where_that_is_allowed(tmp_path: Path, name: str) -> None:
+    def write(*rows: dict) -> Path:
+        if name.endswith("jsonl"):
+            return write_rows(tmp_path / name, *rows)
+        pq.write_table(pa.Table.from_pylist(list(rows)), tmp_path / name)
+        return tmp_path / name
+
+    bare = {key: value for key, value in GOOD.items() if key != "id"}
+    for rows in ([bare, bare], [bare | {"id": None}] * 2):
+        assert [item.id for item in read_items(write(*rows), ids=False)] == ["row-1", "row-2"]
+    assert "row 1: id: " in refusal(write(bare, bare))
+    assert [item.id for item in read_items(write(GOOD), ids=False)] == ["a1"]
+    for rows, what in ([bare | {"id": None}, bare | {"id": "a"}], "there"), ([GOOD, bare | {"id": None}], "missing"):
+        with pytest.raises(GazalError, match=f"{name}: row 2: id: {what}, unlike in the rows before; give one to every row, or to none"):
+            read_items(write(*rows), ids=False)
 
 
 def test_parquet_of_other_makers(tmp_path: Path) -> None:
@@ -159,6 +172,18 @@ def test_parquet_of_other_makers(tmp_path: Path) -> None:
     assert [list(item.options) for item in read_items(tmp_path / "items.parquet")] == [["A", "B", "C"], ["A", "B", "C", "D", "E"]]
     pq.write_table(pa.Table.from_pylist([row | {"seen": date(2024, 1, 2)} for row in rows]), tmp_path / "items.parquet")
     assert "row 1: seen: date is no JSON value; make it text, or leave the field out" in refusal(tmp_path / "items.parquet")
+    maps = pa.array([[*options(n).items()] for n in (3, 5)], pa.map_(pa.string(), pa.string()))
+    plain = pa.table({"id": ["a1", "a2"], "question": pa.array(["Which?"] * 2).dictionary_encode(), "answer_idx": ["B", "E"]})
+    pq.write_table(plain.append_column("options", maps), tmp_path / "items.parquet")
+    assert [item.options for item in read_items(tmp_path / "items.parquet")] == [options(3), options(5)]
+    pq.write_table(plain.append_column("options", pa.array([[("A", "x"), ("A", "y")]] * 2, maps.type)), tmp_path / "items.parquet")
+    assert "not a Parquet file of items" in refusal(tmp_path / "items.parquet")
+
+
+def test_parquet_text_that_is_not_utf8_is_one_line(tmp_path: Path) -> None:
+    bad = pa.Array.from_buffers(pa.string(), 1, pa.array([b"\xff"]).buffers())
+    pq.write_table(pa.table({"id": ["a"], "question": bad}), tmp_path / "items.parquet")
+    assert "not a Parquet file of items ('utf-8' codec can't decode byte 0xff" in refusal(tmp_path / "items.parquet")
 
 
 def test_duplicate_id_names_both_rows(tmp_path: Path) -> None:

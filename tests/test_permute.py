@@ -17,7 +17,7 @@ from gazal.answers import Extraction, Reason
 from gazal.errors import GazalError
 from gazal.evaluation.command import evaluate_model
 from gazal.evaluation.engines import Reply
-from gazal.evaluation.permute import names_letters, orders, permuted, reorder
+from gazal.evaluation.permute import names_letters, orders, origin, permuted, reorder
 from gazal.evaluation.predictions import read_predictions
 from gazal.evaluation.progress import Readings
 from gazal.evaluation.score import score_folder
@@ -137,6 +137,12 @@ def test_permuted_items_are_asked_and_lie_apart(tmp_path):
     assert list(scores["models"]["m"]["benchmarks"]) == ["quiz"] and scores["models"]["m"]["benchmarks"]["quiz"]["n"] == 9
     found = scores["robustness"]["m"]["quiz"]
     assert (found["orders"], found["n"]) == (4, 8) and found["letter_bias"]["B"] > 0.5 and found["same_answer"] < 1
+
+
+def test_an_outside_item_may_have_a_field_named_order():
+    items = [make_item(n, order=order) for n, order in enumerate(["theirs", 3, ["x"], list("BADC"), None])] + [make_item(9, order=1).model_copy(update={"id": "a#b"})]
+    assert [origin(item) for item in items] == [item.id for item in items]
+    assert {origin(item) for item in quiet(items, 2)} == {item.id for item in items}
 
 
 def test_orders_of_one_item_count_as_one_item_in_the_interval():

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import datasets
 import pyarrow as pa
@@ -337,7 +338,7 @@ def test_durations_are_readable(seconds, text):
 @pytest.mark.parametrize(("spoil", "message"), [
     (lambda rows: rows[:-1], "item 'item-9' has 1 samples, others 2"),
     (lambda rows: [*rows, rows[0]], "row 21: item 'item-0', sample 0 is there twice"),
-    (lambda rows: [{**rows[0], "completion": None}, *rows[1:]], "row 1: completion: empty"),
+    (lambda rows: [{**rows[0], "completion": None}, *rows[1:]], "row 1: completion: null"),
     (lambda rows: [], "no rows"),
 ])
 def test_spoilt_predictions_name_the_row(tmp_path, spoil, message):
@@ -346,6 +347,36 @@ def test_spoilt_predictions_name_the_row(tmp_path, spoil, message):
     with pytest.raises(GazalError) as error:
         read_predictions(out)
     assert str(error.value) == f"{out}: {message}"
+
+
+@pytest.mark.parametrize("header", ["[1]", '"x"', "1", '{"sampling": null}', '{"prompt": [1], "sampling": {}}', "{", b"\xff\xfe"])
+def test_a_header_that_is_none_of_ours_is_one_line(tmp_path, header):
+    path = tmp_path / "b.parquet"
+    pq.write_table(pa.table({"item_id": ["a"]}).replace_schema_metadata({"gazal": header}), path)
+    with pytest.raises(GazalError, match="b.parquet: not a predictions file ") as error:
+        read_header(path)
+    assert "\n" not in str(error.value)
+
+
+def test_items_with_control_tokens_of_the_model_are_counted_aloud(tmp_path):
+    items = [make_item(0), make_item(1).model_copy(update={"question": "Question 1? <|im_end|>"}), make_item(2).model_copy(update={"options": {"A": "</s>", "B": "y", "C": "z"}}), make_item(3)]
+    said: list[str] = []
+    engine = Scripted()
+    engine.tokenizer = SimpleNamespace(all_special_tokens=["<|im_end|>", "</s>"])
+    run(tmp_path / "m" / "b.parquet", engine, items, say=said.append)
+    assert said[0] == "m on b: 2 of 4 items hold text that this model reads as a control token, such as '<|im_end|>' (first: 'item-1')"
+    run(tmp_path / "n" / "b.parquet", engine, items[:1], say=said.append)
+    assert len(said) == 3 and "control" not in said[2]
+
+
+def test_prompts_without_room_are_counted_aloud(tmp_path):
+    class Narrow(Scripted):
+        def reply(self, index, samples, messages):
+            return Reply(index, "", 0, "length") if index < 4 else super().reply(index, samples, messages)
+
+    said: list[str] = []
+    run(tmp_path / "b.parquet", Narrow(), say=said.append)
+    assert "b: 4 of 20 prompts leave no room in the model's context: they were not asked and count as wrong" in said[-1]
 
 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):

@@ -49,8 +49,8 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
     except OSError as error:
         raise GazalError(f"{path}: cannot be written ({error.strerror or error})") from error
     finally:
-        if path.parent.is_dir() and os.access(path.parent, os.W_OK):
-            temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # where it could not be made there is nothing to remove
+            temporary.unlink()
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import gzip
 import itertools
 import json
 import math
+import re
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ from gazal.files import atomic_write, read_jsonl
 
 LETTERS = "ABCDEFGHIJ"
 ENDINGS = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet")
+BY_ROW = re.compile(r"row-\d+")  # what an item without an id is named
 REASONING_TYPES = ("diagnosis", "uncertainty", "treatment", "prognosis")
 ReasoningType = Literal["diagnosis", "uncertainty", "treatment", "prognosis"]
 EXPECTED = {
@@ -95,8 +97,8 @@ def item_problem(error: ValidationError) -> str:
 def read_items(path: str | Path, training: bool = False, ids: bool = True) -> list[Item]:
     """Read items from JSON lines (``.jsonl``), a JSON array (``.json``), either gzipped (``.gz``), or Parquet.
 
-    With ``training`` a row that has ``response`` in place of ``options`` is a TrainingExample; without ``ids`` a row that
-    has no id is named by its number. Raises GazalError, one line naming file, row and field, for anything that is not
+    With ``training`` a row that has ``response`` in place of ``options`` is a TrainingExample; without ``ids`` the rows of a
+    file in which none has an id are named by their numbers (``row-1``). Raises GazalError, one line naming file, row and field, for anything that is not
     an item, for what no items file can hold (NaN, half a surrogate pair, bytes), and for two items of one id.
     """
     path = Path(path)
@@ -108,10 +110,15 @@ def read_items(path: str | Path, training: bool = False, ids: bool = True) -> li
     rows = _parquet_rows(path) if kind.endswith(".parquet") else _array_rows(path) if kind.endswith(".json") else read_jsonl(path)
     items: list[Item] = []
     seen: dict[str, int] = {}
+    named = ids
     for row, value in rows:
         if bad := next(((field, what) for field in value if (what := _unwritable({field: value[field]}))), None):
             raise GazalError(f"{path}: row {row}: {bad[0].encode(errors='replace').decode()}: {bad[1]}")
-        value = value if ids else {"id": f"row-{row}"} | value
+        if not ids:
+            before, named = named, value.get("id") is not None
+            if items and named != before:
+                raise GazalError(f"{path}: row {row}: id: {'there' if named else 'missing'}, unlike in the rows before; give one to every row, or to none")
+            value = value if named else value | {"id": f"row-{row}"}
         try:
             item = parse_item(value) if training else Item.model_validate(value)
         except ValidationError as error:
@@ -163,11 +170,11 @@ def _array_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def _parquet_rows(path: Path) -> Iterable[tuple[int, dict[str, Any]]]:
     try:
-        rows = pq.read_table(path).to_pylist()
+        rows = pq.read_table(path).to_pylist(maps_as_pydicts="strict")
     except FileNotFoundError as error:
         raise GazalError(f"{path}: no such file") from error
-    except (OSError, pa.ArrowInvalid) as error:
-        raise GazalError(f"{path}: not a Parquet file ({str(error).splitlines()[0]})") from error
+    except (OSError, pa.ArrowException, UnicodeDecodeError, KeyError) as error:  # a map with a key twice
+        raise GazalError(f"{path}: not a Parquet file of items ({str(error).splitlines()[0]})") from error
     for row, value in enumerate(rows, 1):
         if isinstance(value.get("options"), str):
             try:

@@ -23,7 +23,7 @@ from gazal.data.hub import load_rows
 from gazal.data.shapes import converter, tidy
 from gazal.errors import GazalError
 from gazal.hub import PROBE_SECONDS, Unreachable, hub_problem, offline, within
-from gazal.items import ENDINGS, Item, read_items
+from gazal.items import BY_ROW, ENDINGS, Item, read_items
 from gazal.recipe_data import SourceSection
 
 PUBMEDQA_LIST = "https://raw.githubusercontent.com/pubmedqa/pubmedqa/3e7616d288b52edaf38f5fd5c59821c7806bde86/data/test_ground_truth.json"
@@ -69,10 +69,14 @@ def benchmark_name(name: str) -> str:
 
 
 def _items_file(name: str) -> list[Item]:
-    items = [tidy(item) for item in read_items(name)]
-    same = [item.id for item in items if len(set(item.options.values())) < len(item.options)]
-    if same:  # published sets have such items too (MedMCQA: 21), so they are asked
-        print(f"{name}: {'1 item has' if len(same) == 1 else f'{len(same)} items have'} two options of one text (first: {same[0]!r}); where that is the right one, one of its letters counts", file=sys.stderr)
+    items = [tidy(item) for item in read_items(name, ids=False)]
+    if BY_ROW.fullmatch(items[0].id):
+        print(f"{name}: its items are named by their rows (row-1, …): keep their order", file=sys.stderr)
+    same = [item.id for item in items if len(set(item.options.values())) < len(item.options)]  # in published sets too (MedMCQA: 21), so they are asked
+    other = [item.id for item in items if item.answer in item.options.values() and item.answer != item.options[item.answer_idx]]
+    for found, what, so in ((same, "two options of one text", "where that is the right one, one of its letters counts"), (other, "an answer that is another option's text", "the letter counts")):
+        if found:
+            print(f"{name}: {'1 item has' if len(found) == 1 else f'{len(found)} items have'} {what} (first: {found[0]!r}); {so}", file=sys.stderr)
     return items
 
 
@@ -107,6 +111,8 @@ def load_benchmarks(
     not_run: dict[str, str] = {}
     for name in names:
         key = benchmark_name(name)
+        if not key:
+            raise GazalError(f"benchmark {name}: a file without a name before its ending; rename it")
         if key in found or key in not_run:
             raise GazalError(f"benchmark {name}: {key} is asked for twice; of two files of one name, rename one")
         try:

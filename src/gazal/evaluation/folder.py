@@ -6,6 +6,7 @@ Letters are extracted again from the stored completions where the items lie besi
 
 from __future__ import annotations
 
+import glob
 import json
 import sys
 from collections.abc import Iterable
@@ -18,14 +19,17 @@ import pandas as pd
 from gazal.answers import Reason, extract, has_format
 from gazal.errors import GazalError
 from gazal.evaluation.benchmarks import BENCHMARKS
+from gazal.evaluation.permute import turned
 from gazal.evaluation.predictions import fingerprint, read_header, read_predictions
 from gazal.evaluation.protocols import Grades, grade
 from gazal.files import write_json
-from gazal.items import LETTERS, Item, read_items, write_items_jsonl
+from gazal.items import ENDINGS, LETTERS, Item, read_items, write_items_jsonl
 
 STAGES = ("base", "sft", "grpo")
 PERMUTED = "permuted"
-KEPT = {"popularity": dict, "matches": dict, "order": list}
+KEPT = ("eval", "items", PERMUTED)
+"""Folders that are no model's."""
+EXTRA = {"popularity": dict, "matches": dict, "order": list}
 """Of an item's extra fields, what the baselines read and what says how its options are permuted."""
 
 Answers = dict[tuple[str, str], pd.DataFrame]
@@ -35,9 +39,11 @@ Read = tuple[Path, Answers, dict[str, list[Item]]]
 
 
 def save_items(eval_dir: str | Path, benchmark: str, items: list[Item], replace: bool = False) -> None:
-    """Write ``items/<benchmark>.jsonl`` for scoring. Raises GazalError where it holds other items, unless ``replace``."""
+    """Write ``items/<benchmark>.jsonl`` for scoring. Raises GazalError where it holds other items of which there are predictions,
+    unless ``replace``."""
     path = Path(eval_dir) / "items" / f"{benchmark}.jsonl"
-    if not replace and path.exists() and fingerprint(read_items(path)) != fingerprint(items):
+    predicted = (found for end in (".parquet", ".partial.jsonl") for found in Path(eval_dir).glob(f"*/{glob.escape(benchmark)}{end}"))
+    if not replace and path.exists() and any(predicted) and fingerprint(read_items(path)) != fingerprint(items):
         raise GazalError(f"{path}: holds other items than those asked now (another limit, seed or file?); choose another folder")
     write_items_jsonl(path, (_slim(item) for item in items))
 
@@ -62,14 +68,15 @@ def read_not_run(eval_dir: str | Path) -> dict[str, str]:
 
 
 def _slim(item: Item) -> Item:
-    extra = {name: value for name, kind in KEPT.items() if isinstance(value := getattr(item, name, None), kind)}
+    extra = {name: value for name, kind in EXTRA.items() if isinstance(value := getattr(item, name, None), kind)}
     fields = item.model_dump(include={"id", "question", "context", "options", "answer_idx", "reasoning_type", "subject", "source"})
     return Item.model_validate(fields | extra)
 
 
 def read_answers(eval_dir: str | Path) -> Read:
     """The folder of predictions (``eval_dir``, or ``eval`` in it), the predictions by model and benchmark in the order of
-    stages, and each benchmark's items (none where they are not beside). Raises GazalError for a folder without predictions
+    stages, and each benchmark's items (none where they are not beside). A folder that holds ``<benchmark>.parquet`` itself is
+    a single model's, with its items in it or, as in a folder of several, beside it. Raises GazalError for a folder without predictions
     and for a file that is broken, incomplete, or of other items than those beside it.
 
     Frames are in item order, then sample, as :func:`gazal.evaluation.predictions.read_predictions` gives them, letters read
@@ -80,12 +87,14 @@ def read_answers(eval_dir: str | Path) -> Read:
     root = Path(eval_dir)
     root = root / "eval" if (root / "eval").is_dir() else root
     if not root.is_dir():
-        raise GazalError(f"{root}: no such folder")
-    files = sorted(root.glob("*/*.parquet"), key=lambda p: (_rank(p.parent.name, STAGES), _rank(p.stem, BENCHMARKS, last=False)))
+        raise GazalError(f"{root}: {'is a file, expected the folder of predictions' if root.exists() else 'no such folder'}")
+    several = [path for path in root.glob("*/*.parquet") if path.parent.name not in KEPT]
+    files = {(path.parent.name if several else root.resolve().name, path.stem): path for path in several or root.glob("*.parquet")}
     if not files:
         raise GazalError(f"{root}: no predictions (expected <model>/<benchmark>.parquet)")
-    items = {name: _items(root, name) for name in dict.fromkeys(sorted((p.stem for p in files), key=lambda n: _rank(n, BENCHMARKS, last=False)))}
-    return root, {(path.parent.name, path.stem): _answers(path, items[path.stem]) for path in files}, items
+    items = {name: _items(root, name, not several) for name in sorted({name for _, name in files}, key=lambda n: _rank(n, BENCHMARKS, last=False))}
+    order = sorted(files, key=lambda key: (_rank(key[0], STAGES), _rank(key[1], BENCHMARKS, last=False)))
+    return root, {key: _answers(files[key], items[key[1]]) for key in order}, items
 
 
 def read_permuted(root: Path, model: str, benchmark: str) -> pd.DataFrame | None:
@@ -93,20 +102,20 @@ def read_permuted(root: Path, model: str, benchmark: str) -> pd.DataFrame | None
     the number of the order (1, 2, …), with ``original``: the answer's letter in the original order. None where there is no
     such file, or no items beside it (said on stderr). Raises GazalError for an item that does not say its ``order``.
     """
-    path = root / model / PERMUTED / f"{benchmark}.parquet"
+    alone = not (root / model).is_dir()
+    path = (root if alone else root / model) / PERMUTED / f"{benchmark}.parquet"
     if not path.exists():
         return None
-    items = _items(root / "items", benchmark, PERMUTED)
+    items = _items(root, f"{PERMUTED}/{benchmark}", alone)
     if not items:
         print(f"{benchmark}: no items/{PERMUTED}/{benchmark}.jsonl beside the predictions: its permuted orders are not scored", file=sys.stderr)
         return None
     orders = {}
     for row, item in enumerate(items, 1):
-        order, (origin, _, turn) = getattr(item, "order", None), item.id.rpartition("#")
-        if not isinstance(order, list) or sorted(map(str, order)) != list(item.options) or not origin or not turn.isdecimal():
+        orders[item.id] = turned(item)
+        if not orders[item.id]:
             what = "order: expected the original letters in their new order, and an id that ends in #1, #2, …"
             raise GazalError(f"{root}/items/{PERMUTED}/{benchmark}.jsonl: row {row}: {what}")
-        orders[item.id] = (origin, int(turn), order)
     frame = _answers(path, items)
     found = [orders[name] for name in frame["item_id"]]
     return frame.assign(
@@ -137,22 +146,30 @@ def _rank(name: str, order: tuple[str, ...], last: bool = True) -> tuple[int, st
     return (order.index(name) if name in order else len(order) if last else -1, name)
 
 
-def _items(root: Path, benchmark: str, folder: str = "items") -> list[Item]:
-    path = root / folder / f"{benchmark}.jsonl"
-    return read_items(path) if path.exists() else []
+def _items(root: Path, benchmark: str, alone: bool) -> list[Item]:
+    folders = (root, root.resolve().parent) if alone else (root,)
+    found = (path for folder in folders for ending in ENDINGS if (path := folder / "items" / f"{benchmark}{ending}").exists())
+    return read_items(path) if (path := next(found, None)) else []
 
 
 def _answers(path: Path, items: list[Item]) -> pd.DataFrame:
     frame, header = read_predictions(path), read_header(path) or {}
     if items:
         frame = _in_order(path, frame, items, header)
+    elif (unknown := frame["correct"].isna()).any():
+        raise GazalError(f"{path}: row {int(unknown.argmax()) + 1}: correct: null, and no items/{path.stem}.jsonl beside says what is right")
     else:
-        stored = frame["letter"].map(lambda letter: letter.strip().upper() or None if isinstance(letter, str) else None)
+        stored = _stored(frame)
         frame = frame.assign(group=None, key=None, format=np.nan, open=False, letter=stored, correct=frame["correct"].astype(bool) & stored.notna())
         frame = frame.sort_values(["item_id", "sample"], ignore_index=True)
     frame["likeliest"] = header.get("sampling", {}).get("method") == "loglik"
     frame.attrs["header"] = header
     return frame
+
+
+def _stored(frame: pd.DataFrame) -> pd.Series:
+    """The letters that the file holds, capital; None where it holds none."""
+    return frame["letter"].map(lambda letter: letter.strip().upper() or None if isinstance(letter, str) else None)
 
 
 def _in_order(path: Path, frame: pd.DataFrame, items: list[Item], header: dict[str, Any]) -> pd.DataFrame:
@@ -169,7 +186,11 @@ def _in_order(path: Path, frame: pd.DataFrame, items: list[Item], header: dict[s
     frame = frame.assign(place=frame["item_id"].map(place)).sort_values(["place", "sample"], ignore_index=True)
     asked = [items[at] for at in frame["place"]]
     frame = frame.assign(group=[item.reasoning_type or item.subject for item in asked], key=[item.answer_idx for item in asked])
-    return _likeliest(path, frame, asked, header) if header.get("sampling", {}).get("method") == "loglik" else _written(frame, asked, header)
+    read = _likeliest(path, frame, asked, header) if header.get("sampling", {}).get("method") == "loglik" else _written(frame, asked, header)
+    other = (frame["letter"].notna() & (_stored(frame).fillna("") != read["letter"].fillna(""))) | (frame["correct"].notna() & (frame["correct"] != read["correct"]))
+    if other.any():
+        print(f"{path.parent.name} on {path.stem}: {other.sum()} of {len(frame)} stored letters or marks are not what the completions say; the completions count", file=sys.stderr)
+    return read
 
 
 def _written(frame: pd.DataFrame, asked: list[Item], header: dict[str, Any]) -> pd.DataFrame:

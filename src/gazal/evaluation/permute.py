@@ -28,9 +28,18 @@ def names_letters(item: Item) -> bool:
     return any(_OF_LETTERS.fullmatch(text) for text in item.options.values())
 
 
+def turned(item: Item) -> tuple[str, int, list[str]] | None:
+    """Of a reordered item the original's id, the number of the order and the original letters in it; None of any other, also
+    where it has a field ``order`` of its own."""
+    order, (name, _, number) = getattr(item, "order", None), item.id.rpartition("#")
+    whole = isinstance(order, list) and name and number.isdecimal() and sorted(map(str, order)) == list(item.options)
+    return (name, int(number), order) if whole else None
+
+
 def origin(item: Item) -> str:
     """The id of the item that a reordered one comes from; any other's own."""
-    return item.id.rpartition("#")[0] if hasattr(item, "order") else item.id
+    found = turned(item)
+    return found[0] if found else item.id
 
 
 def orders(item: Item, count: int, seed: int) -> Iterator[list[str]]:

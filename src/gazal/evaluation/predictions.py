@@ -34,6 +34,7 @@ SCHEMA = pa.schema([
     ("item_id", pa.string()), ("sample", pa.int64()), ("completion", pa.string()), ("n_tokens", pa.int64()),
     ("finish_reason", pa.string()), ("letter", pa.string()), ("reason", pa.string()), ("correct", pa.bool_()),
 ])
+READ = ("letter", "reason", "correct")  # of these columns, what completions and items say
 SAMPLING = ("method", "loglik_choice", "loglik_norm", "temperature", "top_p", "top_k", "max_new_tokens", "samples", "stop_when_answered")
 ROW_GROUP = 4096  # rows written at a time
 
@@ -122,12 +123,13 @@ def predict(
     does a folder that cannot be written. By log-likelihood an item is asked once: it has no samples.
     ``label`` names the work where ``say`` tells of it.
     """
-    from gazal.evaluation.engines import load_engine
-
     out = Path(out)
     if settings.method == "loglik" and settings.samples > 1:
         raise GazalError(f"evaluation.samples={settings.samples}: log-likelihoods are the same each time; set 1")
-    engine = load_engine(engine) if isinstance(engine, (str, Path)) else engine
+    if isinstance(engine, (str, Path)):
+        from gazal.evaluation.engines import load_engine
+
+        engine = load_engine(engine)
     header = _header(engine, items, settings, prompting, seed)
     partial = out.with_suffix(".partial.jsonl")
     if replace:
@@ -145,12 +147,15 @@ def predict(
     with Partial(partial, header, len(prompts), readings.add, lambda found: _check_same(partial, found, header)) as saved:
         progress = Progress(label or f"{out.parent.name} on {out.stem}", readings, say)
         if len(done := saved.done) < len(prompts):
+            _say_control(engine, items, progress.label, say)
             for batch in _replies(engine, items, prompts, prompting, settings, seed, done):
                 saved.append(batch)
                 progress.tell()
         if missing := len(prompts) - len(saved.done):
             raise GazalError(f"{partial}: model {engine.name} left {missing} of {len(prompts)} prompts without an answer; run again to ask them")
         _write(out, header, saved, readings)
+    if readings.not_asked:
+        say(f"{progress.label}: {readings.not_asked} of {len(prompts)} prompts leave no room in the model's context: they were not asked and count as wrong")
     partial.unlink(missing_ok=True)
     return out
 
@@ -159,6 +164,14 @@ def _check_think(engine: Engine, prompts: Prompts, think_open: bool, thinking: s
     if len(prompts) and engine.opens_think(prompts[0], *([] if thinking == "template" else [thinking])) not in (None, think_open):
         fact, value = ("does not open", "false") if think_open else ("opens", "true")
         raise GazalError(f"model {engine.name}: its template {fact} <think>: set model.prompt_opens_think={value} (of a model that the recipe names, its own)")
+
+
+def _say_control(engine: Engine, items: list[Item], label: str, say: Callable[[str], None]) -> None:
+    """Text such as ``<|im_end|>`` in an item ends a turn of some models: they are asked something else than it says."""
+    mark = re.compile("|".join(map(re.escape, getattr(getattr(engine, "tokenizer", None), "all_special_tokens", []))) or r"(?!)")
+    found = [(item.id, hit[0]) for item in items if (hit := mark.search("\n".join([*(item.context or ()), item.question, *item.options.values()])))]
+    if found:
+        say(f"{label}: {len(found)} of {len(items)} items hold text that this model reads as a control token, such as {found[0][1]!r} (first: {found[0][0]!r})")
 
 
 def _reader(settings: EvaluationSection, think_open: bool) -> Callable[[str, Item], Extraction]:
@@ -206,10 +219,15 @@ def _row(reply: Reply, readings: Readings) -> dict[str, Any]:
 
 
 def read_header(path: str | Path) -> dict[str, Any] | None:
-    """Model, benchmark, sampling and prompt that a predictions file names; None for a file of other makers."""
+    """Model, benchmark, sampling and prompt that a predictions file names; None for a file of other makers. Raises GazalError
+    for a header that is none of ours."""
     try:
         metadata = pq.read_schema(path).metadata or {}
-        return json.loads(metadata[b"gazal"]) if b"gazal" in metadata else None
+        header = json.loads(metadata.get(b"gazal", b"null"))
+        parts = [header.get("sampling", {}), header.get("prompt", {})] if isinstance(header, dict) else [header or {}]
+        if not all(isinstance(part, dict) for part in parts):
+            raise ValueError("its header is of another form")
+        return header or None
     except (OSError, pa.ArrowException, ValueError) as error:
         raise GazalError(f"{path}: not a predictions file ({str(error).splitlines()[0]})") from error
 
@@ -218,21 +236,26 @@ def read_predictions(path: str | Path) -> pd.DataFrame:
     """The rows of a predictions file, checked: columns there and of their types, no item and sample twice, nothing missing.
 
     Columns of other types are converted where nothing is lost (ids that are numbers, smaller integers); other columns are left out.
+    What can be read from completions and items (``READ``) may be null or, as a column, absent.
     """
     try:
         names = pq.read_schema(path).names
-        missing = [name for name in SCHEMA.names if name not in names]
-        if missing:
+        if missing := [name for name in SCHEMA.names if name not in (*names, *READ)]:
             raise GazalError(f"{path}: no column {', '.join(missing)}")
-        table = pq.read_table(path, columns=SCHEMA.names)
-        frame = pa.table([_as_in_schema(path, field, table.column(field.name)) for field in SCHEMA], SCHEMA).to_pandas()
-    except (OSError, pa.ArrowException) as error:
+        table = pq.read_table(path, columns=[name for name in SCHEMA.names if name in names])
+        columns = [_as_in_schema(path, one, table.column(one.name)) if one.name in names else pa.nulls(len(table), one.type) for one in SCHEMA]
+        table = pa.table(columns, SCHEMA)
+        table.validate(full=True)  # text that is no UTF-8
+        frame = table.to_pandas()
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         raise GazalError(f"{path}: not a predictions file ({str(error).splitlines()[0]})") from error
     if not len(frame):
         raise GazalError(f"{path}: no rows")
-    for name in ("item_id", "sample", "completion", "n_tokens", "finish_reason", "correct"):
-        if frame[name].isna().any():
-            raise GazalError(f"{path}: row {int(frame[name].isna().argmax()) + 1}: {name}: empty")
+    for name in SCHEMA.names:
+        if name not in READ and frame[name].isna().any():
+            raise GazalError(f"{path}: row {int(frame[name].isna().argmax()) + 1}: {name}: null")
+    if (less := frame["n_tokens"] < 0).any():
+        raise GazalError(f"{path}: row {int(less.argmax()) + 1}: n_tokens: {frame['n_tokens'][less.argmax()]} is no count")
     twice = frame.duplicated(["item_id", "sample"])
     if twice.any():
         row = int(twice.argmax())

@@ -36,6 +36,7 @@ class Readings:
         places: dict[str, int] = {}
         self._place = [places.setdefault(origin(item), len(places)) for item in items]  # the orders of one item are one unit
         self.right, self.asked = (np.zeros(len(places), np.int64) for _ in range(2))
+        self.not_asked = 0  # prompts longer than the model's context: an empty reply at once
 
     def add(self, batch: list[Reply]) -> None:
         """Read a batch of replies."""
@@ -46,6 +47,7 @@ class Readings:
             self.reasons[reply.index] = REASONS.index(reason)
             self.right[place] += letter == item.answer_idx
             self.asked[place] += 1
+            self.not_asked += reply.finish_reason == "length" and not reply.text and not reply.n_tokens
 
     def reading(self, index: int) -> Extraction:
         """What was found in one completion."""
