@@ -71,6 +71,7 @@ class Tags(HTMLParser):
         self.close()
 
     def handle_starttag(self, tag, attrs):
+        assert self.open or tag == "hr" or "tex2jax_ignore mathjax_ignore" in dict(attrs).values(), f"MathJax would read {tag}"
         self.names.add(tag)
         self.attributes |= {name for name, _ in attrs}
         if tag not in ("br", "hr"):
@@ -85,8 +86,8 @@ class Tags(HTMLParser):
 
 def harmless(text: str) -> Tags:
     found = Tags(text)
-    assert found.open == [] and found.attributes <= {"style", "title", "type"}
-    assert found.names <= {"div", "p", "b", "i", "code", "details", "summary", "ol", "li", "hr"}
+    assert found.open == [] and found.attributes <= {"style", "title", "class"}
+    assert found.names <= {"div", "p", "b", "i", "code", "details", "summary", "hr"}
     return found
 
 
@@ -96,6 +97,14 @@ def test_models_stand_in_the_order_of_stages_and_letters_are_read_anew(folder):
     table = overview(samples)
     assert list(table.loc[("quiz", "sft")][["completions", "right", "ok", "empty"]]) == [4, 0.75, 3, 1]
     assert table.loc[("quiz", "base"), "unclosed_think"] == 1 and table["completions"].sum() == 12
+
+
+def test_the_overview_compares_the_models_of_a_benchmark(folder):
+    for model in ("base", "grpo"):
+        write(folder / "eval", model, ANSWERS[model], name="short")
+    table = overview(read_samples(folder))
+    assert list(table.index) == [("quiz", "base"), ("quiz", "sft"), ("quiz", "grpo"), ("short", "base"), ("short", "grpo")]
+    assert list(table.columns)[:3] == ["completions", "right", "ok"]
 
 
 @pytest.mark.parametrize(("filters", "found"), [
@@ -139,7 +148,7 @@ def test_an_item_side_by_side_with_everything_escaped(folder):
     assert "<script" not in text and "<img" not in text and text.count("&lt;script&gt;alert(1)") == 7  # id, context, question, option, three completions
     assert found.text.count(ATTACK) == 7 and html.escape(DISCLAIMER) in text
     assert found.text.index("base✗") < found.text.index("sft✓") < found.text.index("grpo✓")
-    assert "heparin ✓ (the key)" in found.text and "✗ wrong · answer B" in found.text and found.text.count("✓ right · answer A") == 2
+    assert "A. heparin ✓ (the key) ← sft, grpo" in found.text and f"B. aspirin {ATTACK} ← base" in found.text and "✗ wrong · answer B" in found.text and found.text.count("✓ right · answer A") == 2
     assert text.count("<details><summary>think block, ") == 2 and "<details open" not in text
 
 
@@ -173,7 +182,7 @@ def test_long_completions_are_cut_aloud(tmp_path):
 def test_page_counts_and_says_when_nothing_fits(folder, tmp_path):
     samples = read_samples(folder)
     assert "2 of 4 items that fit" in page(samples, choose(samples), 2).data and page(samples, choose(samples), 2).data.count("<hr>") == 1
-    assert page(samples, []).data == "<p><b>no item fits</b></p>"
+    assert harmless(page(samples, []).data).text == "No item fits."
     nothing = read_samples(tmp_path / "none<b>")
     assert nothing.note.endswith("none<b>: no such folder") and choose(nothing) == [] and overview(nothing).empty and "none&lt;b&gt;" in page(nothing, []).data
     (folder / "eval" / "sft" / "quiz.parquet").write_bytes(b"PAR1")
@@ -191,10 +200,14 @@ def test_the_widgets_follow_every_filter(folder):
     assert browser.model.value == "grpo" and browser.count.value == "of 4 that fit" and "Question 0?" in browser.result.value
     browser.at.value = 3
     assert "Question 2?" in browser.result.value
+    browser.back.click()
+    assert "Question 1?" in browser.result.value and not browser.back.disabled
+    browser.back.click()
+    assert "Question 0?" in browser.result.value and browser.back.disabled and not browser.forward.disabled
     browser.outcome.value = "wrong"
     assert browser.at.value == 1 and "Question 3?" in browser.result.value
     browser.reason.value = "unclosed_think"
-    assert browser.count.value == "of 0 that fit" and "no item fits" in browser.result.value
+    assert browser.count.value == "of 0 that fit" and "No item fits." in browser.result.value and browser.back.disabled and browser.forward.disabled
     browser.model.value = "base"
     assert browser.count.value == "of 1 that fit" and "Question 3?" in browser.result.value
     browser.reason.value, browser.outcome.value, browser.group.value = "", "all", "diagnosis"

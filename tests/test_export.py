@@ -93,9 +93,49 @@ def test_lighteval(folder, tmp_path):
     assert loaded.column_names == ["doc", "metric", "model_response"] and loaded.num_rows == 10
     row = loaded[1]
     assert row["doc"]["choices"] == list("ABCD") and row["doc"]["gold_index"] == 1 and row["doc"]["task_name"] == "quiz|0" and row["doc"]["id"] == "item-1"
-    assert row["metric"] == {"extractive_match": 0.0} and row["model_response"]["extracted"] == ["A", "[invalid]"]
-    assert row["model_response"]["reasonings"] == ["Step 1: x", None] and row["model_response"]["text_post_processed"] == ["**Answer:** A", "<b>unsure</b>"]
-    assert row["model_response"]["text"][0].startswith("<think>") and row["model_response"]["n_tokens"] == [5, 5]
+    assert row["metric"] == {"extractive_match": 0.0} and row["doc"]["query"].startswith("seen\nQuestion 1?") and row["doc"]["instruction"] == "be careful"
+    assert row["model_response"]["reasonings"] == ["Step 1: x", None] and row["model_response"]["text_post_processed"] == ["\n\n**Answer:** A", "<b>unsure</b>"]
+    specific = row["doc"]["specific"]
+    assert row["model_response"]["text"][0].startswith("<think>") and specific["n_tokens"] == [5, 5] and specific["extracted_predictions"] == ["A", "[invalid]"]
+    assert "extractive_match_stderr" not in found["results"]["short|0"] and found["results"]["all"]["extractive_match_stderr"] == found["results"]["quiz|0"]["extractive_match_stderr"]
+    assert found["config_general"]["model_config"]["generation_parameters"].keys() == {"temperature", "top_p", "top_k", "max_new_tokens", "seed"}
+
+
+LIGHTEVAL = {
+    "doc": {
+        "query": "string", "choices": ["string"], "gold_index": "int64", "instruction": "string", "images": "null", "specific": {}, "unconditioned_query": "null",
+        "original_query": "null", "id": "string", "task_name": "string", "fewshot_samples": ["null"], "sampling_methods": ["string"], "fewshot_sorting_class": "null",
+        "generation_size": "int64", "stop_sequences": ["null"], "use_logits": "bool", "num_samples": "int64", "generation_grammar": "null",
+    },
+    "model_response": {
+        "input": "string", "input_tokens": ["int64"], "text": ["string"], "output_tokens": [["int64"]], "text_post_processed": ["string"], "reasonings": ["string"],
+        "logprobs": ["double"], "argmax_logits_eq_gold": ["bool"], "logits": "null", "unconditioned_logprobs": "null", "truncated_tokens_count": "int64",
+        "padded_tokens_count": "int64",
+    },
+}
+"""Fields, order and types of the details that lighteval 0.13.0 itself wrote (datasets 4.8.5), from a generative task (its metric
+gpqa_instruct_metric) and a log-likelihood task (loglikelihood_acc); a list that only one of them fills has its type from there."""
+
+
+def shape(kind):
+    if pa.types.is_struct(kind):
+        return {field.name: shape(field.type) for field in kind}
+    return [shape(kind.value_type)] if pa.types.is_list(kind) else str(kind)
+
+
+def test_details_have_the_fields_and_types_that_lighteval_writes(folder, tmp_path):
+    by_loglik(tmp_path / "likely" / "eval")
+    for root, metric in ((folder, {"extractive_match": "double"}), (tmp_path / "likely" / "eval", {"acc": "int64"})):
+        results, details, *_ = export(root, tmp_path / "out", "lighteval")
+        found = shape(pa.struct(list(pq.ParquetFile(details).schema_arrow)))
+        specific, found["doc"]["specific"] = found["doc"]["specific"], {}
+        assert found == {"doc": LIGHTEVAL["doc"], "metric": metric, "model_response": LIGHTEVAL["model_response"]}
+        assert [list(found[part]) for part in LIGHTEVAL] == [list(LIGHTEVAL[part]) for part in LIGHTEVAL]
+        assert specific["extracted_predictions"] == specific["extracted_golds"] == ["string"]
+        config = json.loads(results.read_text())["config_general"]
+        assert set(config) == {
+            "lighteval_sha", "num_fewshot_seeds", "max_samples", "job_id", "start_time", "end_time", "total_evaluation_time_secondes", "model_config", "model_name",
+        }
 
 
 def by_loglik(root, norm="sum"):

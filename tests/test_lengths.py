@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from gazal.evaluation.folder import read_answers, save_items
 from gazal.evaluation.lengths import measure_lengths, of_completions
 from gazal.evaluation.predictions import SCHEMA
-from gazal.evaluation.story import prompt_shown, reasons_table, settings_table
+from gazal.evaluation.story import prompt_shown, reasons_table, results_shown, settings_table
 from gazal.items import Item
 from gazal.recipe import load_recipe
 
@@ -93,8 +93,8 @@ def test_the_file_is_pure_and_takes_what_was_read_before(tmp_path: Path) -> None
 
 def test_the_story_of_a_recipe() -> None:
     recipe = load_recipe("embedded", ["evaluation.few_shot=1", "model.system=Think first.", "evaluation.temperature=0.3"])
-    table = settings_table(recipe)
-    assert table.loc["temperature", "value"] == "0.3" and table.loc["samples", "meaning"] == "Completions an item."
+    table = settings_table(recipe).data
+    assert table.loc["instruction", "value"] == "(none)" and table.loc["temperature", "value"] == "0.3" and table.loc["samples", "meaning"] == "Completions an item."
     assert not table["meaning"].str.contains("source:").any() and (table["meaning"].str.len() > 5).all()
 
 
@@ -107,6 +107,12 @@ def test_the_prompt_is_shown_as_the_base_model_sees_it(tmp_path: Path) -> None:
     shown = prompt_shown(load_recipe("embedded", ["evaluation.few_shot=1"]), item, str(shots))
     assert shown.index("Shown?") < shown.index("Which one?") and shown.endswith("<|im_start|>assistant\n")
     assert prompt_shown(load_recipe("embedded", ["evaluation.prompt=plain"]), item).endswith("Answer:")
+
+
+def test_what_to_know_about_the_results_is_a_list() -> None:
+    scores = {"models": {"base": {"benchmarks": {}}}, "not_run": {"medqa": "no hub", "pubmedqa": "no hub"}, "paired": []}
+    assert results_shown(scores).splitlines()[-3:] == ["", "- medqa not run: no hub", "- pubmedqa not run: no hub"]
+    assert results_shown(scores | {"not_run": {}}).splitlines()[-1].startswith("| base")
 
 
 def test_reasons_are_shares_with_read_answers_first() -> None:

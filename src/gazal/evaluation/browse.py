@@ -1,6 +1,7 @@
 """What ``notebooks/explore_predictions.ipynb`` shows: predictions one item at a time, models side by side. Writes nothing, loads no model.
 
-Every text of an item, a model or a file's name is escaped before it becomes HTML.
+Every text of an item, a model or a file's name is escaped before it becomes HTML, and marked so that MathJax leaves it alone: JupyterLab
+would otherwise set "costs $5 to $10" as a formula.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ OUTCOMES = ("all", "right", "wrong", "gained", "lost")
 LONGEST = 20_000  # characters of a completion that are shown
 COLUMNS = ["benchmark", "model", "item_id", "sample", "correct", "letter", "key", "reason", "group", "n_tokens", "finish_reason", "completion", "open"]
 PARAMETERS = ("EVAL", "BENCHMARK", "MODEL", "OUTCOME", "REASON", "GROUP", "SHOW")
+_RAW = "class='tex2jax_ignore mathjax_ignore'"  # for MathJax 2; for 3 and later
 _TEXT = "white-space: pre-wrap; overflow-wrap: anywhere; margin: 0.3em 0"
 
 
@@ -68,11 +70,14 @@ def read_samples(eval_dir: str | Path) -> Samples:
 
 def overview(samples: Samples) -> pd.DataFrame:
     """A row per benchmark and model: completions, share right, and how many have each reason code (``ok``: an answer was read)."""
-    if not len(samples.table):
+    table = samples.table
+    if not len(table):
         return pd.DataFrame(columns=["completions", "right"])
-    order = ["benchmark", "model"]
-    shares = samples.table.groupby(order, sort=False).agg(completions=("correct", "size"), right=("correct", "mean"))
-    return shares.join(samples.table.groupby([*order, "reason"], sort=False).size().unstack(fill_value=0))
+    order = {name: list(table[name].unique()) for name in ("benchmark", "model", "reason")}
+    order["reason"].sort(key=lambda reason: reason != "ok")
+    table = table.assign(**{name: pd.Categorical(table[name], found) for name, found in order.items()})
+    groups = table.groupby(["benchmark", "model"], observed=True)
+    return groups.agg(completions=("correct", "size"), right=("correct", "mean")).join(groups["reason"].value_counts(sort=False).unstack(fill_value=0))
 
 
 def choose(samples: Samples, benchmark: str = "", model: str = "", outcome: str = "all", reason: str = "", group: str = "") -> list[tuple[str, str]]:
@@ -117,10 +122,12 @@ def parts(completion: str, think_open: bool = False) -> tuple[str | None, str | 
 def item_html(samples: Samples, benchmark: str, item_id: str, models: Sequence[str] = ()) -> str:
     """One item, and what ``models`` (empty: all) answered, side by side; think blocks are folded."""
     rows = samples.table[(samples.table["benchmark"] == benchmark) & (samples.table["item_id"] == item_id)]
+    rows = rows[rows["model"].isin(models or samples.models)]
     columns = [_column(name, rows[rows["model"] == name]) for name in models or samples.models]
     return (
-        f"<div><p><b>{html.escape(benchmark)}</b> · <code>{html.escape(item_id)}</code></p>{_question(samples.items.get((benchmark, item_id)))}"
-        f"<div style='display: flex; flex-wrap: wrap; gap: 1em; align-items: flex-start'>{''.join(columns)}</div>"
+        f"<div {_RAW} style='line-height: 1.5'><p><b>{html.escape(benchmark)}</b> · <code>{html.escape(item_id)}</code></p>"
+        f"{_question(samples.items.get((benchmark, item_id)), rows)}"
+        f"<div style='display: flex; flex-wrap: wrap; gap: 1em; align-items: flex-start; margin-top: 0.8em'>{''.join(columns)}</div>"
         f"<p><i>{html.escape(DISCLAIMER)}</i></p></div>"
     )
 
@@ -129,19 +136,22 @@ def page(samples: Samples, chosen: Iterable[tuple[str, str]], show: int = 3) -> 
     """The first ``show`` of the chosen items below each other; where there are none, one line that says so."""
     chosen = list(chosen)
     if not chosen:
-        return HTML(f"<p><b>{html.escape(samples.note or 'no item fits')}</b></p>")
-    return HTML(f"<p>{min(show, len(chosen))} of {len(chosen)} items that fit</p>" + "<hr>".join(item_html(samples, *one) for one in chosen[:show]))
+        return HTML(f"<p {_RAW}><b>{html.escape(samples.note or 'No item fits.')}</b></p>")
+    return HTML(f"<p {_RAW}>{min(show, len(chosen))} of {len(chosen)} items that fit</p>" + "<hr>".join(item_html(samples, *one) for one in chosen[:show]))
 
 
-def _question(item: Item | None) -> str:
+def _question(item: Item | None, rows: pd.DataFrame) -> str:
     if item is None:
         return "<p>(its items do not lie beside the predictions)</p>"
     context = "\n".join(item.context or [])
     folded = f"<details><summary>context</summary><div style='{_TEXT}'>{html.escape(context)}</div></details>" if context else ""
-    options = "".join(
-        f"<li>{f'<b>{html.escape(text)}</b> ✓ (the key)' if letter == item.answer_idx else html.escape(text)}</li>" for letter, text in item.options.items()
-    )
-    return f"{folded}<div style='{_TEXT}'>{html.escape(item.question)}</div><ol type='A'>{options}</ol>"
+    options = []
+    for letter, text in item.options.items():
+        key = letter == item.answer_idx
+        chosen = ", ".join(rows.loc[rows["letter"] == letter, "model"].unique())
+        option = f"<b>{letter}. {html.escape(text)}</b> ✓ (the key)" if key else f"{letter}. {html.escape(text)}"
+        options.append(f"<div style='{_TEXT}; padding-left: 2em; text-indent: -1em'>{option}{f' <i>← {html.escape(chosen)}</i>' if chosen else ''}</div>")
+    return f"{folded}<div style='{_TEXT}'>{html.escape(item.question)}</div>{''.join(options)}"
 
 
 def _column(model: str, rows: pd.DataFrame) -> str:
@@ -155,9 +165,14 @@ def _completion(row: dict[str, Any]) -> str:
     region = "<p>(nothing after the think block: it is still open)</p>" if answer is None else _shown(answer) if answer.strip() else "<p>(empty)</p>"
     letter = row["letter"] if isinstance(row["letter"], str) else "none"
     cut = ", cut at the token limit" if row["finish_reason"] == "length" else ""
+    verdict = _coloured("success", "✓ right") if row["correct"] else _coloured("error", "✗ wrong")
     return (
-        f"<p>{'✓ right' if row['correct'] else '✗ wrong'} · answer {html.escape(letter)} · {_reason(row['reason'])} · {int(row['n_tokens'])} tokens{cut}</p>{folded}{region}"
+        f"<p>{verdict} · answer {html.escape(letter)} · {_reason(row['reason'])} · {int(row['n_tokens'])} tokens{cut}</p>{folded}{region}"
     )
+
+
+def _coloured(kind: str, text: str) -> str:
+    return f"<b style='color: var(--jp-{kind}-color1)'>{text}</b>"
 
 
 def _reason(code: Any) -> str:
@@ -174,22 +189,31 @@ class Browser:
     """Widgets that filter, and ``result``, the item at place ``at`` of those that fit; show ``box``."""
 
     def __init__(self, samples: Samples) -> None:
+        def dropdown(name: str, options: Iterable[Any]) -> widgets.Dropdown:
+            return widgets.Dropdown(options=list(options), description=name, layout=widgets.Layout(width="auto"), style={"description_width": "initial"})
+
         def filtered(name: str, values: Iterable[Any]) -> widgets.Dropdown:
-            return widgets.Dropdown(options=[("any", ""), *((str(value), value) for value in values)], value="", description=name)
+            return dropdown(name, [("any", ""), *((str(value), value) for value in values)])
 
         self.samples, table = samples, samples.table
+        first = samples.models[0] if samples.models else ""
+        against = {"gained": f"gained ({first} wrong)", "lost": f"lost ({first} right)"}
         self.benchmark = filtered("benchmark", table["benchmark"].unique())
-        self.model = widgets.Dropdown(options=samples.models[::-1], description="model")
-        self.outcome = widgets.Dropdown(options=OUTCOMES, description="outcome")
+        self.model = dropdown("model", samples.models[::-1])
+        self.outcome = dropdown("outcome", [(against.get(outcome, outcome), outcome) for outcome in OUTCOMES])
         self.reason = filtered("reason", sorted(table["reason"].dropna().unique()))
         self.group = filtered("type", sorted(table["group"].dropna().unique()))
-        self.at = widgets.BoundedIntText(1, min=1, max=1, description="item")
+        self.at = widgets.BoundedIntText(1, min=1, max=1, layout=widgets.Layout(width="6em"))
+        self.back, self.forward = (widgets.Button(description=name, layout=widgets.Layout(width="auto")) for name in ("← previous", "next →"))
         self.count, self.result = widgets.Label(), widgets.HTML()
         filters = (self.benchmark, self.model, self.outcome, self.reason, self.group)
-        self.box = widgets.VBox([widgets.HBox(filters, layout=widgets.Layout(flex_flow="row wrap")), widgets.HBox([self.at, self.count]), self.result])
+        rows = ((*filters,), (self.back, self.at, self.count, self.forward))
+        self.box = widgets.VBox([*(widgets.HBox(row, layout=widgets.Layout(flex_flow="row wrap")) for row in rows), self.result])
         for widget in filters:
             widget.observe(self._refilter, "value")
         self.at.observe(self._show, "value")
+        for button, step in ((self.back, -1), (self.forward, 1)):
+            button.on_click(lambda _, step=step: setattr(self.at, "value", self.at.value + step))
         self._refilter()
 
     def _refilter(self, _: Any = None) -> None:
@@ -199,4 +223,5 @@ class Browser:
         self._show()
 
     def _show(self, _: Any = None) -> None:
+        self.back.disabled, self.forward.disabled = self.at.value <= 1, self.at.value >= len(self.chosen)
         self.result.value = item_html(self.samples, *self.chosen[self.at.value - 1]) if self.chosen else page(self.samples, []).data

@@ -25,9 +25,9 @@ import numpy as np
 import pandas as pd
 
 from gazal.errors import GazalError
-from gazal.evaluation.export_lighteval import write_lighteval
+from gazal.evaluation.export_lighteval import as_text, write_lighteval
 from gazal.evaluation.folder import read_answers
-from gazal.evaluation.prompting import Prompting
+from gazal.evaluation.prompting import Prompt, Prompting
 from gazal.files import atomic_write, write_json
 from gazal.items import Item
 
@@ -64,13 +64,12 @@ class Task:
     def stderr(self) -> float | str:
         return float(self.means.std(ddof=1) / np.sqrt(len(self.means))) if len(self.means) > 1 else "N/A"
 
-    def rows(self) -> Iterator[tuple[Item, str, pd.DataFrame, float]]:
+    def rows(self) -> Iterator[tuple[Item, Prompt, pd.DataFrame, float]]:
         """Each item with its prompt, its completions and the share of them that is right."""
         asked = self.header.get("prompt", {})
         prompting = Prompting(**{key: asked[key] for key in ("system", "opens_think", "style", "instruction") if key in asked})
         for item, right, (_, rows) in zip(self.items, self.means, self.frame.groupby("item_id", sort=False), strict=True):
-            prompt = prompting.prompt(item)
-            yield item, prompt if isinstance(prompt, str) else json.dumps(prompt, ensure_ascii=False), rows, float(right)
+            yield item, prompting.prompt(item), rows, float(right)
 
 
 def export(eval_dir: str | Path, out: str | Path, kind: str) -> list[Path]:
@@ -108,7 +107,7 @@ def _lm_eval(out: Path, model: str, tasks: list[Task], date: str) -> list[Path]:
         files.append(out / model / f"samples_{task.name}_{date}.jsonl")
         with atomic_write(files[-1]) as handle:
             for place, (item, prompt, rows, right) in enumerate(task.rows()):
-                sample = _lm_eval_sample(task, place, item, prompt, rows) | {"metrics": [metric], metric: right}
+                sample = _lm_eval_sample(task, place, item, as_text(prompt), rows) | {"metrics": [metric], metric: right}
                 hashes.update("".join(sample[key] for key in ("doc_hash", "prompt_hash", "target_hash")).encode())
                 handle.write(json.dumps(sample, ensure_ascii=False) + "\n")
         n = len(task.items)

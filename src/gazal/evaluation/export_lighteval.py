@@ -1,13 +1,16 @@
 """Predictions as lighteval's files (0.13.0, ``lighteval/logging/evaluation_tracker.py``, ``--save-details``).
 
 ``results/<model>/results_<date>.json`` and ``details/<model>/<date>/details_<task>|<shots>_<date>.parquet``, a row an item, with
-the columns doc, metric and model_response: fields of its ``Doc`` and ``ModelResponse``, and in the latter what it has no field for
-(``extracted`` letters, ``n_tokens``, ``finish_reasons``, one a completion). The metric is its ``extractive_match``, by
-log-likelihood its ``acc``; ``all`` is the mean over tasks.
+the columns doc, metric and model_response: the fields of its ``Doc`` and ``ModelResponse``, all of them and no other, of the types
+that lighteval writes, so that ``ModelResponse(**row["model_response"])`` and ``Doc(**row["doc"])`` take a row. What they have no
+field for is in ``doc.specific``, its place for such: beside its own ``extracted_predictions`` (here one a completion) and
+``extracted_golds`` the option texts, subject, context, ``n_tokens`` and ``finish_reasons``. The metric is its ``extractive_match``,
+by log-likelihood its ``acc``; ``all`` is the mean over tasks. Token ids and hashes of prompts are not known and are empty.
 """
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,59 +19,100 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from gazal.evaluation.prompting import Prompt
 from gazal.files import atomic_write, write_json
 from gazal.items import Item
 
 if TYPE_CHECKING:
     from gazal.evaluation.export import Task
 
-_TEXTS = pa.list_(pa.string())
+
+def as_text(prompt: Prompt) -> str:
+    """A prompt as one string: messages as JSON."""
+    return prompt if isinstance(prompt, str) else json.dumps(prompt, ensure_ascii=False)
+
+
+_TEXTS, _NUMBERS, _UNSET = pa.list_(pa.string()), pa.list_(pa.int64()), pa.null()
+_SPECIFIC = pa.struct([
+    ("extracted_predictions", _TEXTS), ("extracted_golds", _TEXTS), ("options", _TEXTS), ("subject", pa.string()), ("context", _TEXTS), ("n_tokens", _NUMBERS),
+    ("finish_reasons", _TEXTS),
+])
 _DOC = pa.struct([
-    ("query", pa.string()), ("choices", _TEXTS), ("gold_index", pa.int64()), ("id", pa.string()), ("task_name", pa.string()), ("num_samples", pa.int64()),
-    ("generation_size", pa.int64()), ("sampling_methods", _TEXTS), ("specific", pa.struct([("options", _TEXTS), ("subject", pa.string()), ("context", _TEXTS)])),
+    ("query", pa.string()), ("choices", _TEXTS), ("gold_index", pa.int64()), ("instruction", pa.string()), ("images", _UNSET), ("specific", _SPECIFIC),
+    ("unconditioned_query", _UNSET), ("original_query", _UNSET), ("id", pa.string()), ("task_name", pa.string()), ("fewshot_samples", pa.list_(_UNSET)),
+    ("sampling_methods", _TEXTS), ("fewshot_sorting_class", _UNSET), ("generation_size", pa.int64()), ("stop_sequences", pa.list_(_UNSET)), ("use_logits", pa.bool_()),
+    ("num_samples", pa.int64()), ("generation_grammar", _UNSET),
 ])
 _RESPONSE = pa.struct([
-    ("input", pa.string()), ("text", _TEXTS), ("text_post_processed", _TEXTS), ("reasonings", _TEXTS), ("logprobs", pa.list_(pa.float64())),
-    ("extracted", _TEXTS), ("n_tokens", pa.list_(pa.int64())), ("finish_reasons", _TEXTS),
+    ("input", pa.string()), ("input_tokens", _NUMBERS), ("text", _TEXTS), ("output_tokens", pa.list_(_NUMBERS)), ("text_post_processed", _TEXTS), ("reasonings", _TEXTS),
+    ("logprobs", pa.list_(pa.float64())), ("argmax_logits_eq_gold", pa.list_(pa.bool_())), ("logits", _UNSET), ("unconditioned_logprobs", _UNSET),
+    ("truncated_tokens_count", pa.int64()), ("padded_tokens_count", pa.int64()),
 ])
+_GENERATION = ("temperature", "top_p", "top_k", "max_new_tokens", "seed")  # what its GenerationParameters know, which refuses others
+_COUNTED = {"hashes": {}, "truncated": 0, "non_truncated": 0, "padded": 0, "non_padded": 0}
 
 
 def write_lighteval(out: Path, model: str, tasks: list[Task], date: str) -> list[Path]:
     """Write one model's results and details below ``out``; returns the files."""
-    files, results = [], {}
+    files, results, configs = [], {}, {}
     for task in tasks:
         name, metric = f"{task.name}|{task.shots}", "acc" if task.likeliest else "extractive_match"
-        results[name] = {metric: float(task.means.mean()), f"{metric}_stderr": task.stderr}
+        results[name] = {metric: float(task.means.mean())} | ({f"{metric}_stderr": task.stderr} if len(task.items) > 1 else {})
+        configs[name] = {
+            "name": task.name, "metrics": [{"metric_name": metric, "higher_is_better": True, "category": _category(task)}], "num_fewshots": task.shots,
+            "generation_size": _size(task), "num_samples": [len(task.frame) // len(task.items)], "original_num_docs": -1, "effective_num_docs": len(task.items), "version": 0,
+        }
         files.append(out / "details" / model / date / f"details_{name}_{date}.parquet")
-        schema = pa.schema([("doc", _DOC), ("metric", pa.struct([(metric, pa.float64())])), ("model_response", _RESPONSE)])
+        number = pa.int64() if task.likeliest else pa.float64()
+        schema = pa.schema([("doc", _DOC), ("metric", pa.struct([(metric, number)])), ("model_response", _RESPONSE)])
         rows = [
             {"doc": _doc(task, name, item, prompt, rows), "metric": {metric: right}, "model_response": _response(task, item, prompt, rows)}
             for item, prompt, rows, right in task.rows()
         ]
         with atomic_write(files[-1], "wb") as handle:
             pq.write_table(pa.Table.from_pylist(rows, schema), handle)
-    config = {"lighteval_sha": "?", "model_name": model, "model_config": {"model_name": model, "generation_parameters": tasks[0].sampling}}
-    every = {key: float(np.mean(found)) for key in ("acc", "extractive_match") if (found := [row[key] for row in results.values() if key in row])}
+    sampling = tasks[0].sampling
+    config = dict.fromkeys(("lighteval_sha", "num_fewshot_seeds", "max_samples", "job_id", "start_time", "end_time", "total_evaluation_time_secondes")) | {
+        "lighteval_sha": "?", "num_fewshot_seeds": 1, "model_name": model, "model_config": {
+            "model_name": model, "generation_parameters": {key: sampling[key] for key in _GENERATION if key in sampling}, "sampling": sampling,
+            "system_prompt": tasks[0].header.get("prompt", {}).get("system") or None,
+        },
+    }
+    measures = sorted({key for row in results.values() for key in row})
+    every = {key: float(np.mean([row[key] for row in results.values() if key in row])) for key in measures}
     write_json(summary := out / "results" / model / f"results_{date}.json", {
-        "config_general": config, "results": {**results, "all": every}, "versions": {}, "config_tasks": {}, "summary_tasks": {}, "summary_general": {},
+        "config_general": config, "results": {**results, "all": every}, "versions": {}, "config_tasks": configs,
+        "summary_tasks": dict.fromkeys(results, _COUNTED), "summary_general": _COUNTED,
     })
     return [summary, *files]
 
 
-def _doc(task: Task, name: str, item: Item, prompt: str, rows: pd.DataFrame) -> dict[str, Any]:
+def _category(task: Task) -> str:
+    return "LOGPROBS" if task.likeliest else "GENERATIVE"
+
+
+def _size(task: Task) -> int | None:
+    return -1 if task.likeliest else task.sampling.get("max_new_tokens")
+
+
+def _doc(task: Task, name: str, item: Item, prompt: Prompt, rows: pd.DataFrame) -> dict[str, Any]:
+    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
     return {
-        "query": prompt, "choices": list(item.options), "gold_index": list(item.options).index(item.answer_idx), "id": item.id, "task_name": name, "num_samples": len(rows),
-        "generation_size": task.sampling.get("max_new_tokens"), "sampling_methods": ["LOGPROBS" if task.likeliest else "GENERATIVE"],
-        "specific": {"options": list(item.options.values()), "subject": item.reasoning_type or item.subject, "context": item.context},
+        "query": messages[-1]["content"], "choices": list(item.options), "gold_index": list(item.options).index(item.answer_idx),
+        "instruction": "".join(message["content"] for message in messages if message["role"] == "system"), "id": item.id, "task_name": name, "fewshot_samples": [],
+        "num_samples": len(rows), "generation_size": _size(task), "sampling_methods": [_category(task)], "stop_sequences": [], "use_logits": False,
+        "specific": {
+            "extracted_predictions": task.letters(rows), "extracted_golds": [item.answer_idx], "options": list(item.options.values()),
+            "subject": item.reasoning_type or item.subject, "context": item.context, "n_tokens": list(rows["n_tokens"]), "finish_reasons": list(rows["finish_reason"]),
+        },
     }
 
 
-def _response(task: Task, item: Item, prompt: str, rows: pd.DataFrame) -> dict[str, Any]:
+def _response(task: Task, item: Item, prompt: Prompt, rows: pd.DataFrame) -> dict[str, Any]:
     texts = [] if task.likeliest else list(rows["completion"])
     parted = [text.rpartition("</think>") for text in texts]
     return {
-        "input": prompt, "text": texts, "text_post_processed": [answer.strip() for _, _, answer in parted],
+        "input": as_text(prompt), "input_tokens": [], "text": texts, "output_tokens": [], "text_post_processed": [answer for _, _, answer in parted],
         "reasonings": [thought.partition("<think>")[2].strip() or thought.strip() or None for thought, _, _ in parted],
-        "logprobs": task.logprobs(item, rows) if task.likeliest else [], "extracted": task.letters(rows),
-        "n_tokens": list(rows["n_tokens"]), "finish_reasons": list(rows["finish_reason"]),
+        "logprobs": task.logprobs(item, rows) if task.likeliest else [], "argmax_logits_eq_gold": [], "truncated_tokens_count": 0, "padded_tokens_count": 0,
     }

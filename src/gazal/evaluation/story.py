@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pandas as pd
+from pandas.io.formats.style import Styler
 
+from gazal.evaluation.report import results_table
 from gazal.items import Item
 from gazal.recipe import Recipe
 
@@ -15,11 +17,18 @@ ASKED = (
 )
 
 
-def settings_table(recipe: Recipe) -> pd.DataFrame:
+def settings_table(recipe: Recipe) -> Styler:
     """How the recipe asks, a row for each setting: its value, and its meaning as the field of the recipe says it."""
     fields = type(recipe.evaluation).model_fields
-    rows = {name: (str(getattr(recipe.evaluation, name)), (fields[name].description or "").partition(" source: ")[0]) for name in ASKED}
-    return pd.DataFrame(rows.values(), columns=["value", "meaning"], index=pd.Index(rows, name="setting"))
+    rows = {name: (str(getattr(recipe.evaluation, name)) or "(none)", (fields[name].description or "").partition(" source: ")[0]) for name in ASKED}
+    table = pd.DataFrame(rows.values(), columns=["value", "meaning"], index=list(rows))
+    return table.style.set_table_styles([{"selector": "th, td", "props": "text-align: left"}])
+
+
+def results_shown(scores: dict[str, Any]) -> str:
+    """:func:`gazal.evaluation.report.results_table` with its sentences as a list: as one paragraph nobody reads them."""
+    table, _, notes = results_table(scores).partition("\n\n")
+    return "\n".join([table, "", *(f"- {note}" for note in notes.splitlines())])
 
 
 def prompt_shown(recipe: Recipe, item: Item, development: str | None = None) -> str:
