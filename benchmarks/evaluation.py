@@ -1,9 +1,11 @@
 """Our evaluation beside lm-eval 0.4.13 (backend ``hf``) on the CPU: ``python benchmarks/evaluation.py --benchmarks DIR``; writes
-benchmarks/results/evaluation.md and, item by item, evaluation.json.
+benchmarks/results/evaluation.md and, item by item, evaluation.json (which git ignores). ``--parts letters chat texts speed`` chooses;
+what is not chosen stays as it was. After a cut the agreement goes on where it was; when all of it that is chosen is there, it is
+measured anew.
 
-Agreement: SmolLM2-135M-Instruct in fp32 on a seeded sample of MedMCQA and of MedQA, plain prompt, letters by log-likelihood, and on
-some of the items option texts per character (lm-eval's acc_norm). lm-eval builds its prompts itself from local tasks
-(lm_eval_tasks/) and loads the model itself; that the prompts are ours byte for byte is checked.
+Agreement: SmolLM2-135M-Instruct in fp32 on a seeded sample of MedMCQA and of MedQA by log-likelihood: letters after the plain
+prompt, letters after the chat prompt, and option texts per character (lm-eval's acc_norm). lm-eval builds its prompts itself from
+local tasks (lm_eval_tasks/) and loads the model itself; that prompts and choices are ours byte for byte is checked.
 
 Speed: chat prompt, greedy, at most 160 new tokens, the same items, nothing but EOS ends a completion, in bf16 and in fp32. Runs of the
 two alternate in one process; a run is what happens from prompts to completions (ours: ``complete`` of the engine; theirs:
@@ -20,9 +22,7 @@ import platform
 import statistics
 import tempfile
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,15 +31,17 @@ os.environ.update(HF_HUB_OFFLINE="1", TQDM_DISABLE="1")
 import datasets
 import torch
 import yaml
+from agreement import KINDS, as_text, compare, compared
 from lm_eval import __version__ as lm_eval_version
 from lm_eval import simple_evaluate
 from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
 from smollm2 import smollm2
 
 from gazal.answers import extract
 from gazal.evaluation.benchmarks import load_benchmark
 from gazal.evaluation.engines import load_engine
-from gazal.evaluation.loglik import read_letter
+from gazal.evaluation.loglik import choices
 from gazal.evaluation.predictions import predict, read_predictions
 from gazal.evaluation.prompting import prompting_of
 from gazal.files import atomic_write, write_json
@@ -48,21 +50,11 @@ from gazal.recipe import Recipe, load_recipe
 
 HERE = Path(__file__).resolve().parent
 OUT = HERE / "results" / "evaluation.md"
+RECORD = OUT.with_suffix(".json")
 NAMES = ("medmcqa", "medqa")
-LOGLIK = ("evaluation.method=loglik", "evaluation.prompt=plain", "model.system=''")
 WRITTEN = ("evaluation.temperature=0", "evaluation.top_p=1", "evaluation.top_k=0", "evaluation.max_new_tokens=160", "evaluation.stop_when_answered=false")
-METHODS = {"letters": ("letter", "sum"), "texts": ("text", "characters")}
-
-
-class Compared(NamedTuple):
-    """One item by log-likelihood: the two letters, the largest difference of a log-likelihood (nats), and how far our best
-    option leads our second (after the norm)."""
-
-    id: str
-    ours: str
-    theirs: str
-    difference: float
-    lead: float
+PARTS = (*KINDS, "speed")
+TASKS = TaskManager(include_defaults=False)  # its own thousands of tasks need not be looked through
 
 
 class Run(NamedTuple):
@@ -76,7 +68,7 @@ class Run(NamedTuple):
 # lm-eval
 
 
-def task(kind: str, items: list[Item], folder: Path, **changes: Any) -> dict[str, Any]:
+def task(kind: str, items: list[Item], folder: Path) -> dict[str, Any]:
     """A task of lm_eval_tasks/ on ``items``, which are written to ``folder`` as JSON lines."""
     path = folder / f"{kind}.json"
     rows = [
@@ -86,12 +78,12 @@ def task(kind: str, items: list[Item], folder: Path, **changes: Any) -> dict[str
     path.unlink(missing_ok=True)
     datasets.Dataset.from_list(rows).to_json(path, force_ascii=False)
     config = yaml.safe_load((HERE / "lm_eval_tasks" / f"{kind}.yaml").read_text(encoding="utf-8"))
-    return {**config, "dataset_kwargs": {"data_files": {"test": str(path)}}, **changes}
+    return {**config, "dataset_kwargs": {"data_files": {"test": str(path)}}}
 
 
 def ask(lm: HFLM, config: dict[str, Any], **options: Any) -> list[dict[str, Any]]:
     """lm-eval's samples of a task, in item order."""
-    found = simple_evaluate(model=lm, tasks=[config], log_samples=True, bootstrap_iters=0, **options)
+    found = simple_evaluate(model=lm, tasks=[config], task_manager=TASKS, log_samples=True, bootstrap_iters=0, **options)
     return sorted(found["samples"][config["task"]], key=lambda sample: sample["doc_id"])
 
 
@@ -102,69 +94,41 @@ def lm(model: Path, dtype: str, batch_size: int) -> HFLM:
 # Agreement
 
 
-def by_loglik(kind: str, items: list[Item], model: Path, engine: Any, theirs: HFLM, folder: Path, clock: dict[str, float]) -> list[Compared]:
-    """Both on one sample; CPU seconds (model time and all around it) are added to ``clock``."""
-    choice, norm = METHODS[kind]
-    recipe = load_recipe("embedded", [*LOGLIK, f"evaluation.loglik_choice={choice}", f"evaluation.loglik_norm={norm}"])
-    prompting, out = prompting_of(recipe), folder / f"{kind}.parquet"
-    out.unlink(missing_ok=True)
-    with timed(clock, f"{kind} ours"):
+def agreement(kind: str, samples: dict[str, list[Item]], asked: dict[str, Any], model: Path, before: dict[str, Any]) -> None:
+    """Each benchmark's items by both, written to the results as it goes; what ``before`` holds of the same is not asked again."""
+    engine, theirs, form = load_engine(model, "float32"), lm(model, "float32", 8), KINDS[kind]
+    recipe = load_recipe("embedded", form.settings)
+    prompting = prompting_of(recipe)
+    options = {"system_instruction": recipe.model.system, "apply_chat_template": True} if form.chat else {}
+
+    def ours(items: list[Item]) -> list[list[float]]:
+        out = Path(scratch, "ours.parquet")
+        out.unlink(missing_ok=True)
         frame = read_predictions(predict(engine, items, recipe.evaluation, out, prompting=prompting, seed=0, say=lambda line: None))
-    with timed(clock, f"{kind} lm-eval"):
-        samples = ask(theirs, task(kind, items, folder))
-    compared = []
-    for item, completion, letter, sample in zip(items, frame["completion"], frame["letter"], samples, strict=True):
-        assert sample["arguments"][0][0] == prompting.prompt(item), f"{item.id}: the prompts differ"
-        mine = [value[0] if isinstance(value, list) else value for value in yaml.safe_load(completion).values()]
-        other = [float(pair[0]) for pair in sample["filtered_resps"]]
-        lengths = [len(text) if norm == "characters" else 1 for text in (item.options.values())]
-        normed = [value / length for value, length in zip(other, lengths, strict=True)]
-        best, second = sorted((value / length for value, length in zip(mine, lengths, strict=True)), reverse=True)[:2]
-        letter_there = list(item.options)[max(range(len(other)), key=normed.__getitem__)]
-        assert read_letter(completion, norm) == letter
-        assert bool(sample["acc" if kind == "letters" else "acc_norm"]) == (letter_there == item.answer_idx), f"{item.id}: lm-eval scores otherwise"
-        compared.append(Compared(item.id, letter, letter_there, max(abs(a - b) for a, b in zip(mine, other, strict=True)), best - second))
-    return compared
+        found = [[value[0] if isinstance(value, list) else value for value in json.loads(text).values()] for text in frame["completion"]]
+        assert [compare(item, values, values, form.norm).ours for item, values in zip(items, found, strict=True)] == list(frame["letter"])
+        return found
 
+    def other(items: list[Item]) -> list[list[float]]:
+        rows = []
+        for item, sample in zip(items, ask(theirs, task(kind, items, Path(scratch)), **options), strict=True):
+            prompt, space = engine.render(prompting.prompt(item)), "" if form.chat else " "
+            wanted = [(prompt, space + text) for text in choices(item, recipe.evaluation.loglik_choice).values()]
+            assert [tuple(pair) for pair in sample["arguments"]] == wanted, f"{item.id}: the prompts or the choices differ"
+            values = [float(pair[0]) for pair in sample["filtered_resps"]]
+            right = compare(item, values, values, form.norm).theirs == item.answer_idx
+            assert bool(sample["acc" if form.norm == "sum" else "acc_norm"]) == right, f"{item.id}: lm-eval scores otherwise"
+            rows.append(values)
+        return rows
 
-@contextmanager
-def timed(clock: dict[str, float], name: str) -> Iterator[None]:
-    began = time.process_time()
-    yield
-    clock[name] = clock.get(name, 0.0) + time.process_time() - began
+    def keep(found: dict[str, Any]) -> None:
+        save(agreement={which: found})
+        print(f"{which}: {len(found['rows'])} of {len(items)} items, {sum(row['ours'] == row['theirs'] for row in found['rows'])} the same letter", flush=True)
 
-
-def agreement(samples: dict[str, list[Item]], texts: int, model: Path) -> tuple[list[str], dict[str, Any]]:
-    engine, theirs = load_engine(model, "float32"), lm(model, "float32", 8)
-    lines = ["| Benchmark | Compared | Items | Same letter | Largest difference of a log-likelihood | Closest lead | Accuracy, both |"]
-    lines += ["|---|---|--:|--:|--:|--:|--:|"]
-    record: dict[str, Any] = {}
-    clock: dict[str, float] = {}
-    differing = []
     with tempfile.TemporaryDirectory() as scratch:
-        for kind in METHODS:
-            for name, items in samples.items():
-                items = items if kind == "letters" else items[:texts]
-                found = by_loglik(kind, items, model, engine, theirs, Path(scratch), clock)
-                same = [one for one in found if one.ours == one.theirs]
-                right = [sum(letter == item.answer_idx for letter, item in zip(letters, items, strict=True)) / len(items)
-                         for letters in ([one.ours for one in found], [one.theirs for one in found])]
-                lines.append(
-                    f"| {name} | {kind}, {METHODS[kind][1]} | {len(items)} | {len(same)} | {max(one.difference for one in found):.1e} "
-                    f"| {min(one.lead for one in found):.1e} | {' / '.join(dict.fromkeys(f'{value:.3f}' for value in right))} |"
-                )
-                record[f"{name} {kind}"] = [one._asdict() for one in found]
-                differing += [
-                    f"- {name}, {kind}, {one.id}: ours {one.ours}, lm-eval {one.theirs}; our lead {one.lead:.1e}, difference {one.difference:.1e}"
-                    for one in found if one.ours != one.theirs
-                ]
-                print(lines[-1], flush=True)
-    lines += ["", "Differing items:" if differing else "No item differs.", *differing]
-    chosen = [f"{which} {', '.join(f'{letter} {n}' for letter, n in sorted(Counter(row['ours'] for row in rows).items()))}" for which, rows in record.items()]
-    lines += ["", f"Letters chosen, which say how much their agreement is worth: {'; '.join(chosen)}."]
-    spent = [f"{kind} {clock[kind + ' ours']:.0f} / {clock[kind + ' lm-eval']:.0f}" for kind in METHODS]
-    lines += ["", f"CPU seconds, ours / lm-eval (batch size 8): {'; '.join(spent)}."]
-    return lines, record
+        for name, items in samples.items():
+            which = f"{name} {kind}"
+            compared(items, form.norm, ours, other, asked, before.get(which, {}), keep)
 
 
 # Speed
@@ -253,36 +217,35 @@ def speed(items: list[Item], model: Path, dtype: str, batch_sizes: list[int], re
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--benchmarks", type=Path, required=True, help="folder of benchmarks as JSON lines")
-    parser.add_argument("--agreement", action="store_true", help="only this part; the other stays as it was written")
-    parser.add_argument("--speed", action="store_true", help="likewise")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="the others stay as they were written")
     parser.add_argument("--items", type=int, default=200, help="of each benchmark for agreement")
-    parser.add_argument("--texts", type=int, default=30, help="of these, how many by option texts too")
     parser.add_argument("--speed-items", type=int, default=16, help="of each benchmark for speed")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 8, 32], help="lm-eval's")
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--dtypes", nargs="+", default=["bfloat16", "float32"], help="all batch sizes in the first, the two best in the next")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    both = args.agreement == args.speed
+    if set(args.parts) != set(PARTS) and OUT.exists() and not RECORD.exists():
+        parser.error(f"--parts: {RECORD.name} is not beside {OUT.name}, which would lose its other parts; leave --parts out")
     datasets.disable_progress_bars()
     model = smollm2()
-    part = {name: load_benchmark(name, args.benchmarks, args.items, args.seed) for name in NAMES}
-    where = f"lm-eval {lm_eval_version} (hf), torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.machine()}"
-    saved = OUT.with_suffix(".json")
-    record: dict[str, Any] = json.loads(saved.read_text(encoding="utf-8")) if saved.exists() and not both else {"text": {}}
-    if both or args.agreement:
-        table, record["agreement"] = agreement(part, args.texts, model)
-        record["text"]["agreement"] = ["## Same letters by log-likelihood", "", *table, ""]
-    if both or args.speed:
-        items = [item for found in part.values() for item in found[: args.speed_items]]
-        lines = ["## Speed of written answers", ""]
-        lines += ["| Precision | | Items/s | Items per CPU second | Its wall time / ours | Its CPU time / ours | Same completion | Same letter |"]
+    samples = {name: load_benchmark(name, args.benchmarks, args.items, args.seed) for name in NAMES}
+    where = f"lm-eval {lm_eval_version} (hf), torch {torch.__version__}, {torch.get_num_threads()} thread{'s' * (torch.get_num_threads() > 1)}, {platform.machine()}"
+    kinds, asked = [part for part in args.parts if part in KINDS], {"items": args.items, "seed": args.seed, "where": f"{where}; lm-eval's batch size 8"}
+    before = {which: found for which, found in saved()["agreement"].items() if found["asked"] == asked}
+    if all(len(before.get(f"{name} {kind}", {"rows": ()})["rows"]) == args.items for name in NAMES for kind in kinds):
+        before = {}  # nothing was cut: measured anew
+    for kind in kinds:
+        agreement(kind, samples, asked, model, before)
+    if "speed" in args.parts:
+        items = [item for found in samples.values() for item in found[: args.speed_items]]
+        lines = ["| Precision | | Items/s | Items per CPU second | Its wall time / ours | Its CPU time / ours | Same completion | Same letter |"]
         lines += ["|---|---|--:|--:|--:|--:|--:|--:|"]
-        record["speed"] = {}
+        measured: dict[str, Any] = {}
         sizes, notes = args.batch_sizes, []
         for dtype in args.dtypes:
             table, found = speed(items, model, dtype, sizes, args.repeats)
-            record["speed"][dtype] = found
+            measured[dtype] = found
             lines += table
             parted = [gap for gaps in found["gaps"].values() for gap in gaps]
             if parted:
@@ -290,18 +253,32 @@ def main() -> None:
                 notes += [f"{dtype}: where completions part, the model asked alone holds the two tokens at most {apart}."]
             notes += [f"{dtype}: other letters than {name}: {', '.join(ids)}." for name, ids in found["other_letter"].items() if ids]
             sizes = [size for size in sizes if f"lm-eval, batch size {size}" in found["by_speed"][:2]]
-        made = record["speed"][args.dtypes[0]]["tokens"]
+        made = measured[args.dtypes[0]]["tokens"]
         lengths = f"{statistics.mean(made):.0f} tokens in the mean, {statistics.median(made):.0f} in the median, {max(made)} at most"
         lines += ["", f"{len(items)} items, at most {load_recipe('embedded', WRITTEN).evaluation.max_new_tokens} new tokens; completions of {lengths}."]
-        ratios = [f"{dtype} {found['ratio']:.2f}× by wall time, {found['cpu_ratio']:.2f}× by CPU time" for dtype, found in record["speed"].items()]
+        ratios = [f"{dtype} {found['ratio']:.2f}× by wall time, {found['cpu_ratio']:.2f}× by CPU time" for dtype, found in measured.items()]
         lines += [f"Against lm-eval at its best batch size: {'; '.join(ratios)}.", "", *(f"- {note}" for note in notes), ""]
-        record["text"]["speed"] = lines
-    lines = ["# Evaluation beside lm-eval", "", f"`make bench-evaluation BENCHMARKS=DIR`; SmolLM2-135M-Instruct, {where}.", ""]
-    text = "\n".join([*lines, *record["text"].get("agreement", []), *record["text"].get("speed", [])])
-    print(text)
+        save(speed=measured, speed_text=[f"{where}.", "", *lines])
+    print(OUT.read_text(encoding="utf-8"))
+
+
+def saved() -> dict[str, Any]:
+    """What was measured before."""
+    return {"agreement": {}, "speed_text": []} | (json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.exists() else {})
+
+
+def save(agreement: dict[str, Any] | None = None, **speed: Any) -> None:
+    """Both results files, with one part changed."""
+    record = saved()
+    record |= {**speed, "agreement": record["agreement"] | (agreement or {})}
+    write_json(RECORD, record)
+    lines = ["# Evaluation beside lm-eval", "", "`make bench-evaluation BENCHMARKS=DIR`; SmolLM2-135M-Instruct.", ""]
+    if record["agreement"]:
+        lines += ["## Same letters by log-likelihood", "", *as_text(record["agreement"])]
+    if record["speed_text"]:
+        lines += ["## Speed of written answers", "", *record["speed_text"]]
     with atomic_write(OUT) as handle:
-        handle.write(text)
-    write_json(saved, record)
+        handle.write("\n".join(lines))
 
 
 if __name__ == "__main__":
