@@ -7,11 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
 import pytest
 
 from check_run import check_run
 from gazal.errors import GazalError
-from gazal.reproduce import reproduce
+from gazal.reproduce import _execute, reproduce
 
 SHRUNKEN = (Path(__file__).parent / "shrunken.txt").read_text(encoding="utf-8").split()
 
@@ -45,6 +46,16 @@ def test_executed_notebooks_hold_no_machine_paths(run):
         assert not any(output["output_type"] == "error" for cell in json.loads(text)["cells"] for output in cell.get("outputs", []))
 
 
+def test_relative_names_are_relative_to_where_the_command_was_started(tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "own.jsonl").write_text("{}", encoding="utf-8")
+    code = "from pathlib import Path\nassert Path('own.jsonl').is_file(), Path.cwd()\nprint(Path('own.jsonl').resolve())"
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)]), tmp_path / "elsewhere" / "source.ipynb")
+    monkeypatch.chdir(tmp_path)
+    _execute(tmp_path / "elsewhere" / "source.ipynb", tmp_path / "done.ipynb", {})
+    assert str(tmp_path) not in (tmp_path / "done.ipynb").read_text(encoding="utf-8")
+
+
 def test_run_folder_of_another_recipe_is_refused(run):
     with pytest.raises(GazalError, match="another recipe .*sft.learning_rate"):
         reproduce("embedded", [*SHRUNKEN, "sft.learning_rate=0.5"], run=str(run))
@@ -54,7 +65,7 @@ def test_run_folder_of_another_recipe_is_refused(run):
     ("arguments", "message"),
     [
         (["reproduce", "--recipe", "nope"], "recipe 'nope': no such recipe"),
-        (["reproduce", "--set", "sft.learning_rat=1"], "sft.learning_rat: unknown key"),
+        (["reproduce", "--set", "sft.learning_rat=1"], "sft.learning_rat: unknown key (learning_rate is one)"),
         (["reproduce", "--set", "sft.epochs=many"], "sft.epochs"),
         (["reproduce", "--benchmarks", "/no/such/folder"], "no such folder"),
         (["synth", "--n", "4", "--type", "surgery", "--out", "x.jsonl"], "--type surgery"),

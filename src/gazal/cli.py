@@ -174,7 +174,7 @@ def evaluate(
 
 @app.command()
 def score(
-    folder: Annotated[Path, typer.Argument(help="Folder of predictions, or a run folder.")],
+    folder: Annotated[Path, typer.Argument(help="Folder of predictions (<model>/<benchmark>.parquet, or one model's), or a run folder.")],
     protocol: Annotated[str, typer.Option("--protocol", help="ours, or another's: best_of_first_and_last, last_letter, mmlu_pro, default_a.")] = "ours",
 ) -> None:
     """Score again from predictions alone; no model needed. By another protocol: scores.PROTOCOL.json, beside ours."""
@@ -288,6 +288,7 @@ def main() -> None:
     except GazalError as error:
         print(f"gazal: {error}", file=sys.stderr)
         sys.exit(1)
-    except KeyboardInterrupt:
-        print("gazal: interrupted; the same command continues", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as end:  # typer turns Ctrl-C into 130
+        if end.code == 130:
+            print("gazal: interrupted; the same command continues", file=sys.stderr)
+        raise

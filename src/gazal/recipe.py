@@ -6,8 +6,9 @@ or ``chosen, because …``; where a recipe file sets another value, its comment 
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
@@ -160,9 +161,20 @@ def load_recipe(name: str = "embedded", overrides: list[str] | tuple[str, ...] =
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
-            raise GazalError(f"{path}: {key}: unknown key") from error
+            raise GazalError(f"{path}: {key}: unknown key{_similar_key(first['loc'])}") from error
         message = first["msg"].removeprefix("Value error, ")
         raise GazalError(f"{path}: {key + ': ' if key else ''}{message} (found {first['input']!r:.60})" if key else f"{path}: {message}") from error
+
+
+def _similar_key(place: tuple[int | str, ...]) -> str:
+    """The known key most like the unknown one at ``place``, in brackets; empty where none is."""
+    section: Any = Recipe
+    for part in place[:-1]:
+        if part in section.model_fields:
+            annotation = section.model_fields[part].annotation
+            section = get_args(annotation)[-1] if get_args(annotation) else annotation
+    similar = difflib.get_close_matches(str(place[-1]), section.model_fields, 1)
+    return f" ({similar[0]} is one)" if similar else ""
 
 
 def dump_recipe(recipe: Recipe) -> str:

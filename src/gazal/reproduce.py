@@ -87,7 +87,7 @@ def _execute(source: Path, target: Path, parameters: dict[str, object]) -> None:
     partial = _partial(target)
     try:
         papermill.execute_notebook(
-            str(source), str(partial), parameters=parameters, kernel_name="python3", cwd=str(source.parent),
+            str(source), str(partial), parameters=parameters, kernel_name="python3", cwd=str(Path.cwd()),
             progress_bar=False, stdout_file=sys.stdout, request_save_on_cell_execute=True,
         )
     except PapermillExecutionError as error:
@@ -103,7 +103,7 @@ def _execute(source: Path, target: Path, parameters: dict[str, object]) -> None:
 def _without_paths(notebook: Path) -> None:
     """Take this machine's paths out of an executed notebook."""
     text = notebook.read_text(encoding="utf-8")
-    for path, name in ((str(ROOT), "."), (str(Path.home()), "~")):
+    for path, name in ((str(ROOT), "."), (str(Path.cwd()), "."), (str(Path.home()), "~")):
         text = text.replace(json.dumps(path)[1:-1] + "/", name + "/") if len(path) > 1 else text
     notebook.write_text(text, encoding="utf-8")
 
