@@ -179,17 +179,24 @@ def check_evaluation(check: Check) -> None:
             check.expect(sane, f"eval/scores.json: baseline {name} of {benchmark} is {value}")
 
 
+def beside_scores(check: Check, name: str) -> tuple[dict | None, list[tuple[str, str, dict]]]:
+    """A report that goes with scores.json, and model, benchmark and score of each cell there; None and nothing where either is missing."""
+    report, scores = check.load(name, read_json), check.load("eval/scores.json", read_json)
+    if report is None or scores is None:
+        return None, []
+    return report, [(model, benchmark, score) for model, entry in scores.get("models", {}).items() for benchmark, score in entry.get("benchmarks", {}).items()]
+
+
 def check_protocols(check: Check) -> None:
     """protocols.json: every protocol on every scored model and benchmark, ours as in scores.json, the controls there."""
-    report, scores = check.load("eval/protocols.json", read_json), check.load("eval/scores.json", read_json)
-    if report is None or scores is None:
+    report, scored = beside_scores(check, "eval/protocols.json")
+    if report is None:
         return
-    for model, entry in scores.get("models", {}).items():
-        for benchmark, score in entry.get("benchmarks", {}).items():
-            where, cells = f"eval/protocols.json: {model} on {benchmark}", report["benchmarks"].get(benchmark, {}).get(model, {})
-            check.expect(set(cells) == PROTOCOLS, f"{where}: scored by {', '.join(cells) or 'no protocol'}")
-            check.expect(all(0 <= value <= 1 for value in cells.values()), f"{where}: an accuracy is not a share")
-            check.expect(cells.get("ours") == score["accuracy"], f"{where}: ours is {cells.get('ours')}, eval/scores.json says {score['accuracy']}")
+    for model, benchmark, score in scored:
+        where, cells = f"eval/protocols.json: {model} on {benchmark}", report["benchmarks"].get(benchmark, {}).get(model, {})
+        check.expect(set(cells) == PROTOCOLS, f"{where}: scored by {', '.join(cells) or 'no protocol'}")
+        check.expect(all(0 <= value <= 1 for value in cells.values()), f"{where}: an accuracy is not a share")
+        check.expect(cells.get("ours") == score["accuracy"], f"{where}: ours is {cells.get('ours')}, eval/scores.json says {score['accuracy']}")
     for name in ("honest", "forms"):
         check.expect(not report[name]["completions"] or report[name]["agreement"]["ours"] == 1, f"eval/protocols.json: {name}: ours does not agree with itself")
     red = report["red_team"].get("protocols", {})
@@ -198,36 +205,34 @@ def check_protocols(check: Check) -> None:
 
 def check_lengths(check: Check) -> None:
     """lengths.json: every scored model and benchmark, all completions in its fifths or cut, and together as accurate as in scores.json."""
-    report, scores = check.load("eval/lengths.json", read_json), check.load("eval/scores.json", read_json)
-    if report is None or scores is None:
+    report, scored = beside_scores(check, "eval/lengths.json")
+    if report is None:
         return
-    for model, entry in scores.get("models", {}).items():
-        for benchmark, score in entry.get("benchmarks", {}).items():
-            where, found = f"eval/lengths.json: {model} on {benchmark}", report["benchmarks"].get(benchmark, {}).get(model)
-            if found is None:
-                check.problems.append(f"{where}: missing")
-                continue
-            cells = [*found["fifths"], *([found["truncated"]] if found["truncated"] else [])]
-            count = sum(cell["completions"] for cell in cells)
-            check.expect(count == score["n"] * score["samples"], f"{where}: {count} completions, eval/scores.json says {score['n'] * score['samples']}")
-            right = sum(cell["items"] * cell["accuracy"] for cell in cells)
-            check.expect(score["samples"] > 1 or abs(right - score["n"] * score["accuracy"]) < 0.01, f"{where}: {right} right answers, eval/scores.json says otherwise")
-            check.expect(all(cell["ci95"][0] <= cell["accuracy"] <= cell["ci95"][1] for cell in cells), f"{where}: an accuracy lies outside its interval")
+    for model, benchmark, score in scored:
+        where, found = f"eval/lengths.json: {model} on {benchmark}", report["benchmarks"].get(benchmark, {}).get(model)
+        if found is None:
+            check.problems.append(f"{where}: missing")
+            continue
+        cells = [*found["fifths"], *([found["truncated"]] if found["truncated"] else [])]
+        count = sum(cell["completions"] for cell in cells)
+        check.expect(count == score["n"] * score["samples"], f"{where}: {count} completions, eval/scores.json says {score['n'] * score['samples']}")
+        right = sum(cell["items"] * cell["accuracy"] for cell in cells)
+        check.expect(score["samples"] > 1 or abs(right - score["n"] * score["accuracy"]) < 0.01, f"{where}: {right} right answers, eval/scores.json says otherwise")
+        check.expect(all(cell["ci95"][0] <= cell["accuracy"] <= cell["ci95"][1] for cell in cells), f"{where}: an accuracy lies outside its interval")
 
 
 def check_contamination(check: Check) -> None:
     """contamination.json: every scored benchmark is in it, and no clean score holds more items than the whole."""
-    report, scores = check.load("eval/contamination.json", read_json), check.load("eval/scores.json", read_json)
-    if report is None or scores is None:
+    report, scored = beside_scores(check, "eval/contamination.json")
+    if report is None:
         return
-    for model, entry in scores.get("models", {}).items():
-        for benchmark, score in entry.get("benchmarks", {}).items():
-            where, found, clean = f"eval/contamination.json: {benchmark}", report["tests"].get(benchmark), score.get("clean")
-            if found is None or clean is None:
-                check.problems.append(f"{where}: was not compared, or {model} has no clean score")
-                continue
-            check.expect(clean["n"] <= score["n"] <= found["items"] and found["training_documents"] > 0, f"{where}: counts make no sense")
-            check.expect(bool(found["matched"] or found["pairs"]) or clean["accuracy"] == score["accuracy"], f"{where}: nothing matches, yet the clean score of {model} differs")
+    for model, benchmark, score in scored:
+        where, found, clean = f"eval/contamination.json: {benchmark}", report["tests"].get(benchmark), score.get("clean")
+        if found is None or clean is None:
+            check.problems.append(f"{where}: was not compared, or {model} has no clean score")
+            continue
+        check.expect(clean["n"] <= score["n"] <= found["items"] and found["training_documents"] > 0, f"{where}: counts make no sense")
+        check.expect(bool(found["matched"] or found["pairs"]) or clean["accuracy"] == score["accuracy"], f"{where}: nothing matches, yet the clean score of {model} differs")
     if "mmlu_pro_medical" in report["tests"]:
         exact = sum(pair[2] == "exact" for pair in report["tests"]["mmlu_pro_medical"]["pairs"])
         check.expect(exact == 95, f"eval/contamination.json: mmlu_pro_medical: {exact} exact duplicate pairs, known are 95")

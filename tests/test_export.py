@@ -177,6 +177,13 @@ def test_bad_requests_are_one_line(folder, tmp_path):
         export(folder, tmp_path, "lm-eval")
 
 
+@pytest.mark.parametrize("kind", ["lm-eval", "lighteval"])
+def test_one_models_folder_is_enough(folder, tmp_path, kind):
+    model = sorted(path.parent for path in folder.glob("*/*.parquet"))[0]
+    names = {path.name for path in export(folder, tmp_path / "all", kind) if model.name in path.parts}
+    assert names and {path.name for path in export(model, tmp_path / "one", kind)} == names
+
+
 def test_the_command_names_what_it_wrote(folder, tmp_path):
     done = CliRunner().invoke(app, ["export", str(folder), "--out", str(tmp_path / "out"), "--format", "lm-eval"])
     assert done.exit_code == 0 and [Path(line).name for line in done.stdout.split()] == [f"results_{DATE}.json", f"samples_quiz_{DATE}.jsonl", f"samples_short_{DATE}.jsonl"]

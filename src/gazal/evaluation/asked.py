@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from gazal.endpoints import public_model
 from gazal.errors import GazalError
 from gazal.evaluation.folder import KEPT
-from gazal.evaluation.identity import fast_dtype, identity_of
+from gazal.evaluation.identity import fast_dtype, folder_name, identity_of
 from gazal.files import file_safe, write_json
 from gazal.recipe import Recipe
 from gazal.recipe_evaluation import EvaluationSection
@@ -75,7 +75,7 @@ def asked_models(names: Iterable[str], recipe: Recipe) -> list[Asked]:
 def _asked(name: str, recipe: Recipe) -> Asked:
     entry = recipe.models.get(name)
     if entry is None:
-        return Asked(file_safe(name.partition("#")[2] if name.startswith("openai:") else name), name, recipe)
+        return Asked(folder_name(name), name, recipe)
     evaluation, model = (
         section.model_copy(update={key: value for key in keys if (value := getattr(entry, key)) is not None})
         for section, keys in ((recipe.evaluation, OF_EVALUATION), (recipe.model, OF_MODEL))
@@ -107,7 +107,7 @@ class LazyEngine:
         """Raises GazalError for what is no model, and for a hub that cannot be reached."""
         self.spec, self.settings, self.revision = str(spec), settings, revision
         self.dtype = dtype if dtype or self.spec.startswith("openai:") else fast_dtype()
-        self.name = file_safe(self.spec.partition("#")[2] if self.spec.startswith("openai:") else self.spec)
+        self.name = folder_name(self.spec)
         self.identity = identity_of(self.spec, self.dtype, revision, settings.engine)
         self._loaded: Engine | None = None
 

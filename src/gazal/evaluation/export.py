@@ -90,7 +90,7 @@ def export(eval_dir: str | Path, out: str | Path, kind: str) -> list[Path]:
         raise GazalError(f"{root}: no items/<benchmark>.jsonl beside the predictions: nothing to export")
     written: list[Path] = []
     for model, found in tasks.items():
-        latest = max((root / model / f"{task.name}.parquet").stat().st_mtime for task in found)
+        latest = max(task.frame.attrs["path"].stat().st_mtime for task in found)
         written += KINDS[kind](Path(out), model, found, datetime.fromtimestamp(latest, UTC).strftime("%Y-%m-%dT%H-%M-%S.%f"))
     return written
 

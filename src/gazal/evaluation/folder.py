@@ -81,8 +81,8 @@ def read_answers(eval_dir: str | Path) -> Read:
 
     Frames are in item order, then sample, as :func:`gazal.evaluation.predictions.read_predictions` gives them, letters read
     anew, with ``group`` (reasoning type, else subject), ``key``, ``format`` (0 or 1; NaN where unknown), ``open`` (the prompt
-    opened the think block) and ``likeliest`` (the letter was chosen by log-likelihood, not written); the file's header is in
-    ``frame.attrs["header"]``.
+    opened the think block) and ``likeliest`` (the letter was chosen by log-likelihood, not written); the file and its header are in
+    ``frame.attrs["path"]`` and ``frame.attrs["header"]``.
     """
     root = Path(eval_dir)
     root = root / "eval" if (root / "eval").is_dir() else root
@@ -97,16 +97,15 @@ def read_answers(eval_dir: str | Path) -> Read:
     return root, {key: _answers(files[key], items[key[1]]) for key in order}, items
 
 
-def read_permuted(root: Path, model: str, benchmark: str) -> pd.DataFrame | None:
-    """``<model>/permuted/<benchmark>.parquet`` as :func:`read_answers` reads it, ``item_id`` being the original's and ``turn``
-    the number of the order (1, 2, …), with ``original``: the answer's letter in the original order. None where there is no
+def read_permuted(root: Path, plain: Path) -> pd.DataFrame | None:
+    """What lies in ``permuted/`` beside the predictions file ``plain``, as :func:`read_answers` reads it, ``item_id`` being the original's and
+    ``turn`` the number of the order (1, 2, …), with ``original``: the answer's letter in the original order. None where there is no
     such file, or no items beside it (said on stderr). Raises GazalError for an item that does not say its ``order``.
     """
-    alone = not (root / model).is_dir()
-    path = (root if alone else root / model) / PERMUTED / f"{benchmark}.parquet"
+    path, benchmark = plain.parent / PERMUTED / plain.name, plain.stem
     if not path.exists():
         return None
-    items = _items(root, f"{PERMUTED}/{benchmark}", alone)
+    items = _items(root, f"{PERMUTED}/{benchmark}", plain.parent == root)
     if not items:
         print(f"{benchmark}: no items/{PERMUTED}/{benchmark}.jsonl beside the predictions: its permuted orders are not scored", file=sys.stderr)
         return None
@@ -163,7 +162,7 @@ def _answers(path: Path, items: list[Item]) -> pd.DataFrame:
         frame = frame.assign(group=None, key=None, format=np.nan, open=False, letter=stored, correct=frame["correct"].astype(bool) & stored.notna())
         frame = frame.sort_values(["item_id", "sample"], ignore_index=True)
     frame["likeliest"] = header.get("sampling", {}).get("method") == "loglik"
-    frame.attrs["header"] = header
+    frame.attrs |= {"path": path, "header": header}
     return frame
 
 

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from gazal.errors import GazalError
-from gazal.files import sha256
+from gazal.files import file_safe, sha256
 from gazal.model_folders import EMBEDDED, require_model
 
 WEIGHTS = (
@@ -24,6 +24,11 @@ def fast_dtype() -> str:
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
     able = torch.cpu.get_capabilities()
     return "bfloat16" if able.get("amx_bf16") or able.get("avx512_bf16") else "float32"
+
+
+def folder_name(spec: str) -> str:
+    """What the folder of a model's predictions is called: a server's model by its name, any other by its folder's or hub id's last part."""
+    return file_safe(spec.partition("#")[2] if spec.startswith("openai:") else spec)
 
 
 def server_of(spec: str) -> tuple[str, str]:

@@ -168,7 +168,10 @@ def _check_think(engine: Engine, prompts: Prompts, think_open: bool, thinking: s
 
 def _say_control(engine: Engine, items: list[Item], label: str, say: Callable[[str], None]) -> None:
     """Text such as ``<|im_end|>`` in an item ends a turn of some models: they are asked something else than it says."""
-    mark = re.compile("|".join(map(re.escape, getattr(getattr(engine, "tokenizer", None), "all_special_tokens", []))) or r"(?!)")
+    tokens = getattr(getattr(engine, "tokenizer", None), "all_special_tokens", [])
+    if not tokens:  # a server shows none
+        return
+    mark = re.compile("|".join(map(re.escape, tokens)))
     found = [(item.id, hit[0]) for item in items if (hit := mark.search("\n".join([*(item.context or ()), item.question, *item.options.values()])))]
     if found:
         say(f"{label}: {len(found)} of {len(items)} items hold text that this model reads as a control token, such as {found[0][1]!r} (first: {found[0][0]!r})")

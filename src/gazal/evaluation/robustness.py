@@ -25,7 +25,7 @@ def robustness(root: Path, answers: Answers) -> dict[str, Any]:
     """
     found: dict[str, Any] = {}
     for (model, benchmark), frame in answers.items():
-        if frame["key"].notna().all() and (turned := read_permuted(root, model, benchmark)) is not None:
+        if frame["key"].notna().all() and (turned := read_permuted(root, frame.attrs["path"])) is not None:
             if not set(turned["item_id"]) <= set(frame["item_id"]) or turned.groupby("item_id")["turn"].nunique().nunique() > 1:
                 raise GazalError(f"{root}/{model}/{PERMUTED}/{benchmark}.parquet: not the items of {model}/{benchmark}.parquet, each in equally many orders")
             asked = frame[frame["item_id"].isin(set(turned["item_id"]))]
