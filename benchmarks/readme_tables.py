@@ -9,9 +9,12 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import statistics
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from scipy.stats import ttest_1samp
 
 from gazal.errors import GazalError
 from gazal.files import atomic_write
@@ -35,7 +38,7 @@ def alone(table: Table, narrow: bool = True) -> str:
 
 
 def seeds_table(runs: list[Results]) -> Table:
-    """Stages on the embedded test and what each added, a row a run. Raises GazalError for a run without all three stages."""
+    """Stages on the embedded test and what each added, a row a run; of three and more the mean gain of GRPO with its 95 % t interval. Raises GazalError for a run without all three stages."""
     rows = []
     for run in runs:
         scores, changes = [run.score(stage, TEST) for stage in STAGES], [run.change("base", "sft", TEST), run.change("sft", "grpo", TEST)]
@@ -46,6 +49,11 @@ def seeds_table(runs: list[Results]) -> Table:
             str(run.recipe.get("seed", NONE)), *(percent(score["accuracy"]) for score in scores), f"{points(sft.delta)} (p = {sft.p:.2g})",
             f"{points(grpo.delta)} ({points(grpo.low)} to {points(grpo.high)}, p = {grpo.p:.2g})", " / ".join(percent(score.get("format")) for score in scores),
         ])
+    if len(runs) > 2:
+        gains = [run.change("sft", "grpo", TEST).delta for run in runs]
+        found = ttest_1samp(gains, 0)
+        low, high = found.confidence_interval()
+        rows.append(["mean", "", "", "", "", f"{points(statistics.fmean(gains))} ({points(low)} to {points(high)}, t over seeds, p = {found.pvalue:.2g})", ""])
     return Table("seeds", "", ["seed", "base", "SFT", "GRPO", "base → SFT", "SFT → GRPO (95 % interval)", "format, %"], rows)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import statistics
 import sys
 from pathlib import Path
 
@@ -119,3 +120,10 @@ def test_what_was_not_measured_is_left_out_or_named(folders, tmp_path):
         with pytest.raises(SystemExit, match=message):
             bench.main(arguments)
     assert (tmp_path / "README.md").read_text() == "<!-- /results -->\n<!-- results -->\n"
+
+
+def test_three_seeds_have_a_mean_with_the_interval_of_students_t(folders):
+    one, two = folders[0]
+    *_, mean = bench.seeds_table([read_results(run) for run in (one, two, one)]).rows  # gains of 25, -25 and 25 points
+    half = 4.302653 * statistics.stdev([25, -25, 25]) / 3**0.5
+    assert mean[0] == "mean" and mean[5].startswith(f"+8.3 (−{half - 25 / 3:.1f} to +{half + 25 / 3:.1f}, t over seeds, p = ")
