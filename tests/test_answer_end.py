@@ -66,14 +66,16 @@ def test_a_place_once_found_stays_and_is_found_at_the_earliest(text, more, think
     assert set(known) <= {None, whole} and known == sorted(known, key=lambda found: found is not None)
 
 
-@given(TEXTS, st.booleans())
-def test_what_is_kept_reads_as_one_announced_letter(text, think_open):
+@given(TEXTS, TEXTS, st.booleans())
+@example("**Answer:** C</THINK></THINK></THINK></THINK></THINK>\n", "", False)
+@example("**Answer:** C**Answer:** B vitamin K\n", "**Answer:** C\n", False)
+def test_what_is_cut_off_can_undo_the_answer_but_never_give_another(text, more, think_open):
     at = closed_at(text, think_open)
     if at is not None:
-        letter = extract(text[:at], OPTIONS, think_open).letter
-        assert letter in ("A", "B", "C")
-        last = text[:at].rstrip("} \n\r")
-        assert letter in last[-40:]
+        assert extract(text[:at], dict.fromkeys("ABCDEFGHIJ", ""), think_open).letter is not None
+        kept = extract(text[:at], OPTIONS, think_open).letter  # None where the letter is announced with another option's text
+        after = (text + more)[at:].lower()
+        assert "think>" in after or extract(text + more, OPTIONS, think_open).letter in (kept, None)
 
 
 @given(st.sampled_from("ABCD"), st.sampled_from(["**Answer:** {}", "<answer>{}</answer>", "\\boxed{{{}}}", "**Answer:** {}. {text}"]), TEXTS)

@@ -205,7 +205,7 @@ def test_format_with_options_wants_a_clean_readable_answer(line: str) -> None:
 
 
 @given(st.text(max_size=60) | st.lists(st.sampled_from(["A", "e", "\u0301", "\u200b", "\uff21", "\ud83d", "\ufdfa", "x ", "\u2163", "\x1b[8m", "\r\n", "\u1100", "\u1161"])).map("".join))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_folding_by_runs_is_folding_as_a_whole(text: str) -> None:
     assert fold(text) == fold(text + " " * 20_001)[:-20_001]
 
@@ -217,7 +217,7 @@ PIECES = st.sampled_from(
 
 
 @given(st.lists(PIECES, max_size=25).map("".join) | st.text(max_size=200), st.booleans())
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 def test_any_text_gives_one_consistent_verdict(text: str, think_open: bool) -> None:
     result = extract(text, OPTIONS, think_open)
     assert result == extract(text, OPTIONS, think_open)
@@ -228,13 +228,13 @@ def test_any_text_gives_one_consistent_verdict(text: str, think_open: bool) -> N
 
 
 @given(st.permutations(list(OPTIONS)), st.sampled_from(ACCEPTED[:40]))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_order_of_options_does_not_matter(order: list[str], text: str) -> None:
     assert extract(text, {letter: OPTIONS[letter] for letter in order}) == extract(text, OPTIONS)
 
 
 @given(st.text(max_size=300).filter(lambda s: "think>" not in s and "<|" not in s and "</s>" not in s))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_reasoning_never_changes_the_answer(reasoning: str) -> None:
     assert extract(f"<think>{reasoning}</think>\nAnswer: C", OPTIONS).letter == "C"
 

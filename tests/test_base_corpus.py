@@ -4,7 +4,7 @@ import re
 from itertools import islice
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
@@ -115,7 +115,6 @@ def test_plain_questions_are_answered_by_letter_and_text() -> None:
 # --- the tokenizer
 
 
-@settings(deadline=None)
 @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=60))
 @example("Step 1: A. x: 3; y: 0; total: 3\n\n\t ٣.٥  e\u0301 \u2028 🩺 <think>a</think> **B** (1.5)")
 @example("<|im_start|>user\nq<|im_end|>\n<|endoftext|> ")

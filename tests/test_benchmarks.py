@@ -134,7 +134,7 @@ def test_what_repeats_an_earlier_item(change, is_one):
     assert repeats([again, make_item(7), first]) == ({"item-1"} if is_one else set())
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(data=st.data())
 def test_repeats_are_counted_once_each(data):
     numbers = data.draw(st.lists(st.integers(0, 5), max_size=20))

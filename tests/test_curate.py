@@ -281,7 +281,7 @@ def test_a_large_array_is_never_whole_in_memory(tmp_path: Path) -> None:
     assert count == 30_000 and path.stat().st_size > 80 << 20 and peak < 24 << 20
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.fixed_dictionaries({"question": st.text(max_size=30)}, optional={"x": st.recursive(st.none() | st.text(max_size=5) | st.floats(allow_nan=False), lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3), max_leaves=5)}),
                 min_size=1, max_size=8), st.integers(1, 40), st.sampled_from([None, 1]))
 def test_any_array_is_read_whatever_the_chunk(tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, Any]], chunk: int, indent: int | None) -> None:
@@ -292,7 +292,7 @@ def test_any_array_is_read_whatever_the_chunk(tmp_path_factory: pytest.TempPathF
         assert [row for _, row in read_rows(path)] == rows
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.sampled_from(["good", "again", "empty", "no_answer", "unsupported"]), min_size=1, max_size=20))
 def test_every_row_is_kept_or_removed_once(tmp_path_factory: pytest.TempPathFactory, plan: list[str]) -> None:
     folder, rows = tmp_path_factory.mktemp("plan"), []

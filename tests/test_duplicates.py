@@ -229,7 +229,7 @@ ROWS = st.lists(st.fixed_dictionaries({
 
 
 @given(ROWS, ROWS, st.randoms())
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_removed_only_with_a_match_that_stands(tmp_path: Path, train: list[dict[str, Any]], tests: list[dict[str, Any]], random: Any) -> None:
     train = [row | {"id": f"r{n}"} for n, row in enumerate(train)]
     exam = write(tmp_path / "exam.jsonl", [row | {"id": f"t{n}"} for n, row in enumerate(tests)])

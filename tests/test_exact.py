@@ -40,7 +40,7 @@ def trained(tiny_model, section: AdapterSection, steps: int = 3) -> PeftModel:
 
 
 @given(st.integers(1, 64), st.integers(1, 64), st.booleans())
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 def test_scale_is_alpha_over_root_r_with_rslora_and_alpha_over_r_without(tiny_model, rank, alpha, rslora):
     policy = get_peft_model(load_model(tiny_model), lora_config(AdapterSection(rank=rank, alpha=alpha, rslora=rslora)))
     layers = [m for m in policy.modules() if hasattr(m, "scaling") and hasattr(m, "lora_A")]

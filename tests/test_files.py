@@ -70,7 +70,7 @@ def test_place_that_the_system_refuses_is_one_line() -> None:
         write_json("/proc/no-file-can-be-made-here.json", {})
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.lists(st.dictionaries(st.text(), st.none() | st.booleans() | st.integers() | st.text(), max_size=4), max_size=6), st.booleans())
 def test_read_jsonl_reads_what_was_written(tmp_path_factory, rows: list[dict], zipped: bool) -> None:
     path = tmp_path_factory.getbasetemp() / ("rows.jsonl.gz" if zipped else "rows.jsonl")

@@ -220,7 +220,7 @@ def test_two_to_ten_options_and_unknown_keys_are_kept(tmp_path: Path, n: int) ->
     assert item.model_dump(exclude_none=True) == row
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(items=some_items())
 def test_json_lines_round_trip(tmp_path_factory, items: list[Item]) -> None:
     path = tmp_path_factory.getbasetemp() / "round.jsonl"
@@ -228,7 +228,7 @@ def test_json_lines_round_trip(tmp_path_factory, items: list[Item]) -> None:
     assert read_items(path) == items
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(items=some_items())
 def test_parquet_round_trip_keeps_every_column(tmp_path_factory, items: list[Item]) -> None:
     """Also columns that the first item does not have."""
@@ -248,7 +248,7 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(item=one_item())
 def test_prompt_shows_everything_but_the_key(item: Item) -> None:
     system, user = build_messages(item, "Be careful.")
@@ -260,7 +260,7 @@ def test_prompt_shows_everything_but_the_key(item: Item) -> None:
     assert question_text(item.model_copy(update={"answer_idx": other, "reasoning": "x", "answer": "y"})) == user["content"]
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(item=one_item())
 def test_completion_ends_with_the_key_and_its_text(item: Item) -> None:
     text = completion_text(item, "Step 1: so.")

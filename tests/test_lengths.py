@@ -58,7 +58,7 @@ def test_an_item_is_one_draw_however_often_it_is_asked() -> None:
     assert often["ci95"] == of_completions(frame([10] * 4, [True, True, False, False]))["fifths"][0]["ci95"]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.tuples(st.integers(0, 30), st.booleans(), st.booleans()), min_size=1, max_size=60))
 def test_fifths_part_all_completions_and_keep_the_right_ones(rows: list[tuple[int, bool, bool]]) -> None:
     found = of_completions(frame([t for t, _, _ in rows], [r for _, r, _ in rows], cut=tuple(n for n, (_, _, c) in enumerate(rows) if c)))

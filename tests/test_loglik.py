@@ -110,7 +110,7 @@ def test_a_bigram_model_by_hand():
         assert [one.loglik for one in found] == pytest.approx([value for value, _ in row], abs=1e-5)
 
 
-@hypothesis_settings(max_examples=40, deadline=None)
+@hypothesis_settings(max_examples=40)
 @given(
     prompt=st.from_regex(r"(Answer|fever in|<\|im_start\|>assistant|No)[: \n]{0,3}", fullmatch=True),
     texts=st.lists(st.text("ABd fever,.\n", min_size=1, max_size=12), min_size=2, max_size=5),

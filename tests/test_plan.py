@@ -116,7 +116,7 @@ def test_checkpointing_and_chunks_take_less_memory_and_checkpointing_more_flops(
     assert chunked.flops < plain.flops  # without the head's products
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.sampled_from(["ddp", "fsdp2", "zero3"]), st.sampled_from([1, 2, 4, 8]))
 def test_sharding_divides_what_stays_and_ddp_does_not(strategy, processes):
     recipe = changed(PAPER, launch__strategy=strategy, launch__processes=processes)

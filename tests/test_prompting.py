@@ -113,7 +113,7 @@ PROMPTINGS = st.builds(
 )
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(one=PROMPTINGS, other=PROMPTINGS)
 def test_another_prompt_has_another_header(one, other):
     assert json.loads(json.dumps(one.header())) == one.header()
@@ -123,7 +123,7 @@ def test_another_prompt_has_another_header(one, other):
         assert one.header() == other.header()
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(count=st.integers(0, 12), asked=st.sets(st.integers(0, 15)), seed=st.integers(0, 9), copied=st.sets(st.integers(0, 9)))
 def test_shots_are_seeded_new_and_never_asked(count, asked, seed, copied):
     candidates = [*(make_item(n) for n in range(10)), *(make_item(n, id=f"copy-{n}") for n in sorted(copied))]

@@ -122,7 +122,7 @@ def test_the_random_letter_is_seeded_and_near_chance() -> None:
     assert mixed.how[:2] == ["guessed", "read"] and (mixed.correct[1::2] == 1).all()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.text(st.sampled_from("ABCI answeri s:()\n.*é"), max_size=60), min_size=1, max_size=6), st.sampled_from("ABCD"))
 def test_any_text_is_graded(texts: list[str], key: str) -> None:
     for name, rule in PROTOCOLS.items():

@@ -226,7 +226,7 @@ def test_support_on_real_explanations() -> None:
 WORDS = st.text("abcdefgh ,.\n*`<>/thinkAnswer:BC#-é病", max_size=80)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(st.fixed_dictionaries(
     {"id": st.just("x"), "question": WORDS}, optional={"reasoning": st.none() | WORDS, "response": st.none() | WORDS, "answer": st.none() | WORDS, "answer_idx": st.none() | st.sampled_from("ABCZ"),
                                                       "options": st.none() | st.dictionaries(st.sampled_from("ABCD12"), WORDS, max_size=4), "context": st.lists(WORDS, max_size=2)},
@@ -239,7 +239,7 @@ def test_any_row_has_one_known_reason_or_none(rows: list[dict[str, Any]]) -> Non
         assert row["question"].strip() and (not row.get("options") or key_of(row))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.sampled_from("ABCD"), st.sampled_from("ABCD"), st.sampled_from(["Step 9: total: 3; answer: {}", "The answer is {}.", "**Answer:** {}", "So the correct option is ({})."]))
 def test_support_is_what_the_extractor_reads(key: str, stated: str, form: str) -> None:
     trace = TRACE + "\n" + form.format(stated)

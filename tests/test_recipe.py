@@ -94,7 +94,7 @@ def test_round_trip_of_a_shipped_recipe(tmp_path: Path) -> None:
         assert load_recipe(write(tmp_path / f"{name}.yaml", dump_recipe(recipe))) == recipe
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(
     rate=st.floats(1e-12, 10, allow_nan=False), seed=st.integers(0, 2**31), rank=st.integers(1, 512), dora=st.booleans(),
     target=st.one_of(st.just("all-linear"), st.lists(st.sampled_from(["q_proj", "v_proj", "up_proj"]), min_size=1, max_size=3)),

@@ -119,7 +119,7 @@ texts = st.one_of(
 
 
 @given(texts, configs, st.none() | st.lists(st.integers(0, 5), max_size=80), st.booleans())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_bounded_and_deterministic(text: str, cfg: RewardConfig, ids: list[int] | None, truncated: bool) -> None:
     scores = score_completion(text, OPTIONS, "C", token_ids=ids, truncated=truncated, cfg=cfg)
     assert scores == score_completion(text, OPTIONS, "C", token_ids=ids, truncated=truncated, cfg=cfg)
@@ -130,7 +130,7 @@ def test_bounded_and_deterministic(text: str, cfg: RewardConfig, ids: list[int] 
 
 
 @given(st.text("abcdefgh \n", max_size=200), configs, st.integers(0, 600))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_wrong_never_outranks_right_of_the_same_form(reasoning: str, cfg: RewardConfig, n_tokens: int) -> None:
     right, wrong = (total(completion(letter, reasoning), cfg, n_tokens=n_tokens, token_ids=[1] * 20) for letter in "CA")
     assert right > wrong
@@ -138,7 +138,7 @@ def test_wrong_never_outranks_right_of_the_same_form(reasoning: str, cfg: Reward
 
 @given(st.sampled_from([RIGHT, WRONG, "Answer: C", "Answer: A", "C", "heparin", "Answer: C. Aspirin", "A or C", RIGHT + "\nx"]),
        st.lists(st.sampled_from(["zq", "foo", "the", "42", "\n", "—", "*", "lorem ipsum", "Step 3: x"]), min_size=1, max_size=60), configs)  # fmt: skip
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_junk_before_after_or_in_the_reasoning_never_pays(text: str, words: list[str], cfg: RewardConfig) -> None:
     junk = " ".join(words)
     padded = [text + " " + junk, text + "\n" + junk, junk + " " + text, junk + "\n" + text]
@@ -148,14 +148,14 @@ def test_junk_before_after_or_in_the_reasoning_never_pays(text: str, words: list
 
 
 @given(st.lists(st.integers(0, 4), max_size=60), st.lists(st.integers(0, 9), max_size=60), configs)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_padding_never_dilutes_repetition(ids: list[int], padding: list[int], cfg: RewardConfig) -> None:
     alone = repetition_reward(ids, cfg)
     assert max(repetition_reward(ids + padding, cfg), repetition_reward(padding + ids, cfg)) <= alone + 1e-12
 
 
 @given(st.lists(st.integers(-3, 3) | st.integers(0, 2**40), max_size=80) | st.lists(st.sampled_from(["a", "b", "c"]), max_size=80), st.integers(1, 9))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_repetition_is_all_n_grams_less_the_distinct_ones(tokens: list[object], size: int) -> None:
     grams = list(zip(*(tokens[i:] for i in range(size)), strict=False))
     cfg = RewardConfig(repetition_ngram=size, repetition_budget=100)
@@ -166,7 +166,7 @@ EOS = 9
 
 
 @given(st.lists(st.tuples(texts, st.sampled_from("ABCD"), st.booleans()), min_size=1, max_size=8), st.randoms())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_batches_do_not_matter(rows: list[tuple[str, str, bool]], random: object) -> None:
     def score(batch: list[tuple[str, str, bool]]) -> list[tuple[float, ...]]:
         columns = [

@@ -78,7 +78,7 @@ def test_the_same_files_give_the_same_bytes_and_a_run_folder_works(tmp_path):
     assert (root / "scores.json").read_bytes() == first
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.lists(st.tuples(*[st.sampled_from("rwu")] * 2), min_size=12, max_size=12), st.randoms())
 def test_row_order_does_not_matter_and_intervals_hold_the_point(tmp_path_factory, outcomes, random):
     one, two = rows("".join(a for a, _ in outcomes)), rows("".join(b for _, b in outcomes))
@@ -469,7 +469,7 @@ def test_models_of_different_items_are_scored_and_not_compared(tmp_path, capsys)
     assert "test: a and b answered different items: not compared" in capsys.readouterr().err
 
 
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 @given(st.text("rwu", min_size=24, max_size=24))
 def test_nothing_that_is_not_finite_is_written(tmp_path_factory, outcomes):
     root = folder(tmp_path_factory.mktemp("finite"), a=rows(outcomes, samples=2), b=[{**row, "n_tokens": 0} for row in rows(outcomes[::-1], samples=2)])

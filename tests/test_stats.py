@@ -139,7 +139,7 @@ def test_the_detectable_difference_tends_to_connors():
 
 
 @given(st.integers(1, 600), st.floats(0, 1), st.sampled_from([1, 4]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_detectable_differences_are_shares(n, discordance, samples):
     found = detectable(n, discordance, samples)
     assert found is None or 0 < found <= 1
@@ -194,7 +194,7 @@ def test_steps_of_k():
 
 
 @given(st.text("KABC-", min_size=1, max_size=8))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_accuracy_at_k_is_the_mean_over_all_draws(letters):
     samples, right = len(letters), letters.count("K")
     others = tuple(sorted(letters.count(x) for x in set(letters) - {"K", "-"}))

@@ -169,7 +169,7 @@ def test_stored_responses():
 PARTS = ["<think>", "</think>", "\n", "Step 1: ", "Step 2: ", "## Case\n", "## Clinical Assessment\n", "**Primary Diagnosis**\n", "**Reasoning**\n", "**Immediate Management**\n", "1. x\n", "**Follow-up**\n", "**Answer:** B", "word " * 45, "\ud800"]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(st.sampled_from(PARTS) | st.text(max_size=8), max_size=30).map("".join), st.sampled_from([CHOICE, FREE, TOPIC]))
 @example("\n".join(["<think>", "Step 1: " + "w " * 30, "Step 2: " + "w " * 30, "</think>", "## Clinical Assessment"]), FREE)
 def test_any_text_is_judged_and_what_passes_is_whole(text, task):
@@ -180,7 +180,7 @@ def test_any_text_is_judged_and_what_passes_is_whole(text, task):
         assert answer.reasoning.startswith("Step 1: ") and answer.assessment.startswith("## Clinical Assessment") and all(f"**{name}" in answer.assessment for name in ("Primary", "Reasoning", "Immediate", "Follow"))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.integers(2, 9), st.integers(0, 10**6), st.sampled_from("ABCD"), st.data())
 def test_good_answers_pass_and_lose_no_line(steps, number, letter, data):
     task = Task("t", "diagnosis", "cardiology", "q", seed=make_item("ABCD".index(letter)))
@@ -211,7 +211,7 @@ def verdicts(answers: dict[str, list[str | None]], items: list[Item], samples: i
     return found
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 5), st.data())
 def test_the_first_sample_of_a_majority_is_taken(samples, data):
     given_ = data.draw(st.lists(st.sampled_from(["B", "C", "D", "?", None]), min_size=samples, max_size=samples))
@@ -250,7 +250,7 @@ def test_a_surplus_sample_stands_in_for_a_copy():
     assert verdicts({"item-0": [one, one], "item-4": [one, two]}, items, 2) == {"item-0": ["ok", "surplus"], "item-4": ["near_copy_of_example", "ok"]}
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.lists(st.lists(st.sampled_from(WORDS[:12]), min_size=1, max_size=25), min_size=2, max_size=8), st.sampled_from([0.5, 0.7, 0.9]))
 def test_near_copies_agree_with_exact_jaccard(texts, threshold):
     copies = NearCopies(3, threshold)
