@@ -57,6 +57,7 @@ TEXTS = st.lists(PIECES, max_size=14).map("".join)
 @given(TEXTS, TEXTS, st.booleans(), st.booleans())
 @example("**Answer:** C\n", "</think>", False, False)
 @example("**Answer:** C\n", "<think>", False, False)
+@example("", "\\boxed{**Answer:** C}</THINK>\n", False, True)
 def test_a_place_once_found_stays_and_is_found_at_the_earliest(text, more, think_open, answer_open):
     at = closed_at(text, think_open, answer_open)
     if at is not None:

@@ -40,7 +40,7 @@ def closed_at(text: str, think_open: bool = False, answer_open: bool = False) ->
     ``answer_open``: it ended with ``Answer:``. Raises nothing; time is linear in the text's length.
     """
     if answer_open and (first := _FIRST_LINE.match(text)) and extract(f"Answer: {first[1]}", _ANY).letter:
-        return first.end(1)
+        return closed_at(text[: first.end(1)], think_open) or first.end(1)  # a \boxed{X} may close before the line does
     if not _HINT.search(text):
         return None
     thinking, hopeless, start, line = think_open, False, 0, 0
