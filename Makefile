@@ -50,7 +50,7 @@ lab: $(STAMP) ## JupyterLab on the notebooks, in the same environment
 paper: $(STAMP) ## Figures, tables and paper.pdf again from saved predictions; loads no model
 	@$(OPTIONS); $(PY) -m gazal paper "$${options[@]}"
 
-embedded-base: $(STAMP) ## Train the packaged tiny base model again from nothing (up to 2 hours)
+embedded-base: $(STAMP) ## Train the packaged tiny base model again from nothing (about half an hour)
 	@$(PY) -m gazal embedded-base
 
 # TRL's accuracy and cosine need math-verify, which nothing else here does; without it they are left out.

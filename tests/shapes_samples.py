@@ -93,12 +93,16 @@ def mmlu_pro(n: int) -> Rows:
     ]
 
 
+def mmlu(n: int) -> Rows:
+    return [{"question": question(i), "subject": "anatomy", "choices": drugs(i), "answer": 1} for i in range(n)]
+
+
 def items(n: int) -> Rows:
     rows = [{"id": f"own-{i}", "question": question(i), "options": dict(zip("ABCD", drugs(i)[: 2 + i % 3], strict=False)), "answer_idx": "B", "reasoning": "Step 1: so."} for i in range(n - 1)]
     return [*rows, {"id": "own-text", "question": "Why is that?", "reasoning": "Step 1: so.", "response": "It is so."}]
 
 
-SAMPLES = {f.__name__: f for f in (structured_medical, medreason, medical_grpo, ultramedical, medqa, medmcqa, pubmedqa, mmlu_pro, items)}
+SAMPLES = {f.__name__: f for f in (structured_medical, medreason, medical_grpo, ultramedical, medqa, medmcqa, pubmedqa, mmlu_pro, mmlu, items)}
 
 
 def write_rows(path: Path, rows: Rows) -> Path:

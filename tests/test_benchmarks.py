@@ -235,6 +235,30 @@ def test_a_file_without_ids_or_without_a_name(tmp_path, capsys):
         load_benchmarks([str(tmp_path / ".jsonl")])
 
 
+@pytest.mark.parametrize("ending", [".jsonl", ".json.gz", ".parquet"])
+@pytest.mark.parametrize(("shape", "ids", "key"), [("medmcqa", None, "A"), ("pubmedqa", "100", "B"), ("mmlu_pro", "mmlupro-0", "B"), ("mmlu", "row-1", "B")])
+def test_a_file_as_its_set_is_published(tmp_path, capsys, shape, ids, key, ending):
+    rows = shapes_samples.SAMPLES[shape](4)
+    path = write_rows(tmp_path / f"theirs{ending}", rows)
+    items = load_benchmark(str(path))
+    assert f"theirs{ending}: read as {shape} is published" in capsys.readouterr().err
+    assert len(items) == 4 and items[0].answer_idx == key and items[0].id == (ids or rows[0]["id"]) and all(item.reasoning is None for item in items)
+    assert items[0].question == rows[0]["question"] and items[0].source == f"theirs{ending}"
+
+
+@pytest.mark.parametrize(("row", "message"), [
+    ({"question": "Q?", "choices": ["a", "b"], "answer": 2}, "answer 'C' is no letter of the options"),
+    ({"question": "Q?", "choices": ["a", "b"], "answer": True}, "answer True is no letter"), ({"question": "Q?", "choices": "ab", "answer": 1}, "choices: expected a list"),
+    ({"question": "Q?", "choices": ["a", ""], "answer": 0}, "option B is empty"), ({"question": "Q?", "answer": 0}, "choices: missing, and row 1 has it"),
+    ({"question": " ", "choices": ["a", "b"], "answer": 0}, "question is empty"), ({"question": "Q?", "choices": ["a", "b"], "answer": -1}, "answer -1 is no letter"),
+])
+def test_a_bad_row_of_a_published_file_is_named(tmp_path, row, message):
+    path = write_rows(tmp_path / "theirs.jsonl", [*shapes_samples.mmlu(2), row])
+    with pytest.raises(GazalError) as error:
+        load_benchmark(str(path))
+    assert str(error.value).startswith(f"{path}: row 3: {message}") and "\n" not in str(error.value)
+
+
 def test_two_options_of_one_text_are_asked_and_said(tmp_path, capsys):
     write_items_jsonl(tmp_path / "a.jsonl", [make_item(1), make_item(2).model_copy(update={"options": {"A": "x", "B": "y", "C": "x"}})])
     assert len(load_benchmark(str(tmp_path / "a.jsonl"))) == 2

@@ -1,4 +1,4 @@
-"""The command line as a whole: what an interrupt says."""
+"""The command line as a whole: what an interrupt and wrong usage say."""
 
 import pytest
 import typer
@@ -18,3 +18,22 @@ def test_an_interrupted_command_says_that_the_same_command_continues(monkeypatch
     with pytest.raises(SystemExit) as end:
         cli.main()
     assert end.value.code == 130 and "gazal: interrupted; the same command continues" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("arguments", "said"), [
+    (["score"], "Missing argument 'folder'"), (["bogus"], "No such command 'bogus'"), (["evaluate", "--foo"], "--foo"), (["evaluate", "--limit", "many"], "'--limit'"),
+])
+def test_wrong_usage_is_one_line(monkeypatch, capsys, arguments, said):
+    monkeypatch.setattr("sys.argv", ["gazal", *arguments])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    out, err = capsys.readouterr()
+    assert end.value.code == 2 and not out and err.startswith("gazal: ") and said in err and err.count("\n") == 1
+
+
+def test_without_arguments_the_help_is_shown(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["gazal"])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    said = "".join(capsys.readouterr())
+    assert end.value.code == 2 and "evaluate" in said and "gazal: " not in said

@@ -275,20 +275,23 @@ def embedded_base(
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="Fewer steps, for a trial.")] = None,
     compiled: Annotated[bool, typer.Option("--compile/--no-compile", help="torch.compile; needs a C++ compiler.")] = True,
 ) -> None:
-    """Train the embedded base model from nothing (seeded; about an hour on two cores)."""
+    """Train the embedded base model from nothing (seeded; about half an hour on two cores)."""
     from gazal.base.train import ASSETS, BaseTraining, train_base
 
     train_base(out or ASSETS, BaseTraining(**({"steps": steps} if steps else {})), compiled)
 
 
 def main() -> None:
-    """Run the command; GazalError becomes one line on stderr and exit code 1."""
+    """Run the command; bad input and wrong usage become one line on stderr, with exit codes 1 and 2."""
     try:
-        app()
+        code = app(standalone_mode=False)
     except GazalError as error:
         print(f"gazal: {error}", file=sys.stderr)
-        sys.exit(1)
-    except SystemExit as end:  # typer turns Ctrl-C into 130
-        if end.code == 130:
-            print("gazal: interrupted; the same command continues", file=sys.stderr)
-        raise
+        code = 1
+    except typer.BadParameter.__base__ as error:  # typer's UsageError, which has no public name
+        if message := error.format_message():  # empty where the help was shown instead
+            print(f"gazal: {message}", file=sys.stderr)
+        code = 2
+    if code == 130:  # what typer makes of Ctrl-C
+        print("gazal: interrupted; the same command continues", file=sys.stderr)
+    sys.exit(code)

@@ -8,7 +8,7 @@ import json
 import math
 import re
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +22,8 @@ from gazal.files import atomic_write, read_jsonl
 LETTERS = "ABCDEFGHIJ"
 ENDINGS = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet")
 BY_ROW = re.compile(r"row-\d+")  # what an item without an id is named
+Rows = Iterable[tuple[int, dict[str, Any]]]  # numbered from 1
+Reshape = Callable[[Rows], Rows]
 REASONING_TYPES = ("diagnosis", "uncertainty", "treatment", "prognosis")
 ReasoningType = Literal["diagnosis", "uncertainty", "treatment", "prognosis"]
 EXPECTED = {
@@ -94,12 +96,12 @@ def item_problem(error: ValidationError) -> str:
     return f"{field}: expected {EXPECTED.get(field, 'text')}, found {'null' if found is None else f'{type(found).__name__} {found!r:.40}'}"
 
 
-def read_items(path: str | Path, training: bool = False, ids: bool = True) -> list[Item]:
+def read_items(path: str | Path, training: bool = False, ids: bool = True, reshape: Reshape | None = None) -> list[Item]:
     """Read items from JSON lines (``.jsonl``), a JSON array (``.json``), either gzipped (``.gz``), or Parquet.
 
     With ``training`` a row that has ``response`` in place of ``options`` is a TrainingExample; without ``ids`` the rows of a
-    file in which none has an id are named by their numbers (``row-1``). Raises GazalError, one line naming file, row and field, for anything that is not
-    an item, for what no items file can hold (NaN, half a surrogate pair, bytes), and for two items of one id.
+    file in which none has an id are named by their numbers (``row-1``); ``reshape`` makes rows of another schema ours. Raises
+    GazalError, one line naming file, row and field, for anything that is not an item, for what no items file can hold (NaN, half a surrogate pair, bytes), and for two items of one id.
     """
     path = Path(path)
     if path.is_dir():
@@ -111,7 +113,7 @@ def read_items(path: str | Path, training: bool = False, ids: bool = True) -> li
     items: list[Item] = []
     seen: dict[str, int] = {}
     named = ids
-    for row, value in rows:
+    for row, value in reshape(rows) if reshape else rows:
         if bad := next(((field, what) for field in value if (what := _unwritable({field: value[field]}))), None):
             raise GazalError(f"{path}: row {row}: {bad[0].encode(errors='replace').decode()}: {bad[1]}")
         if not ids:

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from gazal.section import Section
 
-Shape = Literal["synth", "items", "structured_medical", "medreason", "medical_grpo", "ultramedical", "medqa", "medmcqa", "pubmedqa", "mmlu_pro"]
+Shape = Literal["synth", "items", "structured_medical", "medreason", "medical_grpo", "ultramedical", "medqa", "medmcqa", "pubmedqa", "mmlu_pro", "mmlu"]
 
 
 class SourceSection(Section):

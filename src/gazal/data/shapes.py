@@ -176,6 +176,14 @@ def _mmlu_pro(row: Row, **about: str) -> Item:
     )
 
 
+def _mmlu(row: Row, **about: str) -> Item:
+    (question,) = _texts(row, "question")
+    key = row["answer"]
+    if not isinstance(row["choices"], list):
+        raise ValueError("choices: expected a list of texts")
+    return _choice(question, row["choices"], LETTERS[key] if type(key) is int and 0 <= key < len(LETTERS) else key, subject=_optional(row, "subject"), **about)
+
+
 def _item(row: Row, **about: str) -> Item:
     """A row in the item schema (``options`` a JSON text in Parquet); ``response`` in place of options is free text."""
     value = _without_nulls(row)
@@ -220,6 +228,7 @@ SHAPES = {
     "medmcqa": Shape(("question", "opa", "opb", "opc", "opd", "cop"), ("id", "subject_name", "exp"), _medmcqa),
     "pubmedqa": Shape(("pubid", "question", "context", "final_decision"), ("long_answer",), _pubmedqa),
     "mmlu_pro": Shape(("question_id", "question", "options", "answer_index", "category"), ("src", "cot_content"), _mmlu_pro),
+    "mmlu": Shape(("question", "choices", "answer"), ("subject",), _mmlu),
     "items": Shape(("question",), (), _item),
 }
 

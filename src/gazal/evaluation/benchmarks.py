@@ -13,6 +13,7 @@ import json
 import re
 import sys
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,10 +21,10 @@ import httpx
 import numpy as np
 
 from gazal.data.hub import load_rows
-from gazal.data.shapes import converter, tidy
+from gazal.data.shapes import SHAPES, converter, tidy
 from gazal.errors import GazalError
 from gazal.hub import PROBE_SECONDS, Unreachable, hub_problem, offline, within
-from gazal.items import BY_ROW, ENDINGS, Item, read_items
+from gazal.items import BY_ROW, ENDINGS, Item, Rows, read_items
 from gazal.recipe_data import SourceSection
 
 PUBMEDQA_LIST = "https://raw.githubusercontent.com/pubmedqa/pubmedqa/3e7616d288b52edaf38f5fd5c59821c7806bde86/data/test_ground_truth.json"
@@ -60,6 +61,7 @@ SOURCES = {
 }
 PARTS = {"mmlu_pro_medical": ("mmlu_pro_health", "mmlu_pro_biology")}  # as some papers define it; others take health alone
 BENCHMARKS = (*SOURCES, *PARTS)
+PUBLISHED = ("medmcqa", "pubmedqa", "mmlu_pro", "mmlu")  # shapes that an items file may have, known by their columns
 DEVELOPMENT_ROWS = 1000  # of a large training split on the hub: more are not needed to draw a few
 
 
@@ -68,8 +70,28 @@ def benchmark_name(name: str) -> str:
     return name if name in BENCHMARKS else re.sub(r"(\.jsonl|\.json|\.parquet)?(\.gz)?$", "", Path(name).name)
 
 
+def _as_published(name: str, rows: Rows) -> Rows:
+    """Rows in the item schema: as they are, or converted where the first has all columns of one of ``PUBLISHED``."""
+    rows = list(rows)
+    first = rows[0][1] if rows else {}
+    shape = next((shape for shape in PUBLISHED if first.keys() >= set(SHAPES[shape].columns)), None) if not first.keys() >= {"options", "answer_idx"} else None
+    if shape is None:
+        return rows
+    convert, note = converter(shape, lambda column: [row.get(column) for _, row in rows], name)
+    print(f"{name}: read as {shape} is published{note and f'; {note}'}", file=sys.stderr)
+    found = []
+    for number, row in rows:
+        try:
+            found.append((number, convert(row, id=f"row-{number}", source=Path(name).name).model_dump(exclude_none=True, exclude={"reasoning"})))
+        except KeyError as error:
+            raise GazalError(f"{name}: row {number}: {error.args[0]}: missing, and row {rows[0][0]} has it") from error
+        except ValueError as error:
+            raise GazalError(f"{name}: row {number}: {str(error).splitlines()[0]}") from error
+    return found
+
+
 def _items_file(name: str) -> list[Item]:
-    items = [tidy(item) for item in read_items(name, ids=False)]
+    items = [tidy(item) for item in read_items(name, ids=False, reshape=partial(_as_published, name))]
     if BY_ROW.fullmatch(items[0].id):
         print(f"{name}: its items are named by their rows (row-1, …): keep their order", file=sys.stderr)
     same = [item.id for item in items if len(set(item.options.values())) < len(item.options)]  # in published sets too (MedMCQA: 21), so they are asked
