@@ -19,7 +19,7 @@ from gazal.paper.claims import check_claims
 from gazal.paper.compile import compile_paper, stage_sources
 from gazal.paper.evaluation_figures import above_chance, fig_deltas, fig_lengths, fig_subjects
 from gazal.paper.evaluation_tables import benchmarks_table, evaluation_table, paired_table, results_table
-from gazal.paper.figures import caption, fig_benchmarks, figure_jobs, make_figures
+from gazal.paper.figures import caption, fig_benchmarks, fig_stages, figure_jobs, make_figures
 from gazal.paper.inputs import PAPER, read_results
 from gazal.paper.make import make_paper
 from gazal.paper.style import save_figure
@@ -106,6 +106,13 @@ def test_deltas_mark_only_what_holds_after_correction(run: Path, tmp_path: Path)
     assert faces(run)[0] != "white" and set(faces(other)) == {"white"}
     text = paper_text(other)
     assert "GRPO beats SFT" not in text and "GRPO does not differ measurably from SFT (+11.0 points" in text
+
+
+def test_each_type_is_drawn_against_its_own_chance(run: Path) -> None:
+    results = read_results(run)
+    results.scores["baselines"]["test"]["chance"] = {"accuracy": 0.262, "by": {"diagnosis": 0.25, "treatment": 0.3}}
+    dashed = {tuple(line.get_xdata()): line.get_ydata()[0] for line in fig_stages(results).axes[0].lines if line.get_linestyle() == "--"}
+    assert dashed == {(-0.5, 0.5): pytest.approx(26.2), (0.5, 1.5): 25, (2.5, 3.5): 30}
 
 
 def test_subjects_are_coloured_against_chance_and_few_items_are_grey(run: Path, tmp_path: Path) -> None:

@@ -57,14 +57,14 @@ def fig_stages(results: Results) -> Figure:
                 value = results.baseline(name, kind)
                 if value is not None:
                     left.plot(group + 0.17 + 0.065 * i, 100 * value, mark, ms=4.5, mfc=GREY, mec="white", mew=0.3)
-        chance = results.chance(TEST)
-        if chance is not None:
-            left.axhline(100 * chance, color=GREY, lw=0.8, ls=(0, (4, 2)), zorder=0.9)
+            chance = results.baseline("chance", kind)  # treatment's items have other numbers of options
+            if chance is not None:
+                left.plot([group - 0.5, group + 0.5], [100 * chance] * 2, color=GREY, lw=0.8, ls=(0, (4, 2)), zorder=0.9)
         left.axvline(0.5, color=LIGHT, lw=0.8)
         left.set(xticks=range(1 + len(TYPES)), xticklabels=["All items", *TYPES.values()], ylabel="Accuracy (%)", ylim=(0, 105), xlim=(-0.6, 4.55), title="Accuracy")
         left.tick_params(axis="x", length=0)
         handles: list[Any] = [Patch(fc=COLOURS[s], hatch=HATCHES[s], ec="white", label=STAGES[s]) for s in stages]
-        handles += [Line2D([], [], color=GREY, ls=(0, (4, 2)), lw=0.8, label="Chance")] if chance is not None else []
+        handles += [Line2D([], [], color=GREY, ls=(0, (4, 2)), lw=0.8, label="Chance")] if results.chance(TEST) is not None else []
         handles += [Line2D([], [], color=GREY, marker=m, ms=4.5, ls="", label=BASELINES[n]) for n, m in shortcuts.items()]
         figure.legend(handles=handles, loc="outside lower center", ncol=5, columnspacing=1.4)
         for i, stage in enumerate(stages):
