@@ -259,6 +259,12 @@ def test_a_bad_row_of_a_published_file_is_named(tmp_path, row, message):
     assert str(error.value).startswith(f"{path}: row 3: {message}") and "\n" not in str(error.value)
 
 
+def test_a_field_of_a_published_row_that_is_no_text_is_named(tmp_path):
+    path = write_rows(tmp_path / "pro.jsonl", [row | {"category": 3} for row in shapes_samples.mmlu_pro(1)])
+    with pytest.raises(GazalError, match="row 1: subject: expected text, found int 3"):
+        load_benchmark(str(path))
+
+
 def test_two_options_of_one_text_are_asked_and_said(tmp_path, capsys):
     write_items_jsonl(tmp_path / "a.jsonl", [make_item(1), make_item(2).model_copy(update={"options": {"A": "x", "B": "y", "C": "x"}})])
     assert len(load_benchmark(str(tmp_path / "a.jsonl"))) == 2

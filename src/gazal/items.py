@@ -83,8 +83,10 @@ class TrainingExample(Item):
         return self
 
 
-def item_problem(error: ValidationError) -> str:
-    """The first thing wrong with an item: ``field: what``."""
+def item_problem(error: ValueError) -> str:
+    """The first thing wrong with an item: ``field: what``; of another ValueError what it says."""
+    if not isinstance(error, ValidationError):
+        return str(error)
     first = error.errors()[0]
     field = ".".join(str(part) for part in first["loc"])
     if first["type"] == "missing":

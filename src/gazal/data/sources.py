@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from pydantic import ValidationError
 
 from gazal.data.hub import Rows, load_rows, local_path
 from gazal.data.shapes import Convert, converter
@@ -139,10 +138,8 @@ def _corpus(source: SourceSection, number: int, path: Path, taken: dict[str, int
                 _check_usable(item, source.use)
                 if name in taken or name in own:
                     raise ValueError(f"its id is that of another item of data.sources.{taken.get(name, number)}")
-            except ValidationError as error:
-                set_aside.setdefault(item_problem(error), []).append(name)
             except ValueError as error:
-                set_aside.setdefault(str(error), []).append(name)
+                set_aside.setdefault(item_problem(error), []).append(name)
             else:
                 own.add(name)
                 handle.write(json.dumps(item.model_dump(exclude_none=True), ensure_ascii=False) + "\n")

@@ -24,7 +24,7 @@ from gazal.data.hub import load_rows
 from gazal.data.shapes import SHAPES, converter, tidy
 from gazal.errors import GazalError
 from gazal.hub import PROBE_SECONDS, Unreachable, hub_problem, offline, within
-from gazal.items import BY_ROW, ENDINGS, Item, Rows, read_items
+from gazal.items import BY_ROW, ENDINGS, Item, Rows, item_problem, read_items
 from gazal.recipe_data import SourceSection
 
 PUBMEDQA_LIST = "https://raw.githubusercontent.com/pubmedqa/pubmedqa/3e7616d288b52edaf38f5fd5c59821c7806bde86/data/test_ground_truth.json"
@@ -71,11 +71,11 @@ def benchmark_name(name: str) -> str:
 
 
 def _as_published(name: str, rows: Rows) -> Rows:
-    """Rows in the item schema: as they are, or converted where the first has all columns of one of ``PUBLISHED``."""
+    """Rows in the item schema: as they are, or converted where the first is not in it and has all columns of one of ``PUBLISHED``."""
     rows = list(rows)
-    first = rows[0][1] if rows else {}
-    shape = next((shape for shape in PUBLISHED if first.keys() >= set(SHAPES[shape].columns)), None) if not first.keys() >= {"options", "answer_idx"} else None
-    if shape is None:
+    columns = rows[0][1].keys() if rows else set()
+    shape = next((shape for shape in PUBLISHED if columns >= set(SHAPES[shape].columns)), None)
+    if shape is None or columns >= {"options", "answer_idx"}:
         return rows
     convert, note = converter(shape, lambda column: [row.get(column) for _, row in rows], name)
     print(f"{name}: read as {shape} is published{note and f'; {note}'}", file=sys.stderr)
@@ -86,12 +86,17 @@ def _as_published(name: str, rows: Rows) -> Rows:
         except KeyError as error:
             raise GazalError(f"{name}: row {number}: {error.args[0]}: missing, and row {rows[0][0]} has it") from error
         except ValueError as error:
-            raise GazalError(f"{name}: row {number}: {str(error).splitlines()[0]}") from error
+            raise GazalError(f"{name}: row {number}: {item_problem(error)}") from error
     return found
 
 
-def _items_file(name: str) -> list[Item]:
-    items = [tidy(item) for item in read_items(name, ids=False, reshape=partial(_as_published, name))]
+def items_file(path: str | Path) -> list[Item]:
+    """Items of a file in our schema or as one of ``PUBLISHED``; see ``read_items``."""
+    return [tidy(item) for item in read_items(path, ids=False, reshape=partial(_as_published, str(path)))]
+
+
+def _own_benchmark(name: str) -> list[Item]:
+    items = items_file(name)
     if BY_ROW.fullmatch(items[0].id):
         print(f"{name}: its items are named by their rows (row-1, …): keep their order", file=sys.stderr)
     same = [item.id for item in items if len(set(item.options.values())) < len(item.options)]  # in published sets too (MedMCQA: 21), so they are asked
@@ -111,7 +116,7 @@ def load_benchmark(name: str, folder: str | Path | None = None, limit: int | Non
     if name not in BENCHMARKS:
         if not Path(name).exists() and not name.endswith(ENDINGS):
             raise GazalError(f"benchmark {name}: unknown (known: {', '.join(BENCHMARKS)}; or give an items file)")
-        items = _items_file(name)
+        items = _own_benchmark(name)
     else:
         items = [item for part in PARTS.get(name, (name,)) for item in _whole(part, folder)]
     return sample(items, limit, seed)
@@ -215,7 +220,7 @@ def _from_hub(name: str, source: Source, seed: int | None = None) -> list[Item]:
         try:
             items.append(convert(row, id=f"{source.shape}-{source.split}-{number}", source=source.hub).model_copy(update={"reasoning": None}))
         except ValueError as error:
-            raise GazalError(f"benchmark {name}: {source.hub}: row {number + 1}: {str(error).splitlines()[0]}") from error
+            raise GazalError(f"benchmark {name}: {source.hub}: row {number + 1}: {item_problem(error)}") from error
     return items
 
 

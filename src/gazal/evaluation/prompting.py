@@ -32,9 +32,9 @@ from typing import Any, Literal
 import numpy as np
 
 from gazal.errors import GazalError
-from gazal.evaluation.benchmarks import BENCHMARKS, development_items
+from gazal.evaluation.benchmarks import BENCHMARKS, development_items, items_file
 from gazal.evaluation.repeats import asking
-from gazal.items import BY_ROW, Item, read_items
+from gazal.items import BY_ROW, Item
 from gazal.prompts import build_messages, completion_text, plain_question, short_answer
 from gazal.recipe import Recipe
 from gazal.recipe_evaluation import EvaluationSection
@@ -127,7 +127,7 @@ def _candidates(recipe: Recipe, benchmark: str, folder: str | None, development:
         path = given or development
         if not path:
             raise GazalError(f"evaluation.few_shot={recipe.evaluation.few_shot}: {benchmark or 'the items'} has no development items: give evaluation.few_shot_items=FILE")
-        return read_items(Path(path).expanduser(), ids=False), Path(path).name
+        return items_file(Path(path).expanduser()), Path(path).name
     return _development(benchmark, folder, recipe.seed), f"{benchmark}'s development items"
 
 
