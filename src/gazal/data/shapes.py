@@ -166,22 +166,25 @@ def _pubmedqa(row: Row, **about: str) -> Item:
     )
 
 
+def _counted(key: Any) -> Any:
+    """The letter of a key that counts from 0; any other key as it is."""
+    return LETTERS[key] if type(key) is int and 0 <= key < len(LETTERS) else key
+
+
 def _mmlu_pro(row: Row, **about: str) -> Item:
     (question,) = _texts(row, "question")
-    index = row["answer_index"]
     about["id"] = f"mmlupro-{row['question_id']}"
     return _choice(
-        question, row["options"] if isinstance(row["options"], list) else [], LETTERS[index] if isinstance(index, int) and 0 <= index < len(LETTERS) else index, subject=row["category"],
+        question, row["options"] if isinstance(row["options"], list) else [], _counted(row["answer_index"]), subject=row["category"],
         src=row.get("src"), reasoning=_optional(row, "cot_content"), **about,
     )
 
 
 def _mmlu(row: Row, **about: str) -> Item:
     (question,) = _texts(row, "question")
-    key = row["answer"]
     if not isinstance(row["choices"], list):
         raise ValueError("choices: expected a list of texts")
-    return _choice(question, row["choices"], LETTERS[key] if type(key) is int and 0 <= key < len(LETTERS) else key, subject=_optional(row, "subject"), **about)
+    return _choice(question, row["choices"], _counted(row["answer"]), subject=_optional(row, "subject"), **about)
 
 
 def _item(row: Row, **about: str) -> Item:

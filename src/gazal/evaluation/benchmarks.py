@@ -15,13 +15,13 @@ import sys
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import httpx
 import numpy as np
 
 from gazal.data.hub import load_rows
-from gazal.data.shapes import SHAPES, converter, tidy
+from gazal.data.shapes import SHAPES, Convert, converter, tidy
 from gazal.errors import GazalError
 from gazal.hub import PROBE_SECONDS, Unreachable, hub_problem, offline, within
 from gazal.items import BY_ROW, ENDINGS, Item, Rows, item_problem, read_items
@@ -81,13 +81,19 @@ def _as_published(name: str, rows: Rows) -> Rows:
     print(f"{name}: read as {shape} is published{note and f'; {note}'}", file=sys.stderr)
     found = []
     for number, row in rows:
-        try:
-            found.append((number, convert(row, id=f"row-{number}", source=Path(name).name).model_dump(exclude_none=True, exclude={"reasoning"})))
-        except KeyError as error:
-            raise GazalError(f"{name}: row {number}: {error.args[0]}: missing, and row {rows[0][0]} has it") from error
-        except ValueError as error:
-            raise GazalError(f"{name}: row {number}: {item_problem(error)}") from error
+        if missing := next((column for column in SHAPES[shape].columns if column not in row), None):
+            raise GazalError(f"{name}: row {number}: {missing}: missing, and row {rows[0][0]} has it")
+        item = _to_ask(convert, row, f"{name}: row {number}", id=f"row-{number}", source=Path(name).name)
+        found.append((number, item.model_dump(exclude_none=True)))
     return found
+
+
+def _to_ask(convert: Convert, row: dict[str, Any], where: str, **about: str) -> Item:
+    """The item of a published row, without its reasoning. Raises GazalError, naming ``where``, for a row that is none."""
+    try:
+        return convert(row, **about).model_copy(update={"reasoning": None})
+    except ValueError as error:
+        raise GazalError(f"{where}: {item_problem(error)}") from error
 
 
 def items_file(path: str | Path) -> list[Item]:
@@ -217,10 +223,7 @@ def _from_hub(name: str, source: Source, seed: int | None = None) -> list[Item]:
             continue
         if tested and (str(row["pubid"]) in tested) == (seed is not None):
             continue
-        try:
-            items.append(convert(row, id=f"{source.shape}-{source.split}-{number}", source=source.hub).model_copy(update={"reasoning": None}))
-        except ValueError as error:
-            raise GazalError(f"benchmark {name}: {source.hub}: row {number + 1}: {item_problem(error)}") from error
+        items.append(_to_ask(convert, row, f"benchmark {name}: {source.hub}: row {number + 1}", id=f"{source.shape}-{source.split}-{number}", source=source.hub))
     return items
 
 

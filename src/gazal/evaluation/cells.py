@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from gazal.evaluation.progress import not_asked
 from gazal.evaluation.repeats import repeats
 from gazal.evaluation.stats import detectable, detectable_above, effective_size, interval, macro_f1, maj_at_k, paired_interval, paired_p, pass_at_k, steps_of_k
 from gazal.items import Item
@@ -68,7 +69,7 @@ def score(frame: pd.DataFrame, items: list[Item], unclean: set[str] | None, ours
     samples = samples_of(frame)
     entry = {
         **cell(frame), "clean": _part(frame, unclean), "deduplicated": _part(frame, repeats(items)) if items else None, "samples": samples,
-        "not_asked": round(float(((frame["finish_reason"] == "length") & (frame["completion"] == "") & (frame["n_tokens"] == 0)).mean()), 6),
+        "not_asked": round(float(not_asked(frame["finish_reason"], frame["completion"], frame["n_tokens"]).mean()), 6),
         "sampling": frame.attrs.get("header", {}).get("sampling"), "reasons": dict(sorted(Counter(frame["reason"].fillna("unknown")).items())),
     }
     if items:

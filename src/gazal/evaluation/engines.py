@@ -13,7 +13,6 @@ from typing import NamedTuple, Protocol
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from gazal.errors import GazalError
 from gazal.evaluation.identity import fast_dtype, identity_of, server_of
 from gazal.evaluation.prompting import Prompt
 from gazal.evaluation.rendering import Renderer

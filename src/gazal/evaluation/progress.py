@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -27,6 +27,11 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
 
 
+def not_asked(finish_reason: Any, completion: Any, n_tokens: Any) -> Any:
+    """Whether a prompt left no room in the model's context: an empty completion of no tokens, ended by length. Of values or of columns."""
+    return (finish_reason == "length") & (completion == "") & (n_tokens == 0)
+
+
 class Readings:
     """Letter and reason of each completion, two bytes each: what ``read(text, item)`` finds, called once a completion."""
 
@@ -47,7 +52,7 @@ class Readings:
             self.reasons[reply.index] = REASONS.index(reason)
             self.right[place] += letter == item.answer_idx
             self.asked[place] += 1
-            self.not_asked += reply.finish_reason == "length" and not reply.text and not reply.n_tokens
+            self.not_asked += not_asked(reply.finish_reason, reply.text, reply.n_tokens)
 
     def reading(self, index: int) -> Extraction:
         """What was found in one completion."""

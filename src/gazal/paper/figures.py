@@ -15,7 +15,7 @@ from gazal.paper.curves import fig_data_composition, fig_grpo_rewards, fig_sft_l
 from gazal.paper.evaluation_figures import fig_deltas, fig_lengths, fig_subjects, has_subjects
 from gazal.paper.inputs import BASELINES, PAPER, STAGES, TEST, TYPES, Results, read_results, read_yaml
 from gazal.paper.reasoning import fig_faithfulness, judged
-from gazal.paper.style import COLOURS, COLUMN, GREY, HATCHES, INK, LIGHT, MARKERS, PAGE, house_style, new_figure, save_figure, tidy
+from gazal.paper.style import COLOURS, GREY, HATCHES, INK, LIGHT, MARKERS, PAGE, house_style, new_figure, save_figure, tidy
 
 SHORTCUT_MARKS = {"most_frequent_letter": "v", "longest_option": "^", "most_annotated": "P", "option_prior": "X", "matched_findings": "d"}
 

@@ -15,7 +15,6 @@ from typing import Any
 from pydantic import ValidationError
 from transformers import PreTrainedConfig
 
-from gazal.errors import GazalError
 from gazal.planning.devices import Devices
 from gazal.planning.memory import Tokens, least_bytes, stage_memory
 from gazal.recipe import Recipe
