@@ -4,7 +4,7 @@ SHELL := bash
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-builtin-rules
 .DELETE_ON_ERROR:
-.PHONY: help .venv reproduce evaluate test lab paper embedded-base bench-rewards bench-curation bench-synth bench-training bench-plan bench-evaluation strip lock clean distclean
+.PHONY: help .venv reproduce evaluate test lab paper embedded-base bench-rewards bench-curation bench-synth bench-training bench-plan bench-evaluation gpu-pack gpu-check strip lock clean distclean
 
 PYTHON ?= python3
 RECIPE = embedded
@@ -85,6 +85,13 @@ bench-evaluation: $(STAMP) ## Letters and speed beside lm-eval, SmolLM2-135M on 
 	@[ -d build/peers/lm_eval ] || $(PY) -m pip --disable-pip-version-check -qq install --no-deps --target build/peers \
 	  lm-eval==0.4.13 sacrebleu==2.6.0 portalocker==4.4.2 tabulate==0.10.0 colorama==0.4.6 lxml==6.1.3
 	@PYTHONPATH=build/peers $(PY) benchmarks/evaluation.py $${BENCHMARKS:+--benchmarks "$$BENCHMARKS"}
+
+gpu-pack: $(STAMP) ## Prepare build/gpu, what the GPU check needs on a machine without a network (docs/gpu.md)
+	@PYTHON=$(PY) bash measure/gpu_pack.sh
+
+gpu-check: $(STAMP) ## On a machine with an NVIDIA GPU: what it shows of this project, in at most nine minutes (docs/gpu.md)
+	@[ -f build/gpu/expected-whole.json ] || PYTHON=$(PY) bash measure/gpu_pack.sh
+	@PYTHON=$(PY) bash measure/gpu_check.sh
 
 strip: $(STAMP) ## Remove outputs from notebooks/
 	@$(PY) -m nbstripout notebooks/*.ipynb

@@ -32,7 +32,7 @@ def trained(tiny_model, section: AdapterSection, steps: int = 3) -> PeftModel:
     policy = get_peft_model(load_model(tiny_model), lora_config(section)).train()
     optimizer = torch.optim.AdamW([p for p in policy.parameters() if p.requires_grad], lr=3e-2)
     for _ in range(steps):
-        ids = torch.randint(5, 300, (4, 24))
+        ids = torch.randint(5, 300, (4, 24)).to(policy.device)
         policy(input_ids=ids, labels=ids).loss.backward()
         optimizer.step()
         optimizer.zero_grad()

@@ -32,7 +32,7 @@ def plain(model, stops, prompt, limit):
     ids = list(prompt)
     with torch.no_grad():
         while len(ids) < len(prompt) + limit and not (len(ids) > len(prompt) and ids[-1] in stops):
-            ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
+            ids.append(int(model(torch.tensor([ids], device=model.device)).logits[0, -1].argmax()))
     return ids[len(prompt) :]
 
 

@@ -79,14 +79,15 @@ def run(made: Recipe, items: list[Item], model: Path, folder: Path) -> tuple[GRP
 
 def batch_of(trainer: GRPOTrainer, lengths: list[int], cap: int, shift: float) -> tuple[dict, torch.Tensor]:
     """A scored batch of given completion lengths whose old log-probabilities lie ``shift`` below the policy's, and the latter."""
-    ids = torch.arange(len(lengths) * (4 + cap)).view(len(lengths), -1) % 300 + 5
-    mask = torch.tensor([[1] * n + [0] * (cap - n) for n in lengths])
-    attention = torch.cat([torch.ones(len(lengths), 4, dtype=torch.long), mask], dim=1)
+    device = trainer.args.device
+    ids = torch.arange(len(lengths) * (4 + cap), device=device).view(len(lengths), -1) % 300 + 5
+    mask = torch.tensor([[1] * n + [0] * (cap - n) for n in lengths], device=device)
+    attention = torch.cat([torch.ones_like(ids[:, :4]), mask], dim=1)
     with torch.no_grad():
         logps, *_ = trainer._get_per_token_logps_and_entropies(trainer.model, ids, attention, cap)
     return {
-        "prompt_ids": ids[:, :4], "prompt_mask": torch.ones(len(lengths), 4, dtype=torch.long), "completion_ids": ids[:, 4:], "completion_mask": mask,
-        "advantages": torch.tensor([1.0, -1.0, 0.5, -0.25]), "old_per_token_logps": logps - shift, "num_items_in_batch": mask.sum(),
+        "prompt_ids": ids[:, :4], "prompt_mask": attention[:, :4], "completion_ids": ids[:, 4:], "completion_mask": mask,
+        "advantages": torch.tensor([1.0, -1.0, 0.5, -0.25], device=device), "old_per_token_logps": logps - shift, "num_items_in_batch": mask.sum(),
     }, logps
 
 

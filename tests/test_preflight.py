@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -187,14 +189,29 @@ def test_without_a_model_or_data_the_rest_is_skipped(recipe, items):
     assert "launch.processes is 2" in preflight_sft(wide, items)[-1].why
 
 
-def test_what_does_not_fit_in_memory_fails_at_once(recipe, items):
+@contextmanager
+def little_memory() -> Iterator[None]:
+    """256 MiB: on the GPU where there is one, else more than this process has."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 2**28) / torch.cuda.get_device_properties(0).total_memory)
+        try:
+            yield
+        finally:
+            torch.cuda.set_per_process_memory_fraction(1.0)
+        return
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    huge = changed(recipe, "sft", batch_size=512)
     resource.setrlimit(resource.RLIMIT_AS, (psutil.Process().memory_info().vms + 2**28, hard))
     try:
-        checks = preflight_sft(huge, items)
+        yield
     finally:
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+def test_what_does_not_fit_in_memory_fails_at_once(recipe, items):
+    huge = changed(recipe, "sft", batch_size=512)
+    with little_memory():
+        checks = preflight_sft(huge, items)
     assert outcomes(checks)["longest batch"] == "fail" and "do not fit in memory: lower sft.batch_size" in checks[-1].why
     with pytest.raises(GazalError, match=r"preflight: longest batch: 512 × .*\(trl#2688, trl#4585\)"):
         report(checks, lambda line: None)

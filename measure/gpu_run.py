@@ -1,0 +1,208 @@
+"""Run the steps of the GPU check, each under its own time limit (``bash measure/gpu_check.sh``).
+
+Standard library only: what the machine lacks is installed from the pack before anything else is imported. One worker
+(gpu_steps.py) imports once and runs step after step. A step that breaks it or outlasts its limit costs a new worker, not the other steps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import os
+import select
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+PACK = ROOT / "build" / "gpu"
+WHOLE = 530  # seconds for all of it: nine minutes less the time to bring files back
+START = 90  # seconds for a worker's imports
+LEAST = 10  # seconds under which no step is begun
+PATIENCE = 4  # times as long on a CPU, which may be busy
+WORKER = ROOT / "measure" / "gpu_steps.py"
+LINES, LOG = "lines.jsonl", "log.txt"
+
+
+@dataclass(frozen=True)
+class Step:
+    """``planned`` and ``limit``: seconds on a GPU machine, as expected and at most."""
+
+    name: str
+    about: str
+    planned: int
+    limit: int
+
+
+STEPS = (
+    Step("card", "bandwidth of a copy, rate of a bf16 matrix product", 30, 45),
+    Step("fp32", "embedded SFT and GRPO in fp32 against a CPU's losses, merge parity, greedy completions", 50, 80),
+    Step("bf16", "the same in bf16", 40, 70),
+    Step("savers", "8-bit AdamW, logits in chunks, logits by liger", 45, 75),
+    Step("4bit", "4-bit base: SFT, SIGKILL, resume, merge, a GRPO step; DoRA's magnitude", 70, 100),
+    Step("32b", "two layers of 32B's widths: memory and step time against the plan, decoding through the adapter and merged", 60, 90),
+    Step("8b", "four layers of 8B's widths: LoRA, DoRA, DoRA with the norm from its factors; checkpointing on and off", 60, 90),
+    Step("tests", "tests of options, exactness, generation and preflight", 100, 130),
+    Step("fsdp2", "FSDP2 in one process through accelerate launch", 40, 70),
+    Step("smollm2", "SmolLM2-135M: SFT and GRPO steps, tokens a second", 35, 90),
+)
+MACHINE = Step("machine", "versions and card", 10, 30)  # before whatever is asked for
+NAMES = [step.name for step in STEPS]
+
+
+class Lines:
+    """Writes lines to the disk as they come, and shows each in short."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.failed = path, False
+
+    def add(self, step: str, what: str, outcome: str, seconds: float, why: str = "", figures: dict[str, Any] | None = None) -> None:
+        """``outcome``: pass, missed (right, but short of a goal), fail or skipped."""
+        line = {"step": step, "what": what, "outcome": outcome, "seconds": round(seconds, 1), "why": why, "figures": figures or {}}
+        with open(self.path, "a", encoding="utf-8") as handle:
+            handle.write(json.dumps(line, ensure_ascii=False) + "\n")
+            handle.flush()
+            os.fsync(handle.fileno())
+        self.failed |= outcome == "fail"
+        shown = ", ".join(f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in (figures or {}).items())
+        print(f"{outcome:<7} {step:<8} {seconds:5.1f} s  {what}" + (f": {why}" if why else "") + (f"  [{shown}]" if shown else ""), flush=True)
+
+
+class Worker:
+    """A process that runs steps; ``reply`` brings its lines, everything it prints goes to the log."""
+
+    def __init__(self, options: list[str], log: Path) -> None:
+        read, write = os.pipe()
+        command = [sys.executable, str(WORKER), *options, "--reply", str(write)]
+        with open(log, "a", encoding="utf-8") as out:
+            self.process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=out, stderr=out, text=True, pass_fds=[write], start_new_session=True)
+        os.close(write)
+        self.reply, self.rest = read, b""
+
+    def ask(self, step: str) -> None:
+        with suppress(BrokenPipeError):  # it died between two steps: what comes next says so
+            print(step, file=self.process.stdin, flush=True)
+
+    def next(self, until: float) -> dict[str, Any] | None:
+        """The next message; None when the process has ended. Raises TimeoutError at ``until`` (time.monotonic)."""
+        while b"\n" not in self.rest:
+            if not select.select([self.reply], [], [], max(0.0, until - time.monotonic()))[0]:
+                raise TimeoutError
+            got = os.read(self.reply, 65_536)
+            if not got:
+                return None
+            self.rest += got
+        line, self.rest = self.rest.split(b"\n", 1)
+        return json.loads(line)
+
+    def end(self) -> None:
+        """Kill it with all that it started."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        self.process.stdin.close()
+        os.close(self.reply)
+
+
+def missing_wheels(wheels: Path, site: Path) -> list[Path]:
+    """Wheels of the pack whose version is neither on this machine nor in ``site`` already."""
+    found = []
+    for wheel in sorted(wheels.glob("*.whl")):
+        name, version = wheel.name.split("-")[:2]
+        here = {d.metadata["Name"].replace("-", "_").lower(): d.version for d in importlib.metadata.distributions(path=[str(site), *sys.path])}
+        if here.get(name.lower()) != version:
+            found.append(wheel)
+    return found
+
+
+def install(pack: Path, site: Path) -> str:
+    """Install what is missing into ``site``; why that failed, empty where it did not."""
+    wheels = missing_wheels(pack / "wheels", site)
+    if not wheels:
+        return ""
+    command = [sys.executable, "-m", "pip", "install", "-q", "--no-index", "--no-deps", "--no-compile", "--no-cache-dir", "--upgrade", "--target", str(site)]
+    done = subprocess.run([*command, *map(str, wheels)], capture_output=True, text=True)
+    return (done.stderr.strip().splitlines() or ["pip failed"])[-1] if done.returncode else ""
+
+
+def run(steps: tuple[Step, ...], options: list[str], lines: Lines, log: Path, until: float, patience: float = 1) -> None:
+    """Run ``steps`` until ``until`` (time.monotonic), each at most ``patience`` times its limit; a step that was cut, died or had no time left gets a line that says so."""
+    worker = None
+    try:
+        for step in steps:
+            if time.monotonic() > until - LEAST:
+                lines.add(step.name, step.about, "skipped", 0.0, f"no time left: bash measure/gpu_check.sh --from {step.name}")
+                continue
+            worker = worker or Worker(options, log)
+            if not run_step(worker, step, lines, until, patience):
+                worker.end()
+                worker = None
+            if step is MACHINE and lines.failed:
+                return
+    finally:
+        if worker:
+            worker.end()
+
+
+def run_step(worker: Worker, step: Step, lines: Lines, until: float, patience: float) -> bool:
+    """Run one step and write its lines; whether the worker can go on with the next."""
+    began, limit = time.monotonic(), START * patience
+    worker.ask(step.name)
+    try:
+        while message := worker.next(min(until, began + limit)):
+            if "ready" in message:  # its imports are done: the step's own time begins
+                began, limit = time.monotonic(), step.limit * patience
+            elif "ended" in message:
+                return message["ended"] == "well"
+            else:
+                lines.add(**message)
+    except TimeoutError:
+        lines.add(step.name, step.about, "fail", time.monotonic() - began, f"cut after {time.monotonic() - began:.0f} s (see {LOG})")
+        return False
+    code = worker.process.wait()
+    how = signal.Signals(-code).name if code < 0 else f"code {code}"
+    lines.add(step.name, step.about, "fail", time.monotonic() - began, f"its process ended with {how} (see {LOG})")
+    return False
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="What a GPU shows of this project, in nine minutes.")
+    parser.add_argument("--from", dest="start", default=NAMES[0], choices=NAMES, help="go on with this step")
+    parser.add_argument("--cpu", action="store_true", help="every step in a shrunken form, without a GPU")
+    parser.add_argument("--pack", type=Path, default=PACK, help="what measure/gpu_pack.sh made")
+    parser.add_argument("--work", type=Path, default=Path("/tmp/gazal-gpu-check"), help="folder for models and packages")
+    arguments = parser.parse_args()
+    began = time.monotonic()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that no worker is left
+    out = Path(os.environ.get("OUT") or ROOT / "build" / "gpu-out")
+    out.mkdir(parents=True, exist_ok=True)
+    pack, work, lines = arguments.pack.resolve(), arguments.work.resolve(), Lines(out / LINES)
+    code = (pack / "code.txt").read_text(encoding="utf-8").strip() if (pack / "code.txt").is_file() else "unknown"
+    told = {"command": shlex.join(["bash", "measure/gpu_check.sh", *sys.argv[1:]]), "code": code, "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")}
+    problem = "" if (pack / "data").is_dir() else f"no pack in {arguments.pack}: bash measure/gpu_pack.sh where there is a network, then bring that folder along"
+    problem = problem or install(pack, work / "site")
+    lines.add("pack", "packages and data of the pack", "fail" if problem else "pass", time.monotonic() - began, problem, told)
+    if problem:
+        return 1
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    os.environ |= {
+        "PYTHONPATH": os.pathsep.join([str(work / "site"), str(ROOT / "src"), str(ROOT / "measure")]), "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false",
+        "PYTHONUNBUFFERED": "1",
+    }
+    options = ["--pack", str(pack), "--work", str(work), *(["--cpu"] if arguments.cpu else [])]
+    patience = PATIENCE if arguments.cpu else 1
+    run((MACHINE, *STEPS[NAMES.index(arguments.start):]), options, lines, out / LOG, began + WHOLE * patience, patience)
+    print(f"{time.monotonic() - began:.0f} s; lines in {lines.path}")
+    return int(lines.failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

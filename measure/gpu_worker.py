@@ -1,0 +1,20 @@
+"""The training worker of the GPU check's FSDP2 step: both stages in one process, noting what is sharded."""
+
+import sys
+from pathlib import Path
+from unittest.mock import patch
+
+from gazal.training import worker
+from gpu_training import Shards
+
+train = worker.train
+
+
+def both(stage: str, run: Path, launch, callbacks, say) -> None:
+    for stage in ("sft", "grpo"):
+        train(stage, run, launch, [Shards(run / stage / "shards.json")], say)
+
+
+if __name__ == "__main__":
+    with patch.object(worker, "train", both):
+        worker.main()
