@@ -9,6 +9,7 @@ import argparse
 import gc
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +96,7 @@ class Run:
     def folder(self, name: str) -> Path:
         """An empty folder of this step."""
         path = self.work / self.step / name
-        subprocess.run(["rm", "-rf", str(path)], check=True)
+        shutil.rmtree(path, ignore_errors=True)
         path.mkdir(parents=True)
         return path
 
@@ -106,10 +108,12 @@ class Run:
             raise NotHere(f"{path.name} is not in the pack: bash measure/gpu_pack.sh{' --cpu' if self.cpu else ''}")
         return json.loads(path.read_text(encoding="utf-8"))
 
-    def needs_cuda(self) -> None:
-        """Raise NotHere on a CPU."""
+    def needs_cuda(self, module: str = "torch") -> None:
+        """Raise NotHere on a CPU, and where ``module`` is not installed."""
         if self.cpu:
             raise NotHere(NEEDS_CUDA)
+        if not find_spec(module):
+            raise NotHere(f"{module} is not installed")
 
     def needs(self, dtype: str) -> None:
         """Raise NotHere on a CPU that computes ``dtype`` in software: minutes for what takes seconds."""
@@ -168,8 +172,10 @@ def machine(run: Run) -> None:
         if not torch.cuda.is_available():
             raise RuntimeError("torch finds no NVIDIA GPU (--cpu makes the shrunken check)")
         card = torch.cuda.get_device_properties(0)
-        driver = subprocess.run(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"], capture_output=True, text=True).stdout.strip()
-        found.figures |= {"card": card.name, "memory, GB": card.total_memory / 1e9, "CUDA": torch.version.cuda, "driver": driver}
+        found.figures |= {"card": card.name, "memory, GB": card.total_memory / 1e9, "CUDA": torch.version.cuda}
+        if shutil.which("nvidia-smi"):
+            asked = subprocess.run(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"], capture_output=True, text=True)
+            found.figures["driver"] = asked.stdout.strip()
 
 
 def steps() -> dict[str, Callable[[Run], None]]:

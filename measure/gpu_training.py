@@ -39,6 +39,7 @@ TRAINER = ("grpo.rollouts=trainer",)  # a 4-bit or sharded policy has no merged 
 LOSS_FP32 = 1e-4  # relative; two arithmetics of one CPU (AVX-512 and plain) parted by 1.1e-6 in 30 steps
 LOSS_BF16 = 0.02  # relative; a CPU's own in bf16 parted by 0.0042 in 30 steps
 LOSS_8BIT = 0.05  # relative; chosen, because moments in 8 bits are noise of another kind, and none was measured
+LOSS_LIGER = 1e-3  # relative; chosen, because its kernels sum in another order, and none was measured
 RESUMED = 1e-2  # relative; nothing on a CPU, and a GPU's sums may come in another order
 ALIKE = 0.9  # share of completions; the two arithmetics parted in 1 of 24 sampled ones
 TESTS = ("test_options.py", "test_exact.py", "test_generation.py", "test_preflight.py")
@@ -187,11 +188,11 @@ def variant(run: Run, name: str, *overrides: str) -> tuple[list[float], Clock]:
     return losses(trainer), clock
 
 
-def report_variant(run: Run, what: str, bound: float, made: Callable[[], tuple[list[float], float, int]], cuda: bool = True) -> None:
-    """One line: losses of a variant beside those of a CPU with everything whole."""
+def report_variant(run: Run, what: str, bound: float, made: Callable[[], tuple[list[float], float, int]], module: str = "") -> None:
+    """One line: losses of a variant, which needs CUDA and ``module``, beside those of a CPU with everything whole."""
     with run.check(what) as found:
-        if cuda:
-            run.needs_cuda()
+        if module:
+            run.needs_cuda(module)
         values, seconds, memory = made()
         found.figures |= {"ms/step": 1e3 * seconds, "peak, MB": memory / 1e6} if memory else {"ms/step": 1e3 * seconds}
         found.figures["losses apart"] = apart(values, run.expected["sft"]["losses"])
@@ -213,10 +214,10 @@ def savers(run: Run) -> None:
         made = json.loads((run.alone("liger") / "made.json").read_text(encoding="utf-8"))
         return made["losses"], made["seconds"], made["memory"]
 
-    report_variant(run, "SFT, all logits, fused AdamW", LOSS_FP32, lambda: plain("full"), cuda=False)
-    report_variant(run, "SFT, logits in chunks", LOSS_FP32, lambda: plain("chunked", "sft.logits=chunked"), cuda=False)
-    report_variant(run, "SFT, 8-bit AdamW", LOSS_8BIT, lambda: plain("8bit", "sft.optimizer=adamw_8bit"))
-    report_variant(run, "SFT, logits by liger", 1e-3, liger)
+    report_variant(run, "SFT, all logits, fused AdamW", LOSS_FP32, lambda: plain("full"))
+    report_variant(run, "SFT, logits in chunks", LOSS_FP32, lambda: plain("chunked", "sft.logits=chunked"))
+    report_variant(run, "SFT, 8-bit AdamW", LOSS_8BIT, lambda: plain("8bit", "sft.optimizer=adamw_8bit"), "bitsandbytes")
+    report_variant(run, "SFT, logits by liger", LOSS_LIGER, liger, "liger_kernel")
 
 
 def liger_alone(run: Run) -> None:
@@ -259,13 +260,15 @@ class Moves(TrainerCallback):
 
 
 def four_bit_overrides(run: Run) -> tuple[str, ...]:
-    """A 4-bit base where there is CUDA; the rest of the step needs none."""
-    return ("sft.checkpoint_steps=2", *TRAINER, *(() if run.cpu else (*BF16, "model.load_in_4bit=true")))
+    """A 4-bit base where there are CUDA and bitsandbytes; the rest of the step needs neither."""
+    return ("sft.checkpoint_steps=2", *TRAINER, *(() if run.cpu or not find_spec("bitsandbytes") else (*BF16, "model.load_in_4bit=true")))
 
 
 def four_bit(run: Run) -> None:
     """Step 5."""
-    overrides, moves, base = four_bit_overrides(run), Moves(), "an unquantised base (4-bit needs CUDA)" if run.cpu else "a 4-bit base"
+    overrides, moves, base = four_bit_overrides(run), Moves(), "a 4-bit base"
+    if "model.load_in_4bit=true" not in overrides:
+        base = "an unquantised base (4-bit needs CUDA and bitsandbytes)"
     whole: list[float] = []
     with run.check(f"SFT on {base}, {run.sizes.sft_steps} steps, with merge") as found:
         made = sft(run, run.folder("whole"), *overrides, callbacks=[moves])
