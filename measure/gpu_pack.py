@@ -4,6 +4,8 @@ and accelerate, the embedded recipe's data, and a CPU's losses and completions. 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import re
 import shutil
 import subprocess
@@ -16,9 +18,10 @@ from pathlib import Path
 
 from gazal.data.splits import make_splits
 from gazal.errors import GazalError
+from gazal.files import write_json
 from gazal.recipe import load_recipe
 from gazal.runs import code_version
-from gpu_run import PACK, ROOT
+from gpu_run import HASHES, PACK, ROOT
 
 MOST = 60 * 2**20  # bytes
 CARRIED = (
@@ -77,26 +80,41 @@ def working_tree() -> int:
     return sum(path.stat().st_size for name in names if name and (path := ROOT / name).is_file())
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--cpu", action="store_true", help="a CPU's figures at the shrunken sizes")
-    parser.add_argument("--no-wheels", action="store_true", help="for a machine that has all packages")
-    parser.add_argument("--pack", type=Path, default=PACK, help="where to")
-    arguments = parser.parse_args()
-    pack = arguments.pack.resolve()
-    for name in ("wheels", "data"):
-        shutil.rmtree(pack / name, ignore_errors=True)
-        (pack / name).mkdir(parents=True)
-    if not arguments.no_wheels:
-        download(pack / "wheels")
+def prepare(pack: Path, cpu: bool) -> None:
+    """Write the embedded recipe's data and what this CPU finds on it."""
     with tempfile.TemporaryDirectory() as scratch:
-        recipe = load_recipe("embedded")
-        make_splits(recipe, Path(scratch), say=lambda line: None)
+        make_splits(load_recipe("embedded"), Path(scratch), say=lambda line: None)
         for split in ("sft", "grpo", "test"):
             shutil.copy(Path(scratch) / f"{split}.parquet", pack / "data")
+        print("a CPU's losses and completions", flush=True)
         steps = [sys.executable, str(ROOT / "measure" / "gpu_steps.py"), "--alone", "expect", "--pack", str(pack), "--work", scratch]
-        subprocess.run([*steps, *(["--cpu"] if arguments.cpu else [])], check=True, stdout=subprocess.DEVNULL)
+        done = subprocess.run([*steps, *(["--cpu"] if cpu else [])], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        if done.returncode:
+            raise GazalError(f"measure/gpu_pack.sh: what a CPU finds could not be made: {done.stdout.strip().splitlines()[-1]}")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="measure/gpu_pack.sh", description=__doc__.split("\n")[0])
+    parser.add_argument("--cpu", action="store_true", help="a CPU's figures at the sizes of gpu_check.sh --cpu")
+    parser.add_argument("--no-wheels", action="store_true", help="for a machine that has all packages")
+    parser.add_argument("--pack", type=Path, default=PACK, help="where to (build/gpu)")
+    arguments = parser.parse_args()
+    pack = arguments.pack.resolve()
+    try:
+        (pack / HASHES).unlink(missing_ok=True)  # until all is there, it is no pack
+        for name in ("wheels", "data"):
+            shutil.rmtree(pack / name, ignore_errors=True)
+            (pack / name).mkdir(parents=True)
+    except OSError as error:
+        raise GazalError(f"{pack}: cannot be written ({error.strerror})") from error
+    if not arguments.no_wheels:
+        print("wheels", flush=True)
+        download(pack / "wheels")
+    print("data", flush=True)
+    prepare(pack, arguments.cpu)
     (pack / "code.txt").write_text(code_version() + "\n", encoding="utf-8")
+    inside = [*pack.glob("*/*.whl"), *pack.glob("data/*"), *pack.glob("*.json"), pack / "code.txt"]
+    write_json(pack / HASHES, {str(path.relative_to(pack)): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(inside)})
     parts = {"working tree": working_tree(), "wheels": size_of(pack / "wheels"), "the rest of the pack": size_of(pack) - size_of(pack / "wheels")}
     print(", ".join(f"{name} {size / 2**20:.1f} MiB" for name, size in parts.items()) + f"; together {sum(parts.values()) / 2**20:.1f} MiB of at most {MOST / 2**20:.0f}")
     return int(sum(parts.values()) > MOST)

@@ -7,9 +7,12 @@ Standard library only: what the machine lacks is installed from the pack before 
 from __future__ import annotations
 
 import argparse
+import fcntl
+import hashlib
 import importlib.metadata
 import json
 import os
+import re
 import select
 import shlex
 import signal
@@ -19,17 +22,19 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-PACK = ROOT / "build" / "gpu"
+PACK, WORK, OUT = (ROOT / "build" / name for name in ("gpu", "gpu-work", "gpu-out"))
 WHOLE = 530  # seconds for all of it: nine minutes less the time to bring files back
 START = 90  # seconds for a worker's imports
 LEAST = 10  # seconds under which no step is begun
 PATIENCE = 4  # times as long on a CPU, which may be busy
 WORKER = ROOT / "measure" / "gpu_steps.py"
-LINES, LOG = "lines.jsonl", "log.txt"
+LINES, LOG, HASHES = "lines.jsonl", "log.txt", "files.json"
+NEEDED = ("torch", "transformers", "peft", "accelerate")  # by the interpreter itself
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,7 @@ STEPS = (
     Step("fp32", "embedded SFT and GRPO in fp32 against a CPU's losses, merge parity, greedy completions", 50, 80),
     Step("bf16", "the same in bf16", 40, 70),
     Step("savers", "8-bit AdamW, logits in chunks, logits by liger", 45, 75),
-    Step("4bit", "4-bit base: SFT, SIGKILL, resume, merge, a GRPO step; DoRA's magnitude", 70, 100),
+    Step("4bit", "4-bit base: SFT, SIGKILL, resume, merge, a GRPO step; does each part of DoRA move?", 70, 100),
     Step("32b", "two layers of 32B's widths: memory and step time against the plan, decoding through the adapter and merged", 60, 90),
     Step("8b", "four layers of 8B's widths: LoRA, DoRA, DoRA with the norm from its factors; checkpointing on and off", 60, 90),
     Step("tests", "tests of options, exactness, generation and preflight", 100, 130),
@@ -56,6 +61,10 @@ STEPS = (
 )
 MACHINE = Step("machine", "versions and card", 10, 30)  # before whatever is asked for
 NAMES = [step.name for step in STEPS]
+
+
+class Stopped(Exception):
+    """A signal asked the check to end."""
 
 
 class Lines:
@@ -72,7 +81,7 @@ class Lines:
             handle.flush()
             os.fsync(handle.fileno())
         self.failed |= outcome == "fail"
-        shown = ", ".join(f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in (figures or {}).items())
+        shown = "; ".join(f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in (figures or {}).items())
         print(f"{outcome:<7} {step:<8} {seconds:5.1f} s  {what}" + (f": {why}" if why else "") + (f"  [{shown}]" if shown else ""), flush=True)
 
 
@@ -104,28 +113,53 @@ class Worker:
         return json.loads(line)
 
     def end(self) -> None:
-        """Kill it with all that it started."""
-        with suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
+        """Kill it with all that it started, in whatever session."""
+        for pid in reversed(family(self.process.pid)):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         self.process.wait()
-        self.process.stdin.close()
+        with suppress(BrokenPipeError):
+            self.process.stdin.close()
         os.close(self.reply)
+
+
+def family(pid: int) -> list[int]:
+    """``pid`` and its descendants (Linux)."""
+    children: dict[int, list[int]] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it has just ended
+            parent = int(path.read_text().rpartition(")")[2].split()[1])
+            children.setdefault(parent, []).append(int(path.parent.name))
+    found = [pid]
+    for member in found:
+        found += children.get(member, [])
+    return found
+
+
+def damaged(pack: Path) -> str:
+    """What is wrong with the pack, empty where nothing is."""
+    if not (pack / HASHES).is_file():
+        return f"no pack in {pack}: bash measure/gpu_pack.sh where there is a network, then bring that folder along"
+    for name, digest in json.loads((pack / HASHES).read_text(encoding="utf-8")).items():
+        path = pack / name
+        if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+            return f"{path}: {'not as it was packed' if path.is_file() else 'not there'}; bring the pack again"
+    return ""
 
 
 def missing_wheels(wheels: Path, site: Path) -> list[Path]:
     """Wheels of the pack whose version is neither on this machine nor in ``site`` already."""
-    found = []
-    for wheel in sorted(wheels.glob("*.whl")):
-        name, version = wheel.name.split("-")[:2]
-        here = {d.metadata["Name"].replace("-", "_").lower(): d.version for d in importlib.metadata.distributions(path=[str(site), *sys.path])}
-        if here.get(name.lower()) != version:
-            found.append(wheel)
-    return found
+    here = {d.metadata["Name"].replace("-", "_").lower(): d.version for d in reversed([*importlib.metadata.distributions(path=[str(site), *sys.path])])}
+    return [wheel for wheel in sorted(wheels.glob("*.whl")) if here.get(wheel.name.split("-")[0].lower()) != wheel.name.split("-")[1]]
 
 
 def install(pack: Path, site: Path) -> str:
-    """Install what is missing into ``site``; why that failed, empty where it did not."""
-    wheels = missing_wheels(pack / "wheels", site)
+    """Install what is missing into ``site``; why that cannot be, empty where it was done."""
+    if lacking := [name for name in NEEDED if not find_spec(name)]:
+        return f"{sys.executable} has no {', '.join(lacking)}: name another interpreter by PYTHON"
+    wheels, mine = missing_wheels(pack / "wheels", site), f"cp{sys.version_info[0]}{sys.version_info[1]}"
+    if others := [tag for wheel in wheels for tag in re.findall(r"-(cp\d+)-cp\d+-", wheel.name) if tag != mine]:
+        return f"the pack's wheels are for {others[0]} and {sys.executable} is {mine}: name another interpreter by PYTHON, or install there what gazal needs"
     if not wheels:
         return ""
     command = [sys.executable, "-m", "pip", "install", "-q", "--no-index", "--no-deps", "--no-compile", "--no-cache-dir", "--upgrade", "--target", str(site)]
@@ -134,7 +168,7 @@ def install(pack: Path, site: Path) -> str:
 
 
 def run(steps: tuple[Step, ...], options: list[str], lines: Lines, log: Path, until: float, patience: float = 1) -> None:
-    """Run ``steps`` until ``until`` (time.monotonic), each at most ``patience`` times its limit; a step that was cut, died or had no time left gets a line that says so."""
+    """Run ``steps`` until ``until`` (time.monotonic), each at most ``patience`` times its limit; a line for each that was cut, died or had no time left."""
     worker = None
     try:
         for step in steps:
@@ -164,43 +198,67 @@ def run_step(worker: Worker, step: Step, lines: Lines, until: float, patience: f
                 return message["ended"] == "well"
             else:
                 lines.add(**message)
+        code = worker.process.wait()
+        why = f"its process ended with {signal.Signals(-code).name if code < 0 else f'code {code}'}"
     except TimeoutError:
-        lines.add(step.name, step.about, "fail", time.monotonic() - began, f"cut after {time.monotonic() - began:.0f} s (see {LOG})")
-        return False
-    code = worker.process.wait()
-    how = signal.Signals(-code).name if code < 0 else f"code {code}"
-    lines.add(step.name, step.about, "fail", time.monotonic() - began, f"its process ended with {how} (see {LOG})")
+        why = f"cut after {time.monotonic() - began:.0f} s"
+    except Stopped:
+        lines.add(step.name, step.about, "fail", time.monotonic() - began, f"stopped; bash measure/gpu_check.sh --from {step.name} goes on")
+        raise
+    lines.add(step.name, step.about, "fail", time.monotonic() - began, f"{why} (see {LOG})")
     return False
 
 
+def stop(number: int, frame: Any) -> None:
+    """End in order: the worker is killed, the step that was cut has its line."""
+    signal.signal(number, signal.SIG_IGN)
+    raise Stopped
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(description="What a GPU shows of this project, in nine minutes.")
-    parser.add_argument("--from", dest="start", default=NAMES[0], choices=NAMES, help="go on with this step")
+    parser = argparse.ArgumentParser(prog="measure/gpu_check.sh", description="What a GPU shows of this project, in nine minutes.")
+    parser.add_argument("--from", dest="start", choices=NAMES, help="go on with this step; lines are added to those of the call before")
     parser.add_argument("--cpu", action="store_true", help="every step in a shrunken form, without a GPU")
-    parser.add_argument("--pack", type=Path, default=PACK, help="what measure/gpu_pack.sh made")
-    parser.add_argument("--work", type=Path, default=Path("/tmp/gazal-gpu-check"), help="folder for models and packages")
+    parser.add_argument("--pack", type=Path, default=PACK, help="what measure/gpu_pack.sh made (build/gpu)")
+    parser.add_argument("--work", type=Path, default=WORK, help="folder for models and packages (build/gpu-work)")
     arguments = parser.parse_args()
     began = time.monotonic()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that no worker is left
-    out = Path(os.environ.get("OUT") or ROOT / "build" / "gpu-out")
-    out.mkdir(parents=True, exist_ok=True)
-    pack, work, lines = arguments.pack.resolve(), arguments.work.resolve(), Lines(out / LINES)
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, stop)
+    out, pack, work = (path.resolve() for path in (Path(os.environ.get("OUT") or OUT), arguments.pack, arguments.work))
+    try:
+        for folder in (out, work):
+            folder.mkdir(parents=True, exist_ok=True)
+        lock = open(work / ".lock", "w")  # held until this process ends
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not arguments.start:
+            (out / LINES).unlink(missing_ok=True)
+        return check(arguments.start or NAMES[0], arguments.cpu, pack, work, out, began)
+    except BlockingIOError:
+        return f"{work}: another check is at work there"
+    except OSError as error:
+        return f"{error.filename}: cannot be written ({error.strerror})"
+    except Stopped:
+        return "stopped"
+
+
+def check(start: str, cpu: bool, pack: Path, work: Path, out: Path, began: float) -> int:
+    """The whole check; 1 where something failed."""
+    lines, site = Lines(out / LINES), work / f"site-{sys.version_info[0]}.{sys.version_info[1]}"
+    problem = damaged(pack) or install(pack, site)
     code = (pack / "code.txt").read_text(encoding="utf-8").strip() if (pack / "code.txt").is_file() else "unknown"
     told = {"command": shlex.join(["bash", "measure/gpu_check.sh", *sys.argv[1:]]), "code": code, "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")}
-    problem = "" if (pack / "data").is_dir() else f"no pack in {arguments.pack}: bash measure/gpu_pack.sh where there is a network, then bring that folder along"
-    problem = problem or install(pack, work / "site")
     lines.add("pack", "packages and data of the pack", "fail" if problem else "pass", time.monotonic() - began, problem, told)
     if problem:
         return 1
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     os.environ |= {
-        "PYTHONPATH": os.pathsep.join([str(work / "site"), str(ROOT / "src"), str(ROOT / "measure")]), "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false",
+        "PYTHONPATH": os.pathsep.join([str(site), str(ROOT / "src"), str(ROOT / "measure")]), "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false",
         "PYTHONUNBUFFERED": "1",
     }
-    options = ["--pack", str(pack), "--work", str(work), *(["--cpu"] if arguments.cpu else [])]
-    patience = PATIENCE if arguments.cpu else 1
-    run((MACHINE, *STEPS[NAMES.index(arguments.start):]), options, lines, out / LOG, began + WHOLE * patience, patience)
-    print(f"{time.monotonic() - began:.0f} s; lines in {lines.path}")
+    options, patience = ["--pack", str(pack), "--work", str(work), *(["--cpu"] if cpu else [])], PATIENCE if cpu else 1
+    run((MACHINE, *STEPS[NAMES.index(start):]), options, lines, out / LOG, began + WHOLE * patience, patience)
+    print(f"{time.monotonic() - began:.0f} s; lines in {os.path.relpath(lines.path)}")
     return int(lines.failed)
 
 

@@ -22,10 +22,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 from gazal.errors import GazalError
 from gazal.evaluation.identity import fast_dtype
+from gazal.training.worker import end_with
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "bitsandbytes", "liger-kernel", "numpy")
 NEEDS_CUDA = "needs CUDA, not found here"
@@ -120,6 +122,11 @@ class Run:
         if self.cpu and dtype == "bfloat16" != fast_dtype():
             raise NotHere("this CPU has no bf16 arithmetic")
 
+    def needs_folder(self, folder: Path) -> None:
+        """Raise NotHere where an earlier check should have made ``folder``."""
+        if not folder.is_dir():
+            raise NotHere("the training above did not end")
+
     def synchronize(self) -> float:
         """Seconds of a clock, once the device has done all that it was asked."""
         if not self.cpu:
@@ -130,6 +137,7 @@ class Run:
     def check(self, what: str) -> Iterator[Found]:
         """Reply with one line for the block. An error other than NotHere fails it and costs the next step a new worker."""
         found = Found()
+        print(f"-- {what}", flush=True)
         gc.collect()  # what the check before left of a trainer
         if not self.cpu:
             torch.cuda.empty_cache()
@@ -172,7 +180,7 @@ def machine(run: Run) -> None:
         if not torch.cuda.is_available():
             raise RuntimeError("torch finds no NVIDIA GPU (--cpu makes the shrunken check)")
         card = torch.cuda.get_device_properties(0)
-        found.figures |= {"card": card.name, "memory, GB": card.total_memory / 1e9, "CUDA": torch.version.cuda}
+        found.figures |= {"card": card.name, "memory in GB": card.total_memory / 1e9, "CUDA": torch.version.cuda}
         if shutil.which("nvidia-smi"):
             asked = subprocess.run(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"], capture_output=True, text=True)
             found.figures["driver"] = asked.stdout.strip()
@@ -202,6 +210,7 @@ def main() -> None:
 
         gpu_training.ALONE[arguments.alone](Run(arguments.pack, arguments.work, arguments.cpu, print))
         return
+    end_with(os.getppid(), psutil.Process(os.getppid()).create_time())
     reply = os.fdopen(arguments.reply, "w", encoding="utf-8")
 
     def send(message: dict[str, Any]) -> None:

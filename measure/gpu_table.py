@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,44 +20,69 @@ from gpu_run import MACHINE, ROOT, STEPS
 RESULTS, DOCS = ROOT / "results" / "gpu", ROOT / "docs" / "gpu.md"
 KEYS = {"step": str, "what": str, "outcome": str, "seconds": (int, float), "why": str, "figures": dict}
 OUTCOMES = ("pass", "missed", "fail", "skipped")
-ABOUT = ("card", "driver", "CUDA", "memory, GB")
+ABOUT = ("card", "memory in GB", "driver", "CUDA")
+PACKED = "pack"  # the step with which each call begins
+NO_TIME = "no time left"
 
 
-def read_calls(paths: list[Path]) -> list[list[dict[str, Any]]]:
-    """The lines of each call of the check. Raises GazalError naming file, row and field for anything else."""
+def read_calls(paths: list[Path], say: Callable[[str], None] = lambda line: print(line, file=sys.stderr)) -> list[list[dict[str, Any]]]:
+    """The lines of each call of the check. A last line that was cut is left out, aloud. Raises GazalError naming file, row and field for anything else."""
     calls: list[list[dict[str, Any]]] = []
+    known = {PACKED, MACHINE.name, *(step.name for step in STEPS)}
     for path in paths:
-        for row, line in read_jsonl(path):
+        for row, line in _whole_lines(path, say):
             for key, kind in KEYS.items():
                 if not isinstance(line.get(key), kind):
                     raise GazalError(f"{path}: row {row}: {key}: not a line of the GPU check")
-            if line["outcome"] not in OUTCOMES:
-                raise GazalError(f"{path}: row {row}: outcome: {line['outcome']!r} is none of {', '.join(OUTCOMES)}")
-            if line["step"] == "pack":
+            for key, values in (("outcome", OUTCOMES), ("step", known)):
+                if line[key] not in values:
+                    raise GazalError(f"{path}: row {row}: {key}: {line[key]!r} is none of {', '.join(sorted(values))}")
+            for name, step in (("date", PACKED), ("code", PACKED), ("card", MACHINE.name)):
+                if line["step"] == step and line["outcome"] == "pass" and not isinstance(line["figures"].get(name), str):
+                    raise GazalError(f"{path}: row {row}: figures: {name} is missing")
+            if line["step"] == PACKED:
                 calls.append([])
             if not calls:
-                raise GazalError(f"{path}: row {row}: step: a check begins with the step pack")
+                raise GazalError(f"{path}: row {row}: step: a check begins with the step {PACKED}")
             calls[-1].append(line)
-    if not calls:
-        raise GazalError(f"{paths[0]}: no lines")
     return calls
 
 
+def _whole_lines(path: Path, say: Callable[[str], None]) -> Iterator[tuple[int, dict[str, Any]]]:
+    ends = path.read_bytes().endswith(b"\n") if path.is_file() else True
+    rows = 0 if ends else len(path.read_bytes().splitlines())
+    lines = read_jsonl(path)
+    while True:
+        try:
+            yield next(lines)
+        except StopIteration:
+            return
+        except GazalError as error:
+            if f"row {rows}:" not in str(error):
+                raise
+            return say(f"{path}: row {rows}: cut, left out")
+
+
 def joined(calls: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """One check of several calls: of each step the lines of the last call that ran it. Raises GazalError for two cards or two states of the code."""
+    """One check of several calls: of each step the lines of the last call that ran it. Calls that found no card are left out.
+    Raises GazalError for two cards, two states of the code, or none that ran."""
     kept: dict[str, list[dict[str, Any]]] = {}
     for call in calls:
         ran: dict[str, list[dict[str, Any]]] = {}
         for line in call:
             ran.setdefault(line["step"], []).append(line)
-        for step in ("pack", "machine"):
-            key = {"pack": "code", "machine": "card"}[step]
-            values = [lines[step][0]["figures"].get(key) for lines in (kept, ran) if step in lines]
+        if any(step not in ran or ran[step][0]["outcome"] != "pass" for step in (PACKED, MACHINE.name)):
+            continue
+        for step, key in ((PACKED, "code"), (MACHINE.name, "card")):
+            values = [lines[step][0]["figures"][key] for lines in (kept, ran) if step in lines]
             if len(set(values)) > 1:
                 raise GazalError(f"the calls are of two checks: {key} {values[0]} and {values[1]}")
-        kept |= ran if not kept else {step: lines for step, lines in ran.items() if step not in ("pack", "machine")}
-    order = ["pack", MACHINE.name, *(step.name for step in STEPS)]
-    return [line for step in order for line in kept.get(step, [])]
+        for step, lines in ran.items():
+            if step not in kept or step not in (PACKED, MACHINE.name) and not lines[0]["why"].startswith(NO_TIME):
+                kept[step] = lines
+    if not kept:
+        raise GazalError("no call found a card and a pack")
+    return [line for step in (PACKED, MACHINE.name, *(step.name for step in STEPS)) for line in kept.get(step, [])]
 
 
 def shown(value: Any) -> str:
@@ -75,7 +101,7 @@ def table(lines: list[dict[str, Any]]) -> str:
     """The checks, a row each."""
     rows = [cells("Step", "Looked at", "Outcome", "Seconds", "Figures"), "|:--|:--|:--|--:|:--|"]
     for line in lines:
-        if line["step"] not in ("pack", MACHINE.name):
+        if line["step"] not in (PACKED, MACHINE.name):
             outcome = line["outcome"] + (f": {line['why']}" if line["why"] else "")
             figures = "; ".join(f"{name} {shown(value)}" for name, value in line["figures"].items())
             rows.append(cells(line["step"], line["what"], outcome, f"{line['seconds']:.1f}", figures))
@@ -83,13 +109,16 @@ def table(lines: list[dict[str, Any]]) -> str:
 
 
 def page(lines: list[dict[str, Any]]) -> str:
-    """The whole result: card, date, command, code, versions, table."""
-    told, about = (next((line["figures"] for line in lines if line["step"] == step), {}) for step in ("pack", MACHINE.name))
-    versions = ", ".join(f"{name} {value}" for name, value in about.items() if name not in ABOUT)
+    """The whole result: card, date, command, code, versions, seconds, table."""
+    told, about = lines[0]["figures"], lines[1]["figures"]
     card = ", ".join(f"{name} {shown(about[name])}" for name in ABOUT[1:] if name in about)
-    counts = ", ".join(f"{sum(line['outcome'] == outcome for line in lines)} {outcome}" for outcome in OUTCOMES)
-    head = [f"# GPU check on {about.get('card', 'an unknown machine')}, {told.get('date', 'undated')}", "", f"`{told.get('command', '')}`, code {told.get('code', 'unknown')}. {card}.", ""]
-    return "\n".join([*head, f"{versions}.", "", f"{counts}; missed: right, but short of a goal.", "", table(lines), ""])
+    versions = ", ".join(f"{name} {value}" for name, value in about.items() if name not in ABOUT)
+    counts = ", ".join(f"{sum(line['outcome'] == outcome for line in lines[2:])} {outcome}" for outcome in OUTCOMES)
+    seconds = ", ".join(f"{step} {sum(line['seconds'] for line in lines if line['step'] == step):.0f}" for step in dict.fromkeys(line["step"] for line in lines))
+    return "\n".join([
+        f"# GPU check on {about['card']}, {told['date']}", "", f"`{told['command']}`, code {told['code']}" + (f"; {card}" if card else "") + ".", "",
+        f"{versions}.", "", f"{counts} (missed: right, but short of a goal). Seconds by step: {seconds}.", "", table(lines), "",
+    ])
 
 
 def steps_table() -> str:
@@ -123,13 +152,14 @@ def main() -> None:
     if not arguments.lines:
         return
     lines = joined(read_calls(arguments.lines))
-    text, card = page(lines), next((line["figures"].get("card", "") for line in lines if line["step"] == MACHINE.name), "")
+    text, card, date = page(lines), lines[1]["figures"]["card"], lines[0]["figures"]["date"]
     print(text)
-    if not card or "CPU" in card:
+    if "CPU" in card:
         print("no card: nothing is written", file=sys.stderr)
         return
-    date = next(line["figures"]["date"] for line in lines if line["step"] == "pack")[:10]
-    out = arguments.results / f"{file_safe(card).lower()}-{date}.md"
+    out = arguments.results / f"{file_safe(card).lower()}-{date[:10]}.md"
+    if out.exists() and date not in out.read_text(encoding="utf-8"):  # another check of that day
+        out = out.with_stem(f"{out.stem}-{date[11:16].replace(':', '')}")
     with atomic_write(out) as handle:
         handle.write(text)
     write_docs(arguments.docs, "gpu", f"{card}, {date} ([whole page](../results/gpu/{out.name})):\n\n{table(lines)}")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -26,6 +28,7 @@ from gazal.recipe_train import AdapterSection
 from gpu_run import Lines, Step
 from gpu_speed import factor_norm, norm_from_factors
 from gpu_steps import NEEDS_CUDA, Found, NotHere, Run
+from gpu_training import DIFFERENCE, SHARE
 
 ROOT = Path(__file__).resolve().parent.parent
 NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
@@ -62,41 +65,53 @@ def test_every_step_runs_on_a_cpu(pack, tmp_path):
     assert sum(line["why"] == NEEDS_CUDA for line in lines) == 2  # 8-bit AdamW and liger; a 4-bit base is named in its lines
     found = {(line["step"], line["what"]): line["figures"] for line in lines}
     for (step, what), figures in found.items():
-        if step in ("fp32", "4bit", "fsdp2") and "losses apart" in figures:
-            assert figures["losses apart"] == 0, (step, what)  # the same machine and threads: the same bytes
-        if step == "fp32" and "GRPO" in what:
-            assert figures["completions the same"] == 1 and figures["rewards apart"] == 0
+        if step in ("fp32", "4bit", "fsdp2") and DIFFERENCE in figures:
+            assert figures[DIFFERENCE] == 0, (step, what)  # the same machine and threads: the same bytes
+        if step == "fp32" and SHARE in figures:
+            assert figures[SHARE] == 1, what
         if "each part of DoRA moves" in what:
             assert len(figures) == 3 and min(figures.values()) > 0
         if step == "fsdp2":
-            assert figures["parameters sharded"] == 1
-        if "norms apart, fp32" in figures:
-            assert 0 < figures["norms apart, fp32"] < 1e-5 and figures["losses apart"] < 1e-4
+            assert figures["share of parameters sharded"] == 1
+        if "largest relative difference of norms" in figures:
+            assert 0 < figures["largest relative difference of norms"] < 1e-5 and figures["of losses, to PEFT's DoRA"] < 1e-4
+    assert sum(DIFFERENCE in figures for figures in found.values()) == 6 and sum(SHARE in figures for figures in found.values()) >= 3
     assert found["tests", "tests of options, exactness, generation, preflight"]["passed"] > 4
     calls = gpu_table.read_calls([tmp_path / "out" / "lines.jsonl"])
     assert len(gpu_table.table(gpu_table.joined(calls)).splitlines()) == len(lines)  # two lines of head, without pack and machine
 
 
 @NO_GPU
-def test_without_a_gpu_or_a_pack_one_line_says_so(pack, tmp_path):
-    assert check(tmp_path / "a", "--pack", tmp_path / "none").returncode == 1
+def test_without_a_gpu_or_a_whole_pack_one_line_says_so(pack, tmp_path):
+    assert check(tmp_path / "a", "--pack", tmp_path / "none", "--work", tmp_path / "work").returncode == 1
     (line,) = read(tmp_path / "a" / "lines.jsonl")
     assert line["outcome"] == "fail" and "measure/gpu_pack.sh" in line["why"]
+    shutil.copytree(pack, tmp_path / "cut")
+    whole = (tmp_path / "cut" / "data" / "sft.parquet").read_bytes()
+    (tmp_path / "cut" / "data" / "sft.parquet").write_bytes(whole[: len(whole) // 2])
+    assert check(tmp_path / "a", "--pack", tmp_path / "cut", "--work", tmp_path / "work").returncode == 1
+    (line,) = read(tmp_path / "a" / "lines.jsonl")  # of the newer call alone
+    assert line["why"].endswith("data/sft.parquet: not as it was packed; bring the pack again")
     done = check(tmp_path / "b", "--pack", pack, "--work", tmp_path / "work", "--from", "8b")
     lines = read(tmp_path / "b" / "lines.jsonl")
     assert done.returncode == 1 and [line["step"] for line in lines] == ["pack", "machine"] and "torch finds no NVIDIA GPU" in lines[1]["why"]
     assert "--from" in check(tmp_path / "c", "--from", "9b").stderr and not (tmp_path / "c").exists()
+    (tmp_path / "d").touch()
+    done = check(tmp_path / "d", "--work", tmp_path / "work")
+    assert done.returncode == 1 and re.fullmatch(r".*/d: cannot be written \(File exists\)\n", done.stderr)
 
 
 WORKER = '''
-import json, os, signal, sys, time
+import json, os, signal, subprocess, sys, time
 reply = os.fdopen(int(sys.argv[sys.argv.index("--reply") + 1]), "w")
 def send(**message): print(json.dumps(message), file=reply, flush=True)
 for line in sys.stdin:
     step = line.strip()
     send(ready=True)
     send(step=step, what="first", outcome="pass", seconds=0.0, why="", figures={"pid": os.getpid()})
-    if step == "hangs": time.sleep(60)
+    if step == "hangs":
+        send(step=step, what="child", outcome="pass", seconds=0.0, why="", figures={"pid": subprocess.Popen(["sleep", "60"], start_new_session=True).pid})
+        time.sleep(60)
     if step == "dies": os.kill(os.getpid(), signal.SIGSEGV)
     if step == "leaves": sys.exit(3)
     send(ended="broken" if step == "breaks" else "well")
@@ -122,13 +137,45 @@ def test_a_step_that_hangs_dies_or_breaks_costs_a_worker_and_no_other_step(scrip
     }
     pids = [line["figures"]["pid"] for line in lines if line["what"] == "first"]
     assert [a == b for a, b in zip(pids, pids[1:], strict=False)] == [True, False, True, False, False, False, True]
-    assert scripted.failed and not any(Path(f"/proc/{pid}").exists() for pid in pids)
+    children = [line["figures"]["pid"] for line in lines if line["what"] == "child"]
+    assert scripted.failed and len(children) == 1 and not any(running(pid) for pid in [*pids, *children])
+
+
+def running(pid: int) -> bool:
+    path = Path(f"/proc/{pid}/stat")
+    return path.exists() and path.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_signal_ends_all_that_was_started_and_says_how_to_go_on(number, tmp_path):
+    """A dropped connection, a kill, Ctrl-C: in a step whose child has a session of its own."""
+    (tmp_path / "worker.py").write_text(WORKER)
+    script = f"""
+import sys, gpu_run
+from pathlib import Path
+gpu_run.WORKER, gpu_run.damaged, gpu_run.install = Path("{tmp_path}/worker.py"), lambda pack: "", lambda pack, site: ""
+gpu_run.STEPS, gpu_run.NAMES = (gpu_run.Step("hangs", "hangs", 0, 60),), ["hangs"]
+sys.argv = ["gpu_run.py", "--work", "{tmp_path}/work"]
+sys.exit(gpu_run.main())
+"""
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "measure"), "OUT": str(tmp_path)}
+    process = subprocess.Popen([sys.executable, "-c", script], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "lines.jsonl").exists() or "child" not in (tmp_path / "lines.jsonl").read_text():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.1)
+    second = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
+    assert second.returncode == 1 and "another check is at work there" in second.stderr
+    process.send_signal(number)
+    assert process.communicate(timeout=30)[1] == "stopped\n" and process.returncode == 1
+    lines = read(tmp_path / "lines.jsonl")
+    assert lines[-1]["step"] == "hangs" and lines[-1]["why"] == "stopped; bash measure/gpu_check.sh --from hangs goes on"
+    assert not any(running(line["figures"]["pid"]) for line in lines if "pid" in line["figures"])
 
 
 def test_steps_without_time_say_how_to_go_on(scripted, tmp_path):
     steps = tuple(Step(name, name, 0, 30) for name in ("hangs", "next", "last"))
     gpu_run.run(steps, [], scripted, tmp_path / "log.txt", time.monotonic() + gpu_run.LEAST + 1)
-    lines = [line for line in read(scripted.path) if line["what"] != "first"]
+    lines = [line for line in read(scripted.path) if line["what"] not in ("first", "child")]
     assert [line["outcome"] for line in lines] == ["fail", "skipped", "skipped"] and lines[0]["why"].startswith("cut after 1")
     assert lines[1]["why"] == "no time left: bash measure/gpu_check.sh --from next"
 
@@ -205,6 +252,14 @@ def test_wheels_that_are_there_already_are_not_installed(tmp_path):
     assert [wheel.name for wheel in gpu_run.missing_wheels(tmp_path, tmp_path / "site")] == ["nowhere_at_all-1.0-py3-none-any.whl", "trl-0.0.1-py3-none-any.whl"]
 
 
+def test_what_the_interpreter_lacks_is_named_before_anything_is_installed(tmp_path, monkeypatch):
+    (tmp_path / "wheels").mkdir()
+    (tmp_path / "wheels" / "ahocorasick_rs-9.9-cp39-cp39-manylinux1_x86_64.whl").touch()
+    assert re.search(r"wheels are for cp39 and .* is cp3\d+: name another interpreter by PYTHON", gpu_run.install(tmp_path, tmp_path / "site"))
+    monkeypatch.setattr(gpu_run, "NEEDED", ("torch", "nowhere_at_all"))
+    assert gpu_run.install(tmp_path, tmp_path / "site").endswith("has no nowhere_at_all: name another interpreter by PYTHON")
+
+
 def test_pins_are_those_of_the_lock_and_of_the_gpu_extra():
     assert {"trl==1.14.2", "pydantic_core==2.50.4"} <= set(gpu_pack.pins()) and any(pin.startswith("bitsandbytes==") for pin in gpu_pack.pins())
 
@@ -248,15 +303,15 @@ def test_dora_with_the_norm_from_its_factors_gives_pefts_logits_and_gradients(ti
 
 # Tables
 
-CARD = {"card": "NVIDIA H100 80GB HBM3", "memory, GB": 85.03, "CUDA": "13.0", "driver": "580.1", "torch": "2.11.0"}
+CARD = {"card": "NVIDIA H100 80GB HBM3", "memory in GB": 85.03, "CUDA": "13.0", "driver": "580.1", "torch": "2.11.0"}
 
 
 def line(step: str, outcome: str = "pass", why: str = "", **figures: object) -> dict:
     return {"step": step, "what": f"{step} | looked at", "outcome": outcome, "seconds": 1.25, "why": why, "figures": figures}
 
 
-def call(*lines: dict, code: str = "abc", **about: object) -> list[dict]:
-    return [line("pack", code=code, date="2026-12-01 10:00 UTC", command="bash measure/gpu_check.sh"), line("machine", **(CARD | about)), *lines]
+def call(*lines: dict, code: str = "abc", date: str = "2026-12-01 10:00 UTC", **about: object) -> list[dict]:
+    return [line("pack", code=code, date=date, command="bash measure/gpu_check.sh"), line("machine", **(CARD | about)), *lines]
 
 
 def write(path: Path, *calls: list[dict]) -> Path:
@@ -281,7 +336,7 @@ def test_two_calls_become_one_page_and_the_table_of_the_docs(tmp_path):
     done = tabulate(first, second, "--results", tmp_path / "results", "--docs", page)
     assert done.returncode == 0, done.stderr
     text = (tmp_path / "results" / "nvidia-h100-80gb-hbm3-2026-12-01.md").read_text()
-    assert text.startswith("# GPU check on NVIDIA H100 80GB HBM3, 2026-12-01 10:00 UTC\n") and "driver 580.1, CUDA 13.0, memory, GB 85" in text and "torch 2.11.0" in text
+    assert text.startswith("# GPU check on NVIDIA H100 80GB HBM3, 2026-12-01 10:00 UTC\n") and "memory in GB 85, driver 580.1, CUDA 13.0" in text and "torch 2.11.0" in text
     rows = [row for row in text.splitlines() if row.startswith("| ")]
     assert rows[1:] == [
         r"| card | card \| looked at | pass | 1.2 | GB/s 3,012 |",
@@ -290,12 +345,36 @@ def test_two_calls_become_one_page_and_the_table_of_the_docs(tmp_path):
     ]
     made = page.read_text()
     assert all(row in made for row in rows) and "Not run." not in made and "old" not in made and made.startswith("# A\n") and made.endswith("<!-- /gpu -->\nC\n")
-    assert "2 pass" not in text and "4 pass, 1 missed, 0 fail, 0 skipped" in text
+    assert "2 pass, 1 missed, 0 fail, 0 skipped" in text and "Seconds by step: pack 1, machine 1, card 1, 8b 1, tests 1." in text
+    later = write(tmp_path / "3.jsonl", call(line("card"), date="2026-12-01 17:30 UTC"))
+    assert tabulate(later, "--results", tmp_path / "results", "--docs", page).returncode == 0
+    assert sorted(path.name for path in (tmp_path / "results").iterdir()) == ["nvidia-h100-80gb-hbm3-2026-12-01-1730.md", "nvidia-h100-80gb-hbm3-2026-12-01.md"]
 
 
 def test_one_file_of_two_calls_is_two_calls(tmp_path):
     path = write(tmp_path / "lines.jsonl", call(line("card"), line("8b", "skipped")), call(line("8b")))
     assert [(one["step"], one["outcome"]) for one in gpu_table.joined(gpu_table.read_calls([path]))][2:] == [("card", "pass"), ("8b", "pass")]
+
+
+def test_calls_that_measured_nothing_and_steps_without_time_take_nothing_away(tmp_path):
+    """A call without a pack, one that saw no GPU, one that was killed at once, and one that had no time left for what another did."""
+    dead = [line("pack", "fail", "no pack", code="unknown", date="2026-12-01 09:00 UTC", command="")]
+    blind = [call()[0], line("machine", "fail", "torch finds no NVIDIA GPU")]
+    path = write(tmp_path / "lines.jsonl", dead, blind, call()[:1], call(line("fp32", passed=1), line("8b", "fail")), call(line("8b"), line("fp32", "skipped", "no time left: …")))
+    found = gpu_table.joined(gpu_table.read_calls([path]))
+    assert [(one["step"], one["outcome"]) for one in found] == [("pack", "pass"), ("machine", "pass"), ("fp32", "pass"), ("8b", "pass")]
+    with pytest.raises(GazalError, match="no call found a card"):
+        gpu_table.joined(gpu_table.read_calls([write(tmp_path / "none.jsonl", dead, blind)]))
+
+
+def test_a_cut_last_line_is_left_out_aloud_and_no_other(tmp_path):
+    path = write(tmp_path / "lines.jsonl", call(line("card"), line("8b")))
+    path.write_bytes(path.read_bytes()[:-20])
+    said: list[str] = []
+    assert [one["step"] for one in gpu_table.read_calls([path], said.append)[0]] == ["pack", "machine", "card"] and said == [f"{path}: row 4: cut, left out"]
+    path.write_text(path.read_text() + "\n" + json.dumps(line("8b")) + "\n")
+    with pytest.raises(GazalError, match="row 4: not JSON"):
+        gpu_table.read_calls([path])
 
 
 @pytest.mark.parametrize("calls, why", [
@@ -308,11 +387,13 @@ def test_calls_of_two_checks_are_refused(calls, why, tmp_path):
 
 
 @pytest.mark.parametrize("text, why", [
-    ("", "no lines"),
+    ("", "no call found a card and a pack"),
     ('{"step": "card"}\n', "row 1: what: not a line of the GPU check"),
     (json.dumps(line("card")) + "\n", "row 1: step: a check begins with the step pack"),
-    (json.dumps(line("pack", "good")) + "\n", "row 1: outcome: 'good' is none of pass, missed, fail, skipped"),
-    ("{", "row 1: not JSON"),
+    (json.dumps(line("pack", "good")) + "\n", "row 1: outcome: 'good' is none of fail, missed, pass, skipped"),
+    (json.dumps(line("pack")) + "\n", "row 1: figures: date is missing"),
+    (json.dumps(line("fp33")) + "\n", "row 1: step: 'fp33' is none of"),
+    ("{\n", "row 1: not JSON"),
 ])
 def test_what_is_no_line_is_named(text, why, tmp_path):
     (tmp_path / "lines.jsonl").write_text(text)
