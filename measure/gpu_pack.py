@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import re
 import shutil
 import subprocess
@@ -21,7 +20,7 @@ from gazal.errors import GazalError
 from gazal.files import write_json
 from gazal.recipe import load_recipe
 from gazal.runs import code_version
-from gpu_run import HASHES, PACK, ROOT
+from gpu_run import CODE, HASHES, PACK, ROOT, tree_hash
 
 MOST = 60 * 2**20  # bytes
 CARRIED = (
@@ -112,8 +111,8 @@ def main() -> int:
         download(pack / "wheels")
     print("data", flush=True)
     prepare(pack, arguments.cpu)
-    (pack / "code.txt").write_text(code_version() + "\n", encoding="utf-8")
-    inside = [*pack.glob("*/*.whl"), *pack.glob("data/*"), *pack.glob("*.json"), pack / "code.txt"]
+    (pack / CODE).write_text(f"{code_version()} {tree_hash()}\n", encoding="utf-8")
+    inside = [*pack.glob("*/*.whl"), *pack.glob("data/*"), *pack.glob("*.json"), pack / CODE]
     write_json(pack / HASHES, {str(path.relative_to(pack)): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(inside)})
     parts = {"working tree": working_tree(), "wheels": size_of(pack / "wheels"), "the rest of the pack": size_of(pack) - size_of(pack / "wheels")}
     print(", ".join(f"{name} {size / 2**20:.1f} MiB" for name, size in parts.items()) + f"; together {sum(parts.values()) / 2**20:.1f} MiB of at most {MOST / 2**20:.0f}")

@@ -29,11 +29,12 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 PACK, WORK, OUT = (ROOT / "build" / name for name in ("gpu", "gpu-work", "gpu-out"))
 WHOLE = 530  # seconds for all of it: nine minutes less the time to bring files back
-START = 90  # seconds for a worker's imports
+START = 240  # seconds for a worker's imports, from a cold disk
 LEAST = 10  # seconds under which no step is begun
 PATIENCE = 4  # times as long on a CPU, which may be busy
 WORKER = ROOT / "measure" / "gpu_steps.py"
-LINES, LOG, HASHES = "lines.jsonl", "log.txt", "files.json"
+LINES, LOG, HASHES, CODE = "lines.jsonl", "log.txt", "files.json", "code.txt"
+NO_CARD = "none"  # what the machine's line says where torch finds no GPU, and none was asked to
 NEEDED = ("torch", "transformers", "peft", "accelerate")  # by the interpreter itself
 
 
@@ -48,13 +49,13 @@ class Step:
 
 
 STEPS = (
-    Step("card", "bandwidth of a copy, rate of a bf16 matrix product", 30, 45),
+    Step("card", "bandwidth of a copy, rate of a bf16 matrix product", 10, 45),
     Step("fp32", "embedded SFT and GRPO in fp32 against a CPU's losses, merge parity, greedy completions", 50, 80),
     Step("bf16", "the same in bf16", 40, 70),
     Step("savers", "8-bit AdamW, logits in chunks, logits by liger", 45, 75),
     Step("4bit", "4-bit base: SFT, SIGKILL, resume, merge, a GRPO step; does each part of DoRA move?", 70, 100),
     Step("32b", "two layers of 32B's widths: memory and step time against the plan, decoding through the adapter and merged", 60, 90),
-    Step("8b", "four layers of 8B's widths: LoRA, DoRA, DoRA with the norm from its factors; checkpointing on and off", 60, 90),
+    Step("8b", "four layers of 8B's widths: LoRA, DoRA, DoRA with the norm from its factors; checkpointing on and off", 50, 90),
     Step("tests", "tests of options, exactness, generation and preflight", 100, 130),
     Step("fsdp2", "FSDP2 in one process through accelerate launch", 40, 70),
     Step("smollm2", "SmolLM2-135M: SFT and GRPO steps, tokens a second", 35, 90),
@@ -71,7 +72,7 @@ class Lines:
     """Writes lines to the disk as they come, and shows each in short."""
 
     def __init__(self, path: Path) -> None:
-        self.path, self.failed = path, False
+        self.path, self.failed, self.card = path, False, ""
 
     def add(self, step: str, what: str, outcome: str, seconds: float, why: str = "", figures: dict[str, Any] | None = None) -> None:
         """``outcome``: pass, missed (right, but short of a goal), fail or skipped."""
@@ -81,6 +82,7 @@ class Lines:
             handle.flush()
             os.fsync(handle.fileno())
         self.failed |= outcome == "fail"
+        self.card = (figures or {}).get("card", self.card)
         shown = "; ".join(f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in (figures or {}).items())
         print(f"{outcome:<7} {step:<8} {seconds:5.1f} s  {what}" + (f": {why}" if why else "") + (f"  [{shown}]" if shown else ""), flush=True)
 
@@ -136,11 +138,27 @@ def family(pid: int) -> list[int]:
     return found
 
 
-def damaged(pack: Path) -> str:
+def expected(cpu: bool) -> str:
+    """The pack's file of what a CPU found, at the sizes of a GPU or of ``--cpu``."""
+    return f"expected-{'shrunken' if cpu else 'whole'}.json"
+
+
+def tree_hash() -> str:
+    """SHA-256 of what a check runs: the package, its recipes, the check itself."""
+    digest = hashlib.sha256()
+    for path in sorted(path for name, ending in (("src", "*.py"), ("recipes", "*.yaml"), ("measure", "*.py")) for path in (ROOT / name).rglob(ending)):
+        digest.update(f"{path.relative_to(ROOT)}\n".encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def damaged(pack: Path, cpu: bool) -> str:
     """What is wrong with the pack, empty where nothing is."""
     if not (pack / HASHES).is_file():
         return f"no pack in {pack}: bash measure/gpu_pack.sh where there is a network, then bring that folder along"
-    for name, digest in json.loads((pack / HASHES).read_text(encoding="utf-8")).items():
+    hashes = json.loads((pack / HASHES).read_text(encoding="utf-8"))
+    if expected(cpu) not in hashes:
+        return f"{pack}: was prepared for the other sizes: bash measure/gpu_pack.sh{' --cpu' if cpu else ''}"
+    for name, digest in hashes.items():
         path = pack / name
         if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != digest:
             return f"{path}: {'not as it was packed' if path.is_file() else 'not there'}; bring the pack again"
@@ -149,7 +167,7 @@ def damaged(pack: Path) -> str:
 
 def missing_wheels(wheels: Path, site: Path) -> list[Path]:
     """Wheels of the pack whose version is neither on this machine nor in ``site`` already."""
-    here = {d.metadata["Name"].replace("-", "_").lower(): d.version for d in reversed([*importlib.metadata.distributions(path=[str(site), *sys.path])])}
+    here = {(d.metadata["Name"] or "").replace("-", "_").lower(): d.version for d in reversed([*importlib.metadata.distributions(path=[str(site), *sys.path])])}
     return [wheel for wheel in sorted(wheels.glob("*.whl")) if here.get(wheel.name.split("-")[0].lower()) != wheel.name.split("-")[1]]
 
 
@@ -179,7 +197,7 @@ def run(steps: tuple[Step, ...], options: list[str], lines: Lines, log: Path, un
             if not run_step(worker, step, lines, until, patience):
                 worker.end()
                 worker = None
-            if step is MACHINE and lines.failed:
+            if lines.card == NO_CARD:
                 return
     finally:
         if worker:
@@ -245,8 +263,9 @@ def main() -> int:
 def check(start: str, cpu: bool, pack: Path, work: Path, out: Path, began: float) -> int:
     """The whole check; 1 where something failed."""
     lines, site = Lines(out / LINES), work / f"site-{sys.version_info[0]}.{sys.version_info[1]}"
-    problem = damaged(pack) or install(pack, site)
-    code = (pack / "code.txt").read_text(encoding="utf-8").strip() if (pack / "code.txt").is_file() else "unknown"
+    problem = damaged(pack, cpu) or install(pack, site)
+    code, tree = (pack / CODE).read_text(encoding="utf-8").split() if (pack / CODE).is_file() else ("unknown", "")
+    code += "" if tree in ("", tree_hash()) else "+changes"
     told = {"command": shlex.join(["bash", "measure/gpu_check.sh", *sys.argv[1:]]), "code": code, "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")}
     lines.add("pack", "packages and data of the pack", "fail" if problem else "pass", time.monotonic() - began, problem, told)
     if problem:

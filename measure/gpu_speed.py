@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from statistics import median
 from typing import Any
 from unittest.mock import patch
 
@@ -25,7 +27,7 @@ from gazal.recipe import ModelSection, Recipe, load_recipe
 from gazal.rewards import trl_reward_functions
 from gazal.sft.train import sft_dataset, sft_trainer
 from gpu_steps import Run
-from gpu_training import Clock, apart, grpo_items, losses, middle, recipe, sft_items
+from gpu_training import Clock, apart, grpo_items, losses, recipe, sft_items
 
 UTILISATION = 0.4  # that plans assume
 WARM = 2  # steps that are not counted
@@ -39,7 +41,7 @@ def rate(run: Run, work: Callable[[], object], amount: float) -> float:
         began = run.synchronize()
         work()
         seconds.append(run.synchronize() - began)
-    return amount / middle(seconds[3:])
+    return amount / median(seconds[3:])
 
 
 def data_sheet(run: Run) -> dict[str, Any]:
@@ -48,15 +50,19 @@ def data_sheet(run: Run) -> dict[str, Any]:
     return next((known for key, known in known_devices().items() if key in name), {})
 
 
+def copy_rate(run: Run) -> float:
+    """Bytes a second, read and written."""
+    source = torch.rand(run.sizes.copied // 4, device=run.device)
+    target = torch.empty_like(source)
+    return rate(run, lambda: target.copy_(source), 2 * source.nbytes)
+
+
 def card(run: Run) -> None:
     """Step 1: what the data sheet's figures are worth here."""
     known = data_sheet(run)
     with run.check("copy on the device, bytes read and written") as found:
-        source = torch.rand(run.sizes.copied // 4, device=run.device)
-        target = torch.empty_like(source)
-        speed = rate(run, lambda: target.copy_(source), 2 * source.nbytes)
+        speed = copy_rate(run)
         found.figures |= {"GB/s": speed / 1e9} | ({"share of the data sheet's": speed / known["bandwidth"]} if known else {})
-        del source, target
     with run.check(f"bf16 matrix product, {run.sizes.matrix} wide") as found:
         a, b = (torch.randn(run.sizes.matrix, run.sizes.matrix, device=run.device).bfloat16() for _ in range(2))
         speed = rate(run, lambda: torch.mm(a, b), 2 * run.sizes.matrix**3)
@@ -135,7 +141,8 @@ def widths_32b(run: Run) -> None:
         planned = plan.peak - plan.parts["framework"]  # which is not the allocator's
         one = made.model_copy(update={"data": made.data.model_copy(update={"sft": 1})})
         work = stage_work(one, config, "sft", tokens, devices(run), UTILISATION)
-        found.figures |= {"ms/step": 1e3 * middle(clock.seconds), "planned GB": planned / 1e9}
+        found.figures |= {"ms/step": 1e3 * median(clock.seconds), "planned GB": planned / 1e9}
+        found.expect(all(map(math.isfinite, losses(trainer))), "a loss is not finite")
         if not run.cpu:
             measured = clock.memory - before
             found.figures |= {"measured GB": measured / 1e9, "planned / measured - 1": planned / measured - 1, "MFU": mfu(trainer)}
@@ -145,11 +152,12 @@ def widths_32b(run: Run) -> None:
         return
     policy, tokenizer = trainer.accelerator.unwrap_model(trainer.model), load_tokenizer(EMBEDDED)
     trainer.optimizer = trainer.lr_scheduler = None
+    merged = None
     with run.check("copy of merged weights") as found:
-        began = run.synchronize()
         merged = MergedModel(policy)
-        merged.refresh()
-        found.figures |= {"ms": 1e3 * (run.synchronize() - began), "MB": merged.copied_bytes / 1e6}
+        found.figures |= {"ms/refresh": 1e3 / rate(run, merged.refresh, 1.0), "MB": merged.copied_bytes / 1e6}
+    if merged is None:
+        return
     for rows in parts.decode_rows:
         with run.check(f"decoding a token, {rows} rows") as found:
             through, plain = (decode(run, model, tokenizer, rows) for model in (policy, merged.model))
@@ -161,7 +169,8 @@ def widths_32b(run: Run) -> None:
 
 def decode(run: Run, model: Any, tokenizer: Any, rows: int) -> float:
     """Seconds a decoded token of ``rows`` rows, the prompt's pass left out."""
-    prompt = tokenizer("Step 1: " * 40)["input_ids"][:64]
+    prompt = tokenizer("Step 1: " * 64)["input_ids"]
+    assert len(prompt) == 64, len(prompt)
 
     def seconds(tokens: int) -> float:
         began = run.synchronize()
@@ -175,7 +184,7 @@ def decode(run: Run, model: Any, tokenizer: Any, rows: int) -> float:
 
 def mfu(trainer: Any) -> float:
     """The median of the logged utilisation, 0 where the card's peak is not known."""
-    return middle([row.get("mfu", 0.0) for row in trainer.state.log_history if "loss" in row][WARM:])
+    return median([row.get("mfu", 0.0) for row in trainer.state.log_history if "loss" in row][WARM:])
 
 
 def factor_norm(weight: torch.Tensor, a: torch.Tensor, b: torch.Tensor, scale: float, squares: torch.Tensor | None = None) -> torch.Tensor:
@@ -230,11 +239,13 @@ def widths_8b(run: Run) -> None:
             with run.check(f"SFT step, {parts.layers_8b} layers, {name}, checkpointing {'on' if checkpointing else 'off'}") as found, patched():
                 made = large(run, parts.batch_8b, parts.row_8b, f"sft.adapter.dora={str(dora).lower()}", "sft.logits=chunked", f"sft.gradient_checkpointing={str(checkpointing).lower()}")
                 trainer, clock, before = timed(run, made, config)
-                curves[name], mine = losses(trainer), middle(clock.seconds)
+                curves[name], mine = losses(trainer), median(clock.seconds)
                 seconds[checkpointing] = mine if not dora else seconds.get(checkpointing, float("nan"))
                 found.figures |= {"ms/step": 1e3 * mine, "time / LoRA's": mine / seconds[checkpointing]}
+                found.expect(all(map(math.isfinite, curves[name])), "a loss is not finite")
                 if dora and name != "DoRA":
-                    found.figures |= {"largest relative difference of norms": norms_apart(run, trainer), "of losses, to PEFT's DoRA": apart(curves[name], curves["DoRA"])}
+                    found.figures["largest relative difference of norms"] = norms_apart(run, trainer)
+                    found.figures["of losses, to PEFT's DoRA"] = apart(curves[name], curves["DoRA"]) if "DoRA" in curves else float("nan")
                     found.expect(found.figures["largest relative difference of norms"] < 1e-4, "the two norms differ")
                 if not run.cpu:
                     found.figures |= {"MFU": mfu(trainer), "peak GB": (clock.memory - before) / 1e9}
@@ -250,7 +261,7 @@ def smollm2(run: Run) -> None:
     what = "SmolLM2-135M" if real else "random weights of SmolLM2-135M's shape (build/gpu/smollm2 is not there)"
     base = folder if real else EMBEDDED
     rows, precision = run.sizes.smol_rows, "false" if run.cpu else "true"
-    made = recipe(run, f"sft.batch_size={rows}", f"sft.bf16={precision}", f"grpo.bf16={precision}", f"model.base={base}", "sft.max_length=512")
+    made = recipe(run, f"sft.batch_size={rows}", f"sft.bf16={precision}", f"grpo.bf16={precision}", f"model.base={base}", "sft.max_length=512", f"model.dtype={'float32' if run.cpu else 'bfloat16'}")
     config = shape(run, "HuggingFaceTB/SmolLM2-135M", 2 if run.cpu else 30)
     tokenizer = load_tokenizer(base, to_train=True)
     with nullcontext() if real else trained_from(lambda: random_model(run, config, made.model.dtype)):
@@ -259,7 +270,7 @@ def smollm2(run: Run) -> None:
             trainer = sft_trainer(made, sft_dataset(items, ""), tokenizer, run.folder("sft"), [clock], save_strategy="no")
             trainer.train()
             logged = [row for row in trainer.state.log_history if "loss" in row]
-            found.figures |= {"ms/step": 1e3 * middle(clock.seconds), "tokens/s": middle([row["tokens_per_second"] for row in logged])}
+            found.figures |= {"ms/step": 1e3 * median(clock.seconds), "tokens/s": median([row["tokens_per_second"] for row in logged])}
             found.figures |= {"first loss": logged[0]["loss"], "last loss": logged[-1]["loss"]}
         with run.check(f"GRPO steps of {run.sizes.prompts} × {run.sizes.generations} completions, {what}") as found:
             clock = Clock(run)
@@ -268,4 +279,4 @@ def smollm2(run: Run) -> None:
             trainer.train()
             logged = [row for row in trainer.state.log_history if "loss" in row]
             tokens = [row["completions/mean_length"] * run.sizes.prompts * run.sizes.generations for row in logged]
-            found.figures |= {"s/step": middle(clock.seconds), "completion tokens/s, training included": tokens[-1] / clock.seconds[-1], "mean tokens": logged[-1]["completions/mean_length"]}
+            found.figures |= {"s/step": median(clock.seconds), "completion tokens/s, training included": tokens[-1] / clock.seconds[-1], "mean tokens": logged[-1]["completions/mean_length"]}

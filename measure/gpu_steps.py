@@ -15,7 +15,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -28,9 +28,11 @@ import torch
 from gazal.errors import GazalError
 from gazal.evaluation.identity import fast_dtype
 from gazal.training.worker import end_with
+from gpu_run import NO_CARD, expected
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "bitsandbytes", "liger-kernel", "numpy")
-NEEDS_CUDA = "needs CUDA, not found here"
+REASON = "reason.txt"  # why a process of its own failed
+NEEDS_CUDA, UNDONE = "needs CUDA, not found here", "the training above did not end"
 
 
 class NotHere(Exception):
@@ -104,11 +106,8 @@ class Run:
 
     @property
     def expected(self) -> dict[str, Any]:
-        """What a CPU found at the same sizes. Raises NotHere where the pack has it not."""
-        path = self.pack / f"expected-{'shrunken' if self.cpu else 'whole'}.json"
-        if not path.is_file():
-            raise NotHere(f"{path.name} is not in the pack: bash measure/gpu_pack.sh{' --cpu' if self.cpu else ''}")
-        return json.loads(path.read_text(encoding="utf-8"))
+        """What a CPU found at the same sizes."""
+        return json.loads((self.pack / expected(self.cpu)).read_text(encoding="utf-8"))
 
     def needs_cuda(self, module: str = "torch") -> None:
         """Raise NotHere on a CPU, and where ``module`` is not installed."""
@@ -125,7 +124,7 @@ class Run:
     def needs_folder(self, folder: Path) -> None:
         """Raise NotHere where an earlier check should have made ``folder``."""
         if not folder.is_dir():
-            raise NotHere("the training above did not end")
+            raise NotHere(UNDONE)
 
     def synchronize(self) -> float:
         """Seconds of a clock, once the device has done all that it was asked."""
@@ -138,9 +137,10 @@ class Run:
         """Reply with one line for the block. An error other than NotHere fails it and costs the next step a new worker."""
         found = Found()
         print(f"-- {what}", flush=True)
-        gc.collect()  # what the check before left of a trainer
-        if not self.cpu:
-            torch.cuda.empty_cache()
+        with suppress(Exception):  # what the check before left of a trainer; a CUDA error that it left must not end the step
+            gc.collect()
+            if not self.cpu:
+                torch.cuda.empty_cache()
         try:
             yield found
         except NotHere as error:
@@ -154,14 +154,15 @@ class Run:
         self._send({"step": self.step, "what": what, "outcome": found.outcome, "seconds": now - self.since, "why": found.why, "figures": found.figures})
         self.since = now
 
-    def alone(self, name: str, *arguments: str, check: bool = True) -> Path:
-        """Call a function of :data:`ALONE` in a process of its own; the folder it was given. Raises RuntimeError with its last line."""
+    def alone(self, name: str, check: bool = True) -> Path:
+        """Call a function of gpu_training.ALONE in a process of its own, which prints where this one does; the folder it was given.
+        Raises RuntimeError with its reason."""
         folder = self.folder(name)
-        command = [sys.executable, __file__, "--alone", name, "--pack", str(self.pack), "--work", str(folder), *(["--cpu"] if self.cpu else []), *arguments]
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        print(done.stdout)
+        command = [sys.executable, __file__, "--alone", name, "--pack", str(self.pack), "--work", str(folder), *(["--cpu"] if self.cpu else [])]
+        done = subprocess.run(command)
         if check and done.returncode:
-            raise RuntimeError((done.stdout.strip().splitlines() or [f"{name} ended with code {done.returncode}"])[-1])
+            left = folder / REASON
+            raise RuntimeError(left.read_text(encoding="utf-8") if left.is_file() else f"{name}: its process ended with code {done.returncode}")
         return folder
 
 
@@ -178,11 +179,12 @@ def machine(run: Run) -> None:
             found.figures["card"] = "none (CPU)"
             return
         if not torch.cuda.is_available():
-            raise RuntimeError("torch finds no NVIDIA GPU (--cpu makes the shrunken check)")
+            found.figures["card"] = NO_CARD
+            return found.expect(False, "torch finds no NVIDIA GPU (--cpu makes the shrunken check)")
         card = torch.cuda.get_device_properties(0)
         found.figures |= {"card": card.name, "memory in GB": card.total_memory / 1e9, "CUDA": torch.version.cuda}
         if shutil.which("nvidia-smi"):
-            asked = subprocess.run(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"], capture_output=True, text=True)
+            asked = subprocess.run(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"], capture_output=True, text=True, timeout=10)
             found.figures["driver"] = asked.stdout.strip()
 
 
@@ -208,8 +210,11 @@ def main() -> None:
     if arguments.alone:
         import gpu_training
 
-        gpu_training.ALONE[arguments.alone](Run(arguments.pack, arguments.work, arguments.cpu, print))
-        return
+        try:
+            return gpu_training.ALONE[arguments.alone](Run(arguments.pack, arguments.work, arguments.cpu, print))
+        except Exception as error:
+            (arguments.work / REASON).write_text(" ".join(f"{type(error).__name__}: {error}".split())[:300], encoding="utf-8")
+            raise
     end_with(os.getppid(), psutil.Process(os.getppid()).create_time())
     reply = os.fdopen(arguments.reply, "w", encoding="utf-8")
 
@@ -227,4 +232,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    import gpu_steps  # not as __main__: the other files import NotHere from here
+
+    gpu_steps.main()

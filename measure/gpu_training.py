@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
+import traceback
 from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from statistics import median
 from typing import Any
 from unittest.mock import patch
+from xml.etree import ElementTree
 
 import pandas as pd
 import torch
@@ -21,7 +23,7 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from gazal.errors import GazalError
-from gazal.files import atomic_write
+from gazal.files import atomic_write, write_json
 from gazal.generation import generate
 from gazal.grpo.rollouts import encode_prompts
 from gazal.grpo.train import train_grpo
@@ -32,17 +34,19 @@ from gazal.prompts import build_messages
 from gazal.recipe import Recipe, dump_recipe, load_recipe
 from gazal.sft.train import sft_dataset, sft_trainer, train_sft
 from gazal.training import launch
-from gpu_steps import NotHere, Run
+from gpu_run import expected
+from gpu_steps import UNDONE, Found, NotHere, Run
 
 BF16 = ("model.dtype=bfloat16", "sft.bf16=true", "grpo.bf16=true")
 TRAINER = ("grpo.rollouts=trainer",)  # a 4-bit or sharded policy has no merged copy
-LOSS_FP32 = 1e-4  # relative; two arithmetics of one CPU (AVX-512 and plain) parted by 1.1e-6 in 30 steps
+LOSS_FP32 = 1e-4  # relative; two arithmetics of one CPU (its vector units, and none) parted by 1.5e-6 in 30 steps
 LOSS_BF16 = 0.02  # relative; a CPU's own in bf16 parted by 0.0042 in 30 steps
 LOSS_8BIT = 0.05  # relative; chosen, because moments in 8 bits are noise of another kind, and none was measured
 LOSS_LIGER = 1e-3  # relative; chosen, because its kernels sum in another order, and none was measured
 RESUMED = 1e-2  # relative; nothing on a CPU, and a GPU's sums may come in another order
-ALIKE = 0.9  # share of completions; the two arithmetics parted in 1 of 24 sampled ones
-DIFFERENCE, SHARE, MERGE = "largest relative difference of losses", "share of completions equal to a CPU's in fp32", "merge error in fp32, relative"
+ALIKE = 0.9  # share of completions; with the two arithmetics all 24 sampled and all 100 greedy ones were the same
+MOVED = 0.9  # share of an adapter's elements; chosen, because on a CPU in fp32 all but a few move
+DIFFERENCE, SHARE = "largest relative difference of losses", "share of completions equal to a CPU's in fp32"
 TESTS = ("test_options.py", "test_exact.py", "test_generation.py", "test_preflight.py")
 
 
@@ -101,32 +105,52 @@ def greedy(run: Run, model: Path, dtype: str) -> list[str]:
 
 
 def sft(run: Run, folder: Path, *overrides: str, callbacks: list[TrainerCallback] | None = None) -> dict[str, Any]:
-    """The SFT stage with its merge and its proofs: losses, parity, tokens a second."""
-    made = recipe(run, *overrides)
-    train_sft(made, sft_items(run), folder, callbacks)
-    parity = json.loads((folder / "parity.json").read_text(encoding="utf-8"))["largest_relative_error"]
+    """The SFT stage with its merge and its proofs: ``losses``, ``merge`` (its errors), ``tokens/s``, ``error`` (why the stage failed at
+    its end, empty where it did not). Raises GazalError where it logged no step."""
+    error = ended(folder, lambda: train_sft(recipe(run, *overrides), sft_items(run), folder, callbacks))
     logged = rows(folder)
-    return {"losses": [row["loss"] for row in logged], "parity": parity, "tokens_per_second": logged[-1]["tokens_per_second"]}
+    return {"losses": [row["loss"] for row in logged], "merge": merge_errors(folder), "tokens/s": logged[-1]["tokens_per_second"], "error": error}
 
 
 def grpo(run: Run, start: Path, folder: Path, *overrides: str) -> dict[str, Any]:
-    """The GRPO stage from the merged model ``start``: mean rewards, kept completions, parity."""
-    train_grpo(recipe(run, *overrides), grpo_items(run), start, folder)
-    kept = pd.read_parquet(folder / "completions.parquet")
-    parity = json.loads((folder / "parity.json").read_text(encoding="utf-8"))["largest_relative_error"]
+    """The GRPO stage from the merged model ``start``: ``rewards`` and ``losses`` (means of each step), ``kept`` (completions by step),
+    ``tokens`` (mean of a completion), ``merge`` and ``error`` as of :func:`sft`."""
+    error = ended(folder, lambda: train_grpo(recipe(run, *overrides), grpo_items(run), start, folder))
+    logged, kept = rows(folder), folder / "completions.parquet"
+    table = pd.read_parquet(kept) if kept.is_file() else pd.DataFrame({"step": [], "completion": []})
     return {
-        "rewards": [row["reward"] for row in rows(folder)], "losses": [row["loss"] for row in rows(folder)], "kept": kept["completion"].tolist(), "parity": parity,
-        "tokens": sum(row["completions/mean_length"] for row in rows(folder)) / len(rows(folder)),
+        "rewards": [row["reward"] for row in logged], "losses": [row["loss"] for row in logged], "tokens": sum(row["completions/mean_length"] for row in logged) / len(logged),
+        "kept": [table[table["step"] == row["step"]]["completion"].tolist() for row in logged], "merge": merge_errors(folder), "error": error,
     }
+
+
+def ended(folder: Path, train: Callable[[], object]) -> str:
+    """Train; why it failed after it had logged a step. Raises its GazalError where it had not."""
+    try:
+        train()
+    except GazalError as error:
+        if not (folder / "metrics.jsonl").is_file() or not rows(folder):
+            raise
+        traceback.print_exc()
+        return str(error)
+    return ""
+
+
+def merge_errors(folder: Path) -> dict[str, float]:
+    """Relative errors of the merge by dtype, as figures; none where it was not made."""
+    path = folder / "parity.json"
+    found = json.loads(path.read_text(encoding="utf-8"))["largest_relative_error"] if path.is_file() else {}
+    return {f"merge error in {name}, relative": value for name, value in found.items()}
 
 
 def expect(run: Run) -> None:
     """Write what this machine's CPU finds into the pack (gpu_pack.sh)."""
     folder = run.folder("expected")
     made = {"sft": sft(run, folder / "sft"), "grpo": grpo(run, folder / "sft" / "merged", folder / "grpo")}
+    if error := made["sft"]["error"] or made["grpo"]["error"]:
+        raise GazalError(error)
     made |= {"greedy base": greedy(run, EMBEDDED, "float32"), "greedy SFT": greedy(run, folder / "sft" / "merged", "float32"), "torch": torch.__version__}
-    with atomic_write(run.pack / f"expected-{'shrunken' if run.cpu else 'whole'}.json") as out:
-        json.dump(made, out, indent=1)
+    write_json(run.pack / expected(run.cpu), made)
 
 
 def fp32(run: Run) -> None:
@@ -144,24 +168,33 @@ def beside_cpu(run: Run, dtype: str, bound: float, alike: float, steps: int, *ov
     folder, parts = run.folder("run"), run.sizes
     with run.check(f"SFT, {steps} steps, beside a CPU's in fp32") as found:
         epochs = (steps - 0.5) / parts.sft_steps  # of the same examples in the same order; the warm-up does not depend on what follows
-        made, expected = sft(run, folder / "sft", *overrides, f"sft.epochs={epochs}"), run.expected["sft"]["losses"][:steps]
-        found.figures |= {"first loss, relative difference": apart(made["losses"][:1], expected[:1]), DIFFERENCE: apart(made["losses"], expected), "last loss": made["losses"][-1]}
-        found.figures |= {MERGE: made["parity"]["float32"], "the same in bf16": made["parity"]["bfloat16"], "tokens/s": made["tokens_per_second"]}
-        found.expect(found.figures[DIFFERENCE] <= bound, f"losses differ by more than {bound:g} of a CPU's")
+        made, cpus = sft(run, folder / "sft", *overrides, f"sft.epochs={epochs}"), run.expected["sft"]["losses"][:steps]
+        found.figures |= {"first loss, relative difference": apart(made["losses"][:1], cpus[:1]), "last loss": made["losses"][-1], "tokens/s": made["tokens/s"]}
+        beside(found, made["losses"], cpus, bound)
+        found.figures |= made["merge"]
+        found.expect(not made["error"], made["error"])
     with run.check(f"GRPO, {parts.grpo_steps} steps, beside a CPU's in fp32") as found:
         run.needs(dtype)
         run.needs_folder(folder / "sft" / "merged")
-        made, expected = grpo(run, folder / "sft" / "merged", folder / "grpo", *overrides), run.expected["grpo"]
-        found.figures |= {SHARE: same(made["kept"], expected["kept"]), "mean tokens": made["tokens"], "mean reward": made["rewards"][-1]}
-        found.figures |= {"largest difference of mean rewards": max(abs(a - b) for a, b in zip(made["rewards"], expected["rewards"], strict=True)), MERGE: made["parity"]["float32"]}
-        found.expect(found.figures[SHARE] >= alike, f"under {alike:.0%} of the kept completions are a CPU's")
+        made, cpus = grpo(run, folder / "sft" / "merged", folder / "grpo", *overrides), run.expected["grpo"]
+        shares = [same(*pair) for pair in zip(made["kept"], cpus["kept"], strict=True)]  # a step after one that parted may part
+        found.figures |= {f"{SHARE}, step {step}": share for step, share in enumerate(shares, 1)}
+        found.figures |= {"mean tokens": made["tokens"], "mean reward": made["rewards"][-1]} | made["merge"]
+        found.figures["difference of the first mean reward"] = abs(made["rewards"][0] - cpus["rewards"][0])
+        found.expect(shares[0] >= alike, f"under {alike:.0%} of the first step's kept completions are a CPU's")
+        found.expect(not made["error"], made["error"])
     for name, model in (("base", EMBEDDED), ("SFT", folder / "sft" / "merged")):
         with run.check(f"greedy completions of {parts.greedy} items, {name}") as found:
             run.needs(dtype)
             run.needs_folder(model)
-            share = same(greedy(run, model, dtype), run.expected[f"greedy {name}"])
-            found.figures[SHARE] = share
-            found.expect(share >= alike, f"under {alike:.0%} are a CPU's")
+            found.figures[SHARE] = same(greedy(run, model, dtype), run.expected[f"greedy {name}"])
+            found.expect(found.figures[SHARE] >= alike, f"under {alike:.0%} are a CPU's")
+
+
+def beside(found: Found, losses: list[float], others: list[float], bound: float) -> None:
+    """Judge the largest relative difference of ``losses`` to ``others``."""
+    found.figures[DIFFERENCE] = apart(losses, others)
+    found.expect(found.figures[DIFFERENCE] <= bound, f"losses differ by more than {bound:g} (relative)")
 
 
 class Clock(TrainerCallback):
@@ -198,20 +231,14 @@ def report_variant(run: Run, what: str, bound: float, made: Callable[[], tuple[l
             run.needs_cuda(module)
         values, seconds, memory = made()
         found.figures |= {"ms/step": 1e3 * seconds, "peak MB": memory / 1e6} if memory else {"ms/step": 1e3 * seconds}
-        found.figures[DIFFERENCE] = apart(values, run.expected["sft"]["losses"])
-        found.expect(found.figures[DIFFERENCE] <= bound, f"losses differ by more than {bound:g} of a CPU's")
-
-
-def middle(values: list[float]) -> float:
-    """The median."""
-    return sorted(values)[len(values) // 2]
+        beside(found, values, run.expected["sft"]["losses"], bound)
 
 
 def savers(run: Run) -> None:
     """Step 4."""
     def plain(name: str, *overrides: str) -> tuple[list[float], float, int]:
         values, clock = variant(run, name, *overrides)
-        return values, middle(clock.seconds), clock.memory
+        return values, median(clock.seconds), clock.memory
 
     def liger() -> tuple[list[float], float, int]:  # which patches modules of its process
         made = json.loads((run.alone("liger") / "made.json").read_text(encoding="utf-8"))
@@ -219,13 +246,13 @@ def savers(run: Run) -> None:
 
     report_variant(run, "SFT, all logits, fused AdamW", LOSS_FP32, lambda: plain("full"))
     report_variant(run, "SFT, logits in chunks", LOSS_FP32, lambda: plain("chunked", "sft.logits=chunked"))
-    report_variant(run, "SFT, 8-bit AdamW", LOSS_8BIT, lambda: plain("8bit", "sft.optimizer=adamw_8bit"), "bitsandbytes")
     report_variant(run, "SFT, logits by liger", LOSS_LIGER, liger, "liger_kernel")
+    report_variant(run, "SFT, 8-bit AdamW", LOSS_8BIT, lambda: plain("8bit", "sft.optimizer=adamw_8bit"), "bitsandbytes")
 
 
 def liger_alone(run: Run) -> None:
     values, clock = variant(run, "trained", "sft.logits=liger")
-    (run.work / "made.json").write_text(json.dumps({"losses": values, "seconds": middle(clock.seconds), "memory": clock.memory}))
+    (run.work / "made.json").write_text(json.dumps({"losses": values, "seconds": median(clock.seconds), "memory": clock.memory}))
 
 
 class Kill(TrainerCallback):
@@ -240,7 +267,7 @@ class Kill(TrainerCallback):
 
 
 class Moves(TrainerCallback):
-    """What training did to each kind of the adapter's tensors: the largest absolute change, and their dtype."""
+    """What training did to each kind of the adapter's tensors: the share of their elements that moved, and their dtype."""
 
     KINDS = ("lora_A", "lora_B", "lora_magnitude_vector")
 
@@ -256,10 +283,12 @@ class Moves(TrainerCallback):
         self.before = self._now(model)
 
     def on_train_end(self, args, state, control, model=None, **kwargs) -> None:
-        for name, value in self._now(model).items():
-            kind = next(kind for kind in self.KINDS if kind in name)
-            self.moved[kind] = max(self.moved.get(kind, 0.0), (value - self.before[name]).abs().max().item())
-            self.dtypes[kind] = str(value.dtype).removeprefix("torch.")
+        after = self._now(model)
+        for kind in self.KINDS:
+            names = [name for name in after if kind in name]
+            changed = [(after[name] != self.before[name].to(after[name].dtype)).float().flatten() for name in names]
+            self.moved[kind] = torch.cat(changed).mean().item() if changed else 0.0
+            self.dtypes[kind] = " and ".join(sorted({str(after[name].dtype).removeprefix("torch.") for name in names}))
 
 
 def four_bit_overrides(run: Run) -> tuple[str, ...]:
@@ -272,31 +301,35 @@ def four_bit(run: Run) -> None:
     overrides, moves, base = four_bit_overrides(run), Moves(), "a 4-bit base"
     if "model.load_in_4bit=true" not in overrides:
         base = "an unquantised base (4-bit needs CUDA and bitsandbytes)"
-    whole: list[float] = []
+    whole, folder = [], run.folder("whole")
     with run.check(f"SFT on {base}, {run.sizes.sft_steps} steps, with merge") as found:
-        made = sft(run, run.folder("whole"), *overrides, callbacks=[moves])
+        made = sft(run, folder, *overrides, callbacks=[moves])
         whole += made["losses"]
-        found.figures |= {"first loss": whole[0], "last loss": whole[-1], MERGE: made["parity"]["float32"], "tokens/s": made["tokens_per_second"]}
+        found.figures |= {"first loss": whole[0], "last loss": whole[-1], "tokens/s": made["tokens/s"]} | made["merge"]
+        found.expect(not made["error"], made["error"])
     with run.check(f"each part of DoRA moves on {base}") as found:
         if not moves.moved:
-            raise NotHere("the training above did not end")
-        found.figures |= {f"{kind} moved at most ({moves.dtypes[kind]})": moved for kind, moved in moves.moved.items()}
-        found.expect(len(moves.moved) == len(Moves.KINDS), "a part is missing")
-        for kind, moved in moves.moved.items():
-            found.expect(moved > 0, f"{kind} stays as it was (in bf16 a magnitude near 1 does not move by less than 0.004: trl#7268)")
+            raise NotHere(UNDONE)
+        found.figures |= {f"share of {kind} that moved ({moves.dtypes[kind]})": share for kind, share in moves.moved.items()}
+        for kind, share in moves.moved.items():
+            found.expect(share >= MOVED, f"{kind}: under {MOVED:.0%} of it moved (in bf16 a magnitude near 1 does not move by less than 0.004: trl#7268)")
     with run.check(f"SIGKILL and resume on {base}") as found:
         if not whole:
-            raise NotHere("the training above did not end")
-        cut = run.alone("killed", check=False) / "sft"
+            raise NotHere(UNDONE)
+        cut, again = run.alone("killed", check=False) / "sft", Moves()
         steps = sorted(int(path.name.rpartition("-")[2]) for path in (cut / ".checkpoints").glob("checkpoint-*"))
         found.expect(bool(steps) and not (cut / "adapter").exists(), "the killed process left no checkpoint, or ended")
-        again = sft(run, cut, *overrides)["losses"]
-        found.figures |= {"resumed from step": steps[-1] if steps else 0, DIFFERENCE: apart(again, whole), "largest difference of an adapter's weight": largest_difference(cut, run.work / run.step / "whole")}
-        found.expect(apart(again, whole) <= RESUMED, "the resumed run is not the whole one")
+        made = sft(run, cut, *overrides, callbacks=[again])
+        found.figures |= {"resumed from step": steps[-1] if steps else 0} | {f"{kind} after it": dtype for kind, dtype in again.dtypes.items()}
+        found.expect(again.dtypes == moves.dtypes, "the resumed run trains other dtypes than the whole one")
+        beside(found, made["losses"], whole, RESUMED)
+        if (cut / "adapter").exists() and (folder / "adapter").exists():
+            found.figures["largest difference of an adapter's weight"] = largest_difference(cut, folder)
     with run.check(f"GRPO on {base}, one step, rollouts through the adapter") as found:
-        run.needs_folder(run.work / run.step / "whole" / "merged")
-        made = grpo(run, run.work / run.step / "whole" / "merged", run.folder("grpo"), *overrides, "grpo.steps=1")
-        found.figures |= {"mean reward": made["rewards"][-1], "loss": made["losses"][-1], MERGE: made["parity"]["float32"]}
+        run.needs_folder(folder / "merged")
+        made = grpo(run, folder / "merged", run.folder("grpo"), *overrides, "grpo.steps=1")
+        found.figures |= {"mean reward": made["rewards"][-1], "loss": made["losses"][-1]} | made["merge"]
+        found.expect(not made["error"], made["error"])
 
 
 def largest_difference(one: Path, other: Path) -> float:
@@ -310,16 +343,18 @@ def killed_alone(run: Run) -> None:
 
 
 def tests(run: Run) -> None:
-    """Step 8. Raises NotHere where what the tests make their items from is missing."""
+    """Step 8."""
     with run.check("tests of options, exactness, generation, preflight") as found:
-        root = Path(__file__).resolve().parent.parent
-        words = ["-q", "--no-header", "--tb=line", "-p", "no:cacheprovider", *(["-n", "4", "--dist", "loadfile"] if find_spec("xdist") and not run.cpu else []), *(["-k", run.sizes.tests] if run.sizes.tests else [])]
-        done = subprocess.run([sys.executable, "-m", "pytest", *words, *(f"tests/{name}" for name in TESTS)], cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        print(done.stdout)
-        last = done.stdout.strip().splitlines()[-1] if done.stdout.strip() else ""
-        found.figures |= {word: int(number) for number, word in re.findall(r"(\d+) (passed|failed|skipped|deselected|errors?)", last)}
-        failed = re.findall(r"^(?:FAILED|ERROR) tests/\S+?::(\S+)", done.stdout, re.MULTILINE)
-        found.expect(done.returncode == 0, "; ".join(failed) or f"pytest ended with code {done.returncode}: {last}")
+        root, report = Path(__file__).resolve().parent.parent, run.folder("tests") / "junit.xml"
+        words = ["-q", "--no-header", "--tb=short", "-p", "no:cacheprovider", f"--junitxml={report}", *(["-k", run.sizes.tests] if run.sizes.tests else [])]
+        words += ["-n", "4", "--dist", "loadfile"] if find_spec("xdist") and not run.cpu else []
+        words += ["--timeout=60"] if find_spec("pytest_timeout") and not run.cpu else []
+        done = subprocess.run([sys.executable, "-m", "pytest", *words, *(f"tests/{name}" for name in TESTS)], cwd=root)
+        cases = list(ElementTree.parse(report).iter("testcase")) if report.is_file() else []
+        bad = [case.get("name", "") for case in cases if case.find("failure") is not None or case.find("error") is not None]
+        skipped = sum(case.find("skipped") is not None for case in cases)
+        found.figures |= {"passed": len(cases) - len(bad) - skipped, "failed": len(bad), "skipped": skipped}
+        found.expect(done.returncode == 0, "; ".join(bad) or f"pytest ended with code {done.returncode}")
 
 
 class Shards(TrainerCallback):
@@ -346,25 +381,35 @@ def fsdp2(run: Run) -> None:
     def both(*arguments: Any) -> list[str]:  # the same command, whose worker trains both stages and notes what is sharded
         return ["gpu_worker" if word == "gazal.training.worker" else word for word in command(*arguments)]
 
-    error: GazalError | None = None
+    error = failed = ""
     for stage in ("sft", "grpo"):
         with run.check(f"{stage.upper()} under FSDP2, one process") as found:
             if stage == "sft":
-                try:
-                    with patch.object(launch, "launch_command", both):
-                        launch.start_workers(stage, folder, made)
-                except GazalError as raised:
-                    error = raised
-            if error and not (folder / ("grpo" if stage == "sft" else "none")).exists():
-                raise error
-            noted = json.loads((folder / stage / "shards.json").read_text(encoding="utf-8"))
-            found.figures |= {"share of parameters sharded": noted["sharded"], "device": noted["device"]}
-            if stage == "sft":
-                found.figures[DIFFERENCE] = apart([row["loss"] for row in rows(folder / stage)], run.expected["sft"]["losses"])
-                found.expect(found.figures[DIFFERENCE] <= LOSS_FP32, f"losses differ by more than {LOSS_FP32:g} of a CPU's")
-            else:
-                found.figures["mean reward"] = rows(folder / stage)[-1]["reward"]
-            found.expect(noted["sharded"] > 0, "accelerate sharded nothing")
+                error = launched(folder, made, both)
+                failed = "grpo" if (folder / "grpo").exists() else "sft"
+            elif error and failed == "sft":
+                raise NotHere(UNDONE)
+            if (folder / stage / "shards.json").is_file():
+                noted = json.loads((folder / stage / "shards.json").read_text(encoding="utf-8"))
+                found.figures |= {"share of parameters sharded": noted["sharded"], "device": noted["device"]}
+                found.expect(noted["sharded"] > 0, "accelerate sharded nothing")
+            if (folder / stage / "metrics.jsonl").is_file() and (logged := rows(folder / stage)):
+                found.figures |= {"last loss": logged[-1]["loss"]} | merge_errors(folder / stage)
+                if stage == "sft" and len(logged) == run.sizes.sft_steps:
+                    beside(found, [row["loss"] for row in logged], run.expected["sft"]["losses"], LOSS_FP32)
+            found.expect(not error or failed != stage, error)
+
+
+def launched(folder: Path, made: Recipe, command: Callable[..., list[str]]) -> str:
+    """Start the workers by ``command`` and wait; why they failed, with all that they printed in this process's output."""
+    try:
+        with patch.object(launch, "launch_command", command):
+            launch.start_workers("sft", folder, made)
+    except GazalError as error:
+        log = folder / "sft" / ".workers.log"
+        print(log.read_text(encoding="utf-8", errors="replace") if log.is_file() else "", flush=True)
+        return str(error)
+    return ""
 
 
 ALONE = {"liger": liger_alone, "killed": killed_alone, "expect": expect}

@@ -1,6 +1,5 @@
 """The training worker of the GPU check's FSDP2 step: both stages in one process, noting what is sharded."""
 
-import sys
 from pathlib import Path
 from unittest.mock import patch
 
