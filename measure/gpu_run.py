@@ -264,8 +264,8 @@ def check(start: str, cpu: bool, pack: Path, work: Path, out: Path, began: float
     """The whole check; 1 where something failed."""
     lines, site = Lines(out / LINES), work / f"site-{sys.version_info[0]}.{sys.version_info[1]}"
     problem = damaged(pack, cpu) or install(pack, site)
-    code, tree = (pack / CODE).read_text(encoding="utf-8").split() if (pack / CODE).is_file() else ("unknown", "")
-    code += "" if tree in ("", tree_hash()) else "+changes"
+    code, tree = (pack / CODE).read_text(encoding="utf-8").split() if (pack / CODE).is_file() and not problem else ("unknown", tree_hash())
+    code += "" if tree == tree_hash() or code.endswith("+changes") else "+changes"
     told = {"command": shlex.join(["bash", "measure/gpu_check.sh", *sys.argv[1:]]), "code": code, "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")}
     lines.add("pack", "packages and data of the pack", "fail" if problem else "pass", time.monotonic() - began, problem, told)
     if problem:

@@ -163,7 +163,7 @@ import sys, gpu_run
 from pathlib import Path
 gpu_run.WORKER, gpu_run.damaged, gpu_run.install = Path("{tmp_path}/worker.py"), lambda pack, cpu: "", lambda pack, site: ""
 gpu_run.STEPS, gpu_run.NAMES = (gpu_run.Step("hangs", "hangs", 0, 60),), ["hangs"]
-sys.argv = ["gpu_run.py", "--work", "{tmp_path}/work"]
+sys.argv = ["gpu_run.py", "--work", "{tmp_path}/work", "--pack", "{tmp_path}/pack"]
 sys.exit(gpu_run.main())
 """
     environment = os.environ | {"PYTHONPATH": str(ROOT / "measure"), "OUT": str(tmp_path)}
