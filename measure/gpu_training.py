@@ -17,6 +17,7 @@ from typing import Any
 from unittest.mock import patch
 from xml.etree import ElementTree
 
+import numpy as np
 import pandas as pd
 import torch
 from safetensors.torch import load_file
@@ -87,8 +88,8 @@ def losses(trainer: Any) -> list[float]:
 
 
 def apart(found: list[float], expected: list[float]) -> float:
-    """The largest relative difference. Raises ValueError for other lengths."""
-    return max(abs(a - b) / abs(b) for a, b in zip(found, expected, strict=True))
+    """The largest relative difference, NaN where a value is. Raises ValueError for other lengths."""
+    return float(np.max([abs(a - b) / abs(b) for a, b in zip(found, expected, strict=True)]))  # Python's max may leave a NaN out
 
 
 def same(found: list[str], expected: list[str]) -> float:

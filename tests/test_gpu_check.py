@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shutil
@@ -29,7 +30,7 @@ from gazal.runs import code_version
 from gpu_run import Lines, Step
 from gpu_speed import factor_norm, norm_from_factors
 from gpu_steps import NEEDS_CUDA, Found, NotHere, Run
-from gpu_training import DIFFERENCE, MOVED, SHARE, Moves
+from gpu_training import DIFFERENCE, MOVED, SHARE, Moves, beside
 
 ROOT = Path(__file__).resolve().parent.parent
 NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
@@ -217,6 +218,15 @@ def test_a_check_replies_whatever_happens_in_it(tmp_path):
         ("pass", ""), ("skipped", "not on this machine"), ("fail", "no such file"), ("fail", "ValueError: two lines"),
     ]
     assert all(line["figures"] == {"ms": 1.5} for line in sent)
+
+
+@pytest.mark.parametrize("values, outcome", [([1.0, 2.0], "pass"), ([1.0, 2.1], "fail"), ([1.0, math.nan], "fail"), ([math.nan, 2.0], "fail"), ([1.0, math.inf], "fail")])
+def test_losses_that_differ_or_are_no_numbers_fail(values, outcome):
+    found = Found()
+    beside(found, values, [1.0, 2.0], 0.01)
+    assert found.outcome == outcome
+    with pytest.raises(ValueError):
+        beside(found, values[:1], [1.0, 2.0], 0.01)
 
 
 # The pack
