@@ -242,7 +242,8 @@ def main() -> int:
     arguments = parser.parse_args()
     began = time.monotonic()
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
-        signal.signal(number, stop)
+        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup leaves SIGHUP
+            signal.signal(number, stop)
     out, pack, work = (path.resolve() for path in (Path(os.environ.get("OUT") or OUT), arguments.pack, arguments.work))
     try:
         for folder in (out, work):

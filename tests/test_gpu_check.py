@@ -155,8 +155,8 @@ def running(pid: int) -> bool:
     return path.exists() and path.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
-def test_a_signal_ends_all_that_was_started_and_says_how_to_go_on(number, tmp_path):
+@pytest.mark.parametrize("number, nohup", [(signal.SIGTERM, False), (signal.SIGHUP, False), (signal.SIGHUP, True), (signal.SIGINT, False)])
+def test_a_signal_ends_all_that_was_started_and_says_how_to_go_on(number, nohup, tmp_path):
     """A dropped connection, a kill, Ctrl-C: in a step whose child has a session of its own."""
     (tmp_path / "worker.py").write_text(WORKER)
     script = f"""
@@ -168,12 +168,17 @@ sys.argv = ["gpu_run.py", "--work", "{tmp_path}/work", "--pack", "{tmp_path}/pac
 sys.exit(gpu_run.main())
 """
     environment = os.environ | {"PYTHONPATH": str(ROOT / "measure"), "OUT": str(tmp_path)}
-    process = subprocess.Popen([sys.executable, "-c", script], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen([*(["nohup"] if nohup else []), sys.executable, "-c", script], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while not (tmp_path / "lines.jsonl").exists() or "child" not in (tmp_path / "lines.jsonl").read_text():
         assert process.poll() is None, process.communicate()
         time.sleep(0.1)
     second = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
     assert second.returncode == 1 and "another check is at work there" in second.stderr
+    if number == signal.SIGHUP and nohup:
+        process.send_signal(number)
+        time.sleep(1)
+        assert process.poll() is None
+        number = signal.SIGTERM
     process.send_signal(number)
     assert process.communicate(timeout=30)[1] == "stopped\n" and process.returncode == 1
     lines = read(tmp_path / "lines.jsonl")
