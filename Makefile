@@ -128,7 +128,7 @@ lock: $(STAMP) ## Write requirements.lock from .venv (after a change of pins)
 
 clean: ## Remove runs/ and caches
 	@rm -rf runs build .pytest_cache .hypothesis src/*.egg-info
-	@find src tests $(wildcard notebooks) -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf
+	@find src tests measure $(wildcard notebooks) -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf
 
 distclean: clean ## The same, and .venv
 	@rm -rf $(VENV)
