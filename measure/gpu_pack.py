@@ -4,7 +4,6 @@ and accelerate, the embedded recipe's data, and a CPU's losses and completions. 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import re
 import shutil
 import subprocess
@@ -17,7 +16,7 @@ from pathlib import Path
 
 from gazal.data.splits import make_splits
 from gazal.errors import GazalError
-from gazal.files import write_json
+from gazal.files import sha256, write_json
 from gazal.recipe import load_recipe
 from gazal.runs import code_version
 from gpu_run import CODE, HASHES, PACK, ROOT, tree_hash
@@ -113,7 +112,7 @@ def main() -> int:
     prepare(pack, arguments.cpu)
     (pack / CODE).write_text(f"{code_version()} {tree_hash()}\n", encoding="utf-8")
     inside = [*pack.glob("*/*.whl"), *pack.glob("data/*"), *pack.glob("*.json"), pack / CODE]
-    write_json(pack / HASHES, {str(path.relative_to(pack)): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(inside)})
+    write_json(pack / HASHES, {str(path.relative_to(pack)): sha256(path) for path in sorted(inside)})
     parts = {"working tree": working_tree(), "wheels": size_of(pack / "wheels"), "the rest of the pack": size_of(pack) - size_of(pack / "wheels")}
     print(", ".join(f"{name} {size / 2**20:.1f} MiB" for name, size in parts.items()) + f"; together {sum(parts.values()) / 2**20:.1f} MiB of at most {MOST / 2**20:.0f}")
     return int(sum(parts.values()) > MOST)

@@ -27,7 +27,7 @@ from gazal.recipe import ModelSection, Recipe, load_recipe
 from gazal.rewards import trl_reward_functions
 from gazal.sft.train import sft_dataset, sft_trainer
 from gpu_steps import Run
-from gpu_training import Clock, apart, grpo_items, losses, recipe, sft_items
+from gpu_training import BF16, Clock, apart, grpo_items, losses, recipe, sft_items
 
 UTILISATION = 0.4  # that plans assume
 WARM = 2  # steps that are not counted
@@ -266,8 +266,8 @@ def smollm2(run: Run) -> None:
     real = (folder / "config.json").is_file()
     what = "SmolLM2-135M" if real else "random weights of SmolLM2-135M's shape (build/gpu/smollm2 is not there)"
     base = folder if real else EMBEDDED
-    rows, precision = run.sizes.smol_rows, "false" if run.cpu else "true"
-    made = recipe(run, f"sft.batch_size={rows}", f"sft.bf16={precision}", f"grpo.bf16={precision}", f"model.base={base}", "sft.max_length=512", f"model.dtype={'float32' if run.cpu else 'bfloat16'}")
+    rows = run.sizes.smol_rows
+    made = recipe(run, f"sft.batch_size={rows}", f"model.base={base}", "sft.max_length=512", *(() if run.cpu else BF16))
     config = shape(run, "HuggingFaceTB/SmolLM2-135M", 2 if run.cpu else 30)
     tokenizer = load_tokenizer(base, to_train=True)
     with nullcontext() if real else trained_from(lambda: random_model(run, config, made.model.dtype)):

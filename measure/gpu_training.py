@@ -33,8 +33,10 @@ from gazal.model_folders import EMBEDDED
 from gazal.models import load_model, load_tokenizer
 from gazal.prompts import build_messages
 from gazal.recipe import Recipe, dump_recipe, load_recipe
+from gazal.runs import CHECKPOINTS
 from gazal.sft.train import sft_dataset, sft_trainer, train_sft
 from gazal.training import launch
+from gazal.training.checkpoints import checkpoints
 from gpu_run import expected
 from gpu_steps import UNDONE, Found, NotHere, Run
 
@@ -318,10 +320,10 @@ def four_bit(run: Run) -> None:
         if not whole:
             raise NotHere(UNDONE)
         cut, again = run.alone("killed", check=False) / "sft", Moves()
-        steps = sorted(int(path.name.rpartition("-")[2]) for path in (cut / ".checkpoints").glob("checkpoint-*"))
-        found.expect(bool(steps) and not (cut / "adapter").exists(), "the killed process left no checkpoint, or ended")
+        left = checkpoints(cut / CHECKPOINTS)
+        found.expect(bool(left) and not (cut / "adapter").exists(), "the killed process left no checkpoint, or ended")
         made = sft(run, cut, *overrides, callbacks=[again])
-        found.figures |= {"resumed from step": steps[-1] if steps else 0} | {f"{kind} after it": dtype for kind, dtype in again.dtypes.items()}
+        found.figures |= {"resumed from": left[0].name if left else "nothing"} | {f"{kind} after it": dtype for kind, dtype in again.dtypes.items()}
         found.expect(again.dtypes == moves.dtypes, "the resumed run trains other dtypes than the whole one")
         beside(found, made["losses"], whole, RESUMED)
         if (cut / "adapter").exists() and (folder / "adapter").exists():
