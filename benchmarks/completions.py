@@ -63,7 +63,9 @@ def honest_batch(n: int, tokenizer: Tokenizer, seed: int = 1, n_tokens: int = 30
     Their steps are sentences and lines of the embedded corpus, mixed so that a token has about four characters, as in ordinary English text.
     """
     items, rng = synthesize(max(n // 8, 40), seed, variety="plain"), random.Random(seed)
-    scores = [line.partition(": ")[2] for item in items for line in (item.reasoning or "").splitlines() if line.count(":") > 3]
+    scores = [
+        line.partition(": ")[2] for item in items for line in (item.reasoning or "").splitlines() if line.count(":") > 3
+    ]
     findings = sorted({line.partition(":")[0].lower() for score in scores for line in score.split("; ")[1:-1]})
     forms = [*FORMS.values(), *OTHER]
     texts, options, keys = [], [], []
@@ -71,10 +73,16 @@ def honest_batch(n: int, tokenizer: Tokenizer, seed: int = 1, n_tokens: int = 30
         item, lines, size = items[i % len(items)], [], 25
         while size < n_tokens:
             one, two = rng.sample(list(item.options.values()), 2)
-            step = rng.choice(scores) if rng.random() < 0.3 else rng.choice(SENTENCES).format(finding=rng.choice(findings), one=one, two=two)
+            step = (
+                rng.choice(scores)
+                if rng.random() < 0.3
+                else rng.choice(SENTENCES).format(finding=rng.choice(findings), one=one, two=two)
+            )
             lines.append(f"Step {len(lines) + 1}: {step}")
             size += len(tokenizer.encode(lines[-1] + "\n").ids)
-        letter = item.answer_idx if rng.random() < 0.7 else rng.choice([x for x in item.options if x != item.answer_idx])
+        letter = (
+            item.answer_idx if rng.random() < 0.7 else rng.choice([x for x in item.options if x != item.answer_idx])
+        )
         texts.append(forms[i % len(forms)].format(reasoning="\n".join(lines), letter=letter, text=item.options[letter]))
         options.append(dict(item.options))
         keys.append(item.answer_idx)
@@ -84,9 +92,14 @@ def honest_batch(n: int, tokenizer: Tokenizer, seed: int = 1, n_tokens: int = 30
 def cases_batch(cases: Sequence[Case], tokenizer: Tokenizer) -> Batch:
     """The red team's completions with their items."""
     texts = [case.completion for case in cases]
-    return Batch(texts, [case.options for case in cases], [case.answer_idx for case in cases], token_ids(texts, tokenizer))
+    return Batch(
+        texts, [case.options for case in cases], [case.answer_idx for case in cases], token_ids(texts, tokenizer)
+    )
 
 
 def token_ids(texts: Sequence[str], tokenizer: Tokenizer) -> list[list[int]]:
     """Token ids of each text; a lone surrogate, which no tokenizer takes, is encoded as a question mark."""
-    return [encoding.ids for encoding in tokenizer.encode_batch([text.encode("utf-8", "replace").decode() for text in texts])]
+    return [
+        encoding.ids
+        for encoding in tokenizer.encode_batch([text.encode("utf-8", "replace").decode() for text in texts])
+    ]

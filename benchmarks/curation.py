@@ -56,7 +56,11 @@ def shared_grams(train: list[Path], folder: Path, whole: bool) -> list[tuple[int
         with path.open(encoding="utf-8") as handle:
             for number, line in enumerate(handle):
                 row = json.loads(line)
-                text = " ".join(row.get(field) or "" for field in ("question", "reasoning", "response")) if whole else row["question"]
+                text = (
+                    " ".join(row.get(field) or "" for field in ("question", "reasoning", "response"))
+                    if whole
+                    else row["question"]
+                )
                 if any(gram in known for gram in grams(text)):
                     found.append((file, number))
     return found
@@ -76,7 +80,11 @@ class Documents:
         others = [row for stem in OTHERS for row in rows(folder, stem)]
         told = [row["explanation"] for row in rows(folder, TESTS["medmcqa"]) if row.get("explanation")]
         self.stems = sentences([row["question"] for row in others])
-        self.told = sentences(told + [part for row in others for part in row.get("context") or []] + [row.get("complex_cot") or "" for row in others])
+        self.told = sentences(
+            told
+            + [part for row in others for part in row.get("context") or []]
+            + [row.get("complex_cot") or "" for row in others]
+        )
         self.lengths = np.array([len(text.split()) for text in self.told])
         self.options = sorted({text for row in others for text in (row["options"] or {}).values() if text.strip()})
 
@@ -95,15 +103,26 @@ class Documents:
                     recent = [*recent[-200:], row] if number % 50 == 0 else recent
                 words += sum(len(row.get(field, "").split()) for field in ("question", "reasoning", "response"))
                 handle.write(json.dumps(row, ensure_ascii=False) + "\n")
-        return {"documents": count, "words": round(words / count), "copies": copies, "mebibytes": round(path.stat().st_size / 2**20)}
+        return {
+            "documents": count,
+            "words": round(words / count),
+            "copies": copies,
+            "mebibytes": round(path.stat().st_size / 2**20),
+        }
 
     def _row(self, number: int, rng: np.random.Generator) -> dict[str, Any]:
         def some(pool: list[str], n: int) -> str:
             return " ".join(pool[k] for k in rng.integers(0, len(pool), n))
 
-        stem = re.sub(r"\d+", lambda found: str(int(rng.integers(1, 10 ** len(found[0])))), some(self.stems, int(rng.integers(2, 7))))
+        stem = re.sub(
+            r"\d+",
+            lambda found: str(int(rng.integers(1, 10 ** len(found[0])))),
+            some(self.stems, int(rng.integers(2, 7))),
+        )
         chosen = rng.integers(0, len(self.told), 100)  # as many of them as make up the length
-        chosen = chosen[: np.searchsorted(np.cumsum(self.lengths[chosen]), int(rng.integers(300, 500)) - len(stem.split())) + 1]
+        chosen = chosen[
+            : np.searchsorted(np.cumsum(self.lengths[chosen]), int(rng.integers(300, 500)) - len(stem.split())) + 1
+        ]
         reasoning = " ".join(self.told[k] for k in chosen)
         row = {"id": f"doc-{number}", "question": stem, "reasoning": reasoning}
         if rng.random() < 0.5:
@@ -122,18 +141,31 @@ def task(name: str, folder: Path, train: list[Path]) -> dict[str, Any]:
     if name == "command":  # quality filters and reports included, as `gazal curate` without a tokenizer
         curated = curate(train, tests, CurationSection(), say=told.append)
         reasons = [(removal.file, removal.row, removal.reasons()[0]) for removal in curated.removals]
-        told.append("removed by quality filters: " + (", ".join(f"{n:,} {reason}" for reason, n in curated.report["quality"].items() if n) or "none"))
-        return {"found": [r[:2] for r in reasons if r[2].startswith("contamination")], "inside": sum(r[2].startswith("duplicate") for r in reasons), "told": told}
+        told.append(
+            "removed by quality filters: "
+            + (", ".join(f"{n:,} {reason}" for reason, n in curated.report["quality"].items() if n) or "none")
+        )
+        return {
+            "found": [r[:2] for r in reasons if r[2].startswith("contamination")],
+            "inside": sum(r[2].startswith("duplicate") for r in reasons),
+            "told": told,
+        }
     if name == "ours":
         matches = find_duplicates(train, tests, CurationSection(), say=told.append)
-        return {"found": [m[:2] for m in matches if m.against != "train"], "inside": sum(m.against == "train" for m in matches), "told": told}
+        return {
+            "found": [m[:2] for m in matches if m.against != "train"],
+            "inside": sum(m.against == "train" for m in matches),
+            "told": told,
+        }
     return {"found": shared_grams(train, folder, name == "8-gram-whole"), "told": told}
 
 
 def measured(name: str, folder: Path, train: list[Path], out: Path) -> dict[str, Any]:
     """``task`` in a new process: its answer, ``seconds`` and ``peak_mib`` of the process tree."""
     began = time.monotonic()
-    process = subprocess.Popen([sys.executable, __file__, "--benchmarks", str(folder), "--task", name, "--out", str(out), *map(str, train)])
+    process = subprocess.Popen(
+        [sys.executable, __file__, "--benchmarks", str(folder), "--task", name, "--out", str(out), *map(str, train)]
+    )
     tree, peak, before = psutil.Process(process.pid), 0, resource.getrusage(resource.RUSAGE_CHILDREN)
     while process.poll() is None:
         try:
@@ -144,7 +176,11 @@ def measured(name: str, folder: Path, train: list[Path], out: Path) -> dict[str,
     seconds, after = time.monotonic() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
     if process.returncode:
         raise SystemExit(f"{name}: failed")
-    return json.loads(out.read_text(encoding="utf-8")) | {"seconds": round(seconds, 1), "cpu_seconds": round(sum(after[:2]) - sum(before[:2]), 1), "peak_mib": round(peak / 2**20)}
+    return json.loads(out.read_text(encoding="utf-8")) | {
+        "seconds": round(seconds, 1),
+        "cpu_seconds": round(sum(after[:2]) - sum(before[:2]), 1),
+        "peak_mib": round(peak / 2**20),
+    }
 
 
 def on_plants(folder: Path, work: Path, seed: int) -> dict[str, Any]:
@@ -169,7 +205,8 @@ def counted(plants: list[Plant], ids: list[str], found: set[tuple[int, ...]]) ->
     kinds = {kind: [hits[kind], sum(plant.kind == kind for plant in plants)] for kind in KINDS}
     right = [counts for kind, counts in kinds.items() if KINDS[kind][2]]
     return {
-        "kinds": kinds, "recall": [sum(c[0] for c in right), sum(c[1] for c in right)],
+        "kinds": kinds,
+        "recall": [sum(c[0] for c in right), sum(c[1] for c in right)],
         "real_flagged": [ids[number] for file, number in sorted(found) if file == 1 and ids[number] not in KNOWN],
         "known_found": sum(ids[number] in KNOWN for file, number in found if file == 1),
     }
@@ -213,32 +250,93 @@ def signature_speed() -> dict[str, float]:
 
 def page(result: dict[str, Any]) -> str:
     plants, methods = result["plants"], result["plants"]["methods"]
-    lines = ["# Duplicates and contamination", "", "Made by `python benchmarks/curation.py" + (" --large" if result.get("large") else "") + "`; do not edit.", ""]
-    lines += [
-        f"## {plants['plants']} plants, found of planted", "",
-        "| Plant | " + " | ".join(METHODS[name] for name in methods) + " |", "|---|" + "---|" * len(methods),
+    lines = [
+        "# Duplicates and contamination",
+        "",
+        "Made by `python benchmarks/curation.py" + (" --large" if result.get("large") else "") + "`; do not edit.",
+        "",
     ]
-    lines += [f"| {kind}{'' if KINDS[kind][2] else ' (must stay)'} | " + " | ".join(f"{run['kinds'][kind][0]} / {run['kinds'][kind][1]}" for run in methods.values()) + " |" for kind in KINDS]
-    lines += ["| **recall** | " + " | ".join(f"{100 * run['recall'][0] / run['recall'][1]:.1f} %" for run in methods.values()) + " |"]
-    lines += ["| **real other questions flagged** | " + " | ".join(f"{len(run['real_flagged'])} / {plants['real']} ({100 * len(run['real_flagged']) / plants['real']:.1f} %)" for run in methods.values()) + " |"]
     lines += [
-        "| real questions known to be test items | " + " | ".join(f"{run['known_found']} / {len(KNOWN)}" for run in methods.values()) + " |",
-        "", f"Plants are made from the five test sets ({', '.join(TESTS)}); the other questions are {', '.join(OTHERS)}, less {len(KNOWN)} that do ask what a test item asks:", "",
-        *(f"- {row}: {why}" for row, why in KNOWN.items()), "",
-        "## Time and memory", "", "| Method | Documents | Words each | Seconds | CPU seconds | Peak memory (MiB) | Flagged against tests | Duplicates inside |", "|---|---|---|---|---|---|---|---|",
+        f"## {plants['plants']} plants, found of planted",
+        "",
+        "| Plant | " + " | ".join(METHODS[name] for name in methods) + " |",
+        "|---|" + "---|" * len(methods),
+    ]
+    lines += [
+        f"| {kind}{'' if KINDS[kind][2] else ' (must stay)'} | "
+        + " | ".join(f"{run['kinds'][kind][0]} / {run['kinds'][kind][1]}" for run in methods.values())
+        + " |"
+        for kind in KINDS
+    ]
+    lines += [
+        "| **recall** | "
+        + " | ".join(f"{100 * run['recall'][0] / run['recall'][1]:.1f} %" for run in methods.values())
+        + " |"
+    ]
+    lines += [
+        "| **real other questions flagged** | "
+        + " | ".join(
+            f"{len(run['real_flagged'])} / {plants['real']} ({100 * len(run['real_flagged']) / plants['real']:.1f} %)"
+            for run in methods.values()
+        )
+        + " |"
+    ]
+    lines += [
+        "| real questions known to be test items | "
+        + " | ".join(f"{run['known_found']} / {len(KNOWN)}" for run in methods.values())
+        + " |",
+        "",
+        f"Plants are made from the five test sets ({', '.join(TESTS)}); the other questions are {', '.join(OTHERS)}, less {len(KNOWN)} that do ask what a test item asks:",
+        "",
+        *(f"- {row}: {why}" for row, why in KNOWN.items()),
+        "",
+        "## Time and memory",
+        "",
+        "| Method | Documents | Words each | Seconds | CPU seconds | Peak memory (MiB) | Flagged against tests | Duplicates inside |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for run in result["runs"]:
-        lines.append(f"| {LABELS[run['method']]} | {run['documents']:,} | {run['words']} | {run['seconds']} | {run['cpu_seconds']} | {run['peak_mib']} | {run['flagged']} | {run['inside']} |")
-    lines += ["", *(f"- {LABELS[run['method']]}, {run['documents']:,}: {line}" for run in result["runs"] for line in run["told"] if "candidate" in line or "quality" in line and "by" in line), ""]
-    lines += ["Documents hold 1 % exact copies of earlier ones; copies made: " + ", ".join(f"{size['copies']:,} of {size['documents']:,}" for size in result["sizes"]) + ".", ""]
-    lines += ["## Inside MMLU-Pro, health and biology", "", f"{result['within']['exact']} exact pairs, {result['within']['near']} near pairs.", ""]
-    lines += ["## Signatures", "", "20,000 sets of 20 to 70 words, 120 permutations, one core, seconds: " + "; ".join(f"{name} {seconds}" for name, seconds in result["signatures"].items()) + ".", ""]
+        lines.append(
+            f"| {LABELS[run['method']]} | {run['documents']:,} | {run['words']} | {run['seconds']} | {run['cpu_seconds']} | {run['peak_mib']} | {run['flagged']} | {run['inside']} |"
+        )
+    lines += [
+        "",
+        *(
+            f"- {LABELS[run['method']]}, {run['documents']:,}: {line}"
+            for run in result["runs"]
+            for line in run["told"]
+            if "candidate" in line or "quality" in line and "by" in line
+        ),
+        "",
+    ]
+    lines += [
+        "Documents hold 1 % exact copies of earlier ones; copies made: "
+        + ", ".join(f"{size['copies']:,} of {size['documents']:,}" for size in result["sizes"])
+        + ".",
+        "",
+    ]
+    lines += [
+        "## Inside MMLU-Pro, health and biology",
+        "",
+        f"{result['within']['exact']} exact pairs, {result['within']['near']} near pairs.",
+        "",
+    ]
+    lines += [
+        "## Signatures",
+        "",
+        "20,000 sets of 20 to 70 words, 120 permutations, one core, seconds: "
+        + "; ".join(f"{name} {seconds}" for name, seconds in result["signatures"].items())
+        + ".",
+        "",
+    ]
     return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--benchmarks", type=Path, default=Path(__file__).resolve().parents[2] / "shared" / "benchmarks")
+    parser.add_argument(
+        "--benchmarks", type=Path, default=Path(__file__).resolve().parents[2] / "shared" / "benchmarks"
+    )
     parser.add_argument("--documents", type=int, default=140_000)
     parser.add_argument("--large", action="store_true", help="ten times the documents as well")
     parser.add_argument("--work", type=Path, help="folder for the documents (default: a temporary one)")
@@ -251,8 +349,19 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory(dir=args.work) as name:
         work = Path(name)
-        result: dict[str, Any] = {"plants": on_plants(args.benchmarks, work, 0), "runs": [], "sizes": [], "signatures": signature_speed()}
-        within = Counter(kind for *_, kind, _ in find_within([args.benchmarks / f"{TESTS[key]}.jsonl.gz" for key in ("mmlu_pro_health", "mmlu_pro_biology")], CurationSection()))
+        result: dict[str, Any] = {
+            "plants": on_plants(args.benchmarks, work, 0),
+            "runs": [],
+            "sizes": [],
+            "signatures": signature_speed(),
+        }
+        within = Counter(
+            kind
+            for *_, kind, _ in find_within(
+                [args.benchmarks / f"{TESTS[key]}.jsonl.gz" for key in ("mmlu_pro_health", "mmlu_pro_biology")],
+                CurationSection(),
+            )
+        )
         result["within"] = {"exact": within["exact"], "near": within["near"]}
         documents = Documents(args.benchmarks)
         for count in (args.documents, *([10 * args.documents] if args.large else [])):
@@ -263,7 +372,15 @@ def main() -> None:
             for method in LABELS if count == args.documents else ("ours",):
                 run = measured(method, args.benchmarks, [path], work / "out.json")
                 figures = {key: run[key] for key in ("seconds", "cpu_seconds", "peak_mib", "told")}
-                result["runs"].append({"method": method, **size, **figures, "flagged": len({tuple(pair) for pair in run["found"]}), "inside": run.get("inside", "—")})
+                result["runs"].append(
+                    {
+                        "method": method,
+                        **size,
+                        **figures,
+                        "flagged": len({tuple(pair) for pair in run["found"]}),
+                        "inside": run.get("inside", "—"),
+                    }
+                )
                 print(json.dumps(result["runs"][-1]), flush=True)
             result["large"] = count > args.documents
             write_json(RESULTS / "curation.json", result)  # after each size: the large one takes long

@@ -46,16 +46,30 @@ class Deadline(TrainerCallback):
 def arm(name: str, recipe: Recipe, run: Path, folder: Path, seconds: float | None = None) -> dict[str, Any]:
     """Train and evaluate one arm; seconds are processor time of training alone, its filter included."""
     began = time.process_time()
-    train_grpo(recipe, read_items(run / "data" / "grpo.parquet"), run / "sft" / "merged", folder, [Deadline(seconds)] if seconds else [])
+    train_grpo(
+        recipe,
+        read_items(run / "data" / "grpo.parquet"),
+        run / "sft" / "merged",
+        folder,
+        [Deadline(seconds)] if seconds else [],
+    )
     spent = time.process_time() - began
     out = predict(
-        load_engine(folder / "merged"), read_items(run / "data" / "test.parquet"), recipe.evaluation, folder / "test.parquet",
-        prompting=prompting_of(recipe), seed=recipe.seed,
+        load_engine(folder / "merged"),
+        read_items(run / "data" / "test.parquet"),
+        recipe.evaluation,
+        folder / "test.parquet",
+        prompting=prompting_of(recipe),
+        seed=recipe.seed,
     )
     log = [row for _, row in read_jsonl(folder / "metrics.jsonl")]
     return {
-        "name": name, "seconds": spent, "steps": len(log), "silent": np.mean([row["zero_signal/accuracy"] for row in log]),
-        "equal": np.mean([row["frac_reward_zero_std"] for row in log]), "means": read_predictions(out).groupby("item_id")["correct"].mean(),
+        "name": name,
+        "seconds": spent,
+        "steps": len(log),
+        "silent": np.mean([row["zero_signal/accuracy"] for row in log]),
+        "equal": np.mean([row["frac_reward_zero_std"] for row in log]),
+        "means": read_predictions(out).groupby("item_id")["correct"].mean(),
     }
 
 
@@ -64,25 +78,37 @@ def main() -> None:
     parser.add_argument("runs", type=Path, nargs="+", help="finished run folders, such as one a seed")
     args = parser.parse_args()
     lines = [
-        "# GRPO with and without the difficulty filter, equal processor time", "",
-        f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, torch {torch.__version__}. `python benchmarks/difficulty.py {' '.join(path.name for path in args.runs)}`.", "",
-        "| Seed | Items | Processor seconds | Steps | Groups all right or all wrong, % | Groups of equal total reward, % | Test accuracy, % (95 %) | Difference to no filter, points (95 %), p |", "|--:|---|--:|--:|--:|--:|--:|--:|",
+        "# GRPO with and without the difficulty filter, equal processor time",
+        "",
+        f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, torch {torch.__version__}. `python benchmarks/difficulty.py {' '.join(path.name for path in args.runs)}`.",
+        "",
+        "| Seed | Items | Processor seconds | Steps | Groups all right or all wrong, % | Groups of equal total reward, % | Test accuracy, % (95 %) | Difference to no filter, points (95 %), p |",
+        "|--:|---|--:|--:|--:|--:|--:|--:|",
     ]
     torch.set_num_threads(1)  # processor time is then the work done
     for run in args.runs:
         recipe = Recipe.model_validate(yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8")))
         if recipe.grpo.schedule != "constant_with_warmup" or not recipe.grpo.pass_rate_samples:
             parser.error(f"{run}: needs grpo.schedule constant_with_warmup and a pass-rate filter")
-        whole = recipe.model_copy(update={"grpo": recipe.grpo.model_copy(update={"pass_rate_samples": 0, "steps": 100 * recipe.grpo.steps})})
+        whole = recipe.model_copy(
+            update={"grpo": recipe.grpo.model_copy(update={"pass_rate_samples": 0, "steps": 100 * recipe.grpo.steps})}
+        )
         with tempfile.TemporaryDirectory() as folder:
-            kept = arm(f"pass rate {recipe.grpo.pass_rate_low} to {recipe.grpo.pass_rate_high}", recipe, run, Path(folder) / "kept")
+            kept = arm(
+                f"pass rate {recipe.grpo.pass_rate_low} to {recipe.grpo.pass_rate_high}",
+                recipe,
+                run,
+                Path(folder) / "kept",
+            )
             all_items = arm("all", whole, run, Path(folder) / "all", kept["seconds"])
         a, b = (one["means"].to_numpy(float) for one in (all_items, kept))
         assert list(kept["means"].index) == list(all_items["means"].index)
         low, high = paired_interval(b - a)
         versus = f"{100 * (b - a).mean():+.1f} ({100 * low:+.1f} to {100 * high:+.1f}), p = {paired_p(a, b, recipe.evaluation.samples):.2g}"
         for one, difference in ((kept, versus), (all_items, "")):
-            ends = " to ".join(f"{100 * end:.1f}" for end in interval(one["means"].to_numpy(float), recipe.evaluation.samples))
+            ends = " to ".join(
+                f"{100 * end:.1f}" for end in interval(one["means"].to_numpy(float), recipe.evaluation.samples)
+            )
             lines.append(
                 f"| {recipe.seed} | {one['name']} | {one['seconds']:.0f} | {one['steps']} | {100 * one['silent']:.1f} | {100 * one['equal']:.1f} | "
                 f"{100 * one['means'].mean():.1f} ({ends}) | {difference} |"

@@ -52,7 +52,13 @@ HERE = Path(__file__).resolve().parent
 OUT = HERE / "results" / "evaluation.md"
 RECORD = OUT.with_suffix(".json")
 NAMES = ("medmcqa", "medqa")
-WRITTEN = ("evaluation.temperature=0", "evaluation.top_p=1", "evaluation.top_k=0", "evaluation.max_new_tokens=160", "evaluation.stop_when_answered=false")
+WRITTEN = (
+    "evaluation.temperature=0",
+    "evaluation.top_p=1",
+    "evaluation.top_k=0",
+    "evaluation.max_new_tokens=160",
+    "evaluation.stop_when_answered=false",
+)
 PARTS = (*KINDS, "speed")
 TASKS = TaskManager(include_defaults=False)  # its own thousands of tasks need not be looked through
 
@@ -72,7 +78,12 @@ def task(kind: str, items: list[Item], folder: Path) -> dict[str, Any]:
     """A task of lm_eval_tasks/ on ``items``, which are written to ``folder`` as JSON lines."""
     path = folder / f"{kind}.json"
     rows = [
-        {"question": item.question, "letters": list(item.options), "texts": list(item.options.values()), "key": list(item.options).index(item.answer_idx)}
+        {
+            "question": item.question,
+            "letters": list(item.options),
+            "texts": list(item.options.values()),
+            "key": list(item.options).index(item.answer_idx),
+        }
         for item in items
     ]
     path.unlink(missing_ok=True)
@@ -83,7 +94,9 @@ def task(kind: str, items: list[Item], folder: Path) -> dict[str, Any]:
 
 def ask(lm: HFLM, config: dict[str, Any], **options: Any) -> list[dict[str, Any]]:
     """lm-eval's samples of a task, in item order."""
-    found = simple_evaluate(model=lm, tasks=[config], task_manager=TASKS, log_samples=True, bootstrap_iters=0, **options)
+    found = simple_evaluate(
+        model=lm, tasks=[config], task_manager=TASKS, log_samples=True, bootstrap_iters=0, **options
+    )
     return sorted(found["samples"][config["task"]], key=lambda sample: sample["doc_id"])
 
 
@@ -94,7 +107,9 @@ def lm(model: Path, dtype: str, batch_size: int) -> HFLM:
 # Agreement
 
 
-def agreement(kind: str, samples: dict[str, list[Item]], asked: dict[str, Any], model: Path, before: dict[str, Any]) -> None:
+def agreement(
+    kind: str, samples: dict[str, list[Item]], asked: dict[str, Any], model: Path, before: dict[str, Any]
+) -> None:
     """Each benchmark's items by both, written to the results as it goes; what ``before`` holds of the same is not asked again."""
     engine, theirs, form = load_engine(model, "float32"), lm(model, "float32", 8), KINDS[kind]
     recipe = load_recipe("embedded", form.settings)
@@ -104,9 +119,16 @@ def agreement(kind: str, samples: dict[str, list[Item]], asked: dict[str, Any], 
     def ours(items: list[Item]) -> list[list[float]]:
         out = Path(scratch, "ours.parquet")
         out.unlink(missing_ok=True)
-        frame = read_predictions(predict(engine, items, recipe.evaluation, out, prompting=prompting, seed=0, say=lambda line: None))
-        found = [[value[0] if isinstance(value, list) else value for value in json.loads(text).values()] for text in frame["completion"]]
-        assert [compare(item, values, values, form.norm).ours for item, values in zip(items, found, strict=True)] == list(frame["letter"])
+        frame = read_predictions(
+            predict(engine, items, recipe.evaluation, out, prompting=prompting, seed=0, say=lambda line: None)
+        )
+        found = [
+            [value[0] if isinstance(value, list) else value for value in json.loads(text).values()]
+            for text in frame["completion"]
+        ]
+        assert [
+            compare(item, values, values, form.norm).ours for item, values in zip(items, found, strict=True)
+        ] == list(frame["letter"])
         return found
 
     def other(items: list[Item]) -> list[list[float]]:
@@ -114,16 +136,23 @@ def agreement(kind: str, samples: dict[str, list[Item]], asked: dict[str, Any], 
         for item, sample in zip(items, ask(theirs, task(kind, items, Path(scratch)), **options), strict=True):
             prompt, space = engine.render(prompting.prompt(item)), "" if form.chat else " "
             wanted = [(prompt, space + text) for text in choices(item, recipe.evaluation.loglik_choice).values()]
-            assert [tuple(pair) for pair in sample["arguments"]] == wanted, f"{item.id}: the prompts or the choices differ"
+            assert [tuple(pair) for pair in sample["arguments"]] == wanted, (
+                f"{item.id}: the prompts or the choices differ"
+            )
             values = [float(pair[0]) for pair in sample["filtered_resps"]]
             right = compare(item, values, values, form.norm).theirs == item.answer_idx
-            assert bool(sample["acc" if form.norm == "sum" else "acc_norm"]) == right, f"{item.id}: lm-eval scores otherwise"
+            assert bool(sample["acc" if form.norm == "sum" else "acc_norm"]) == right, (
+                f"{item.id}: lm-eval scores otherwise"
+            )
             rows.append(values)
         return rows
 
     def keep(found: dict[str, Any]) -> None:
         save(agreement={which: found})
-        print(f"{which}: {len(found['rows'])} of {len(items)} items, {sum(row['ours'] == row['theirs'] for row in found['rows'])} the same letter", flush=True)
+        print(
+            f"{which}: {len(found['rows'])} of {len(items)} items, {sum(row['ours'] == row['theirs'] for row in found['rows'])} the same letter",
+            flush=True,
+        )
 
     with tempfile.TemporaryDirectory() as scratch:
         for name, items in samples.items():
@@ -141,7 +170,9 @@ def ours(engine: Any, items: list[Item], recipe: Recipe) -> Run:
     return Run(time.perf_counter() - wall, time.process_time() - cpu, [reply.text for reply in replies])
 
 
-def lm_eval_run(theirs: HFLM, batch_size: int, items: list[Item], recipe: Recipe, rendered: list[str], folder: Path) -> Run:
+def lm_eval_run(
+    theirs: HFLM, batch_size: int, items: list[Item], recipe: Recipe, rendered: list[str], folder: Path
+) -> Run:
     config = task("written", items, folder)
     config["generation_kwargs"] = {**config["generation_kwargs"], "max_gen_toks": recipe.evaluation.max_new_tokens}
     spent: list[float] = []
@@ -166,7 +197,9 @@ def letters(texts: list[str], items: list[Item]) -> list[str | None]:
 
 def parting(engine: Any, prompt: str, mine: str, other: str) -> float:
     """How far apart (nats) the model, asked alone, holds the two tokens at which two completions part."""
-    encode = lambda text: engine.tokenizer(prompt + text, add_special_tokens=False)["input_ids"] + [engine.tokenizer.eos_token_id]  # noqa: E731
+    encode = lambda text: (
+        engine.tokenizer(prompt + text, add_special_tokens=False)["input_ids"] + [engine.tokenizer.eos_token_id]
+    )  # noqa: E731
     a, b = encode(mine), encode(other)
     at = next(at for at, (x, y) in enumerate(zip(a, b)) if x != y)
     with torch.no_grad():
@@ -174,7 +207,9 @@ def parting(engine: Any, prompt: str, mine: str, other: str) -> float:
     return abs(float(logits[a[at]] - logits[b[at]]))
 
 
-def speed(items: list[Item], model: Path, dtype: str, batch_sizes: list[int], repeats: int) -> tuple[list[str], dict[str, Any]]:
+def speed(
+    items: list[Item], model: Path, dtype: str, batch_sizes: list[int], repeats: int
+) -> tuple[list[str], dict[str, Any]]:
     """Rows of the table, and all that was measured."""
     recipe = load_recipe("embedded", WRITTEN)
     engine = load_engine(model, dtype)
@@ -184,7 +219,9 @@ def speed(items: list[Item], model: Path, dtype: str, batch_sizes: list[int], re
     with tempfile.TemporaryDirectory() as scratch:
         theirs = lm(model, dtype, batch_sizes[0])
         for size in batch_sizes:
-            sides[f"lm-eval, batch size {size}"] = lambda size=size: lm_eval_run(theirs, size, items, recipe, rendered, Path(scratch))
+            sides[f"lm-eval, batch size {size}"] = lambda size=size: lm_eval_run(
+                theirs, size, items, recipe, rendered, Path(scratch)
+            )
         ours(engine, items[:2], recipe)  # warms up
         for repeat in range(repeats):
             for name, run in sides.items():
@@ -195,10 +232,17 @@ def speed(items: list[Item], model: Path, dtype: str, batch_sizes: list[int], re
     read = letters(mine, items)
     tokens = [len(engine.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in mine]
     lines, gaps, other_letter = [], {}, {}
-    median = {name: (statistics.median(run.wall for run in found), statistics.median(run.cpu for run in found)) for name, found in runs.items()}
+    median = {
+        name: (statistics.median(run.wall for run in found), statistics.median(run.cpu for run in found))
+        for name, found in runs.items()
+    }
     for name, found in runs.items():
         texts, (wall, cpu) = found[0].texts, median[name]
-        gaps[name] = [round(parting(engine, prompt, a, b), 4) for prompt, a, b in zip(rendered, mine, texts, strict=True) if a != b]
+        gaps[name] = [
+            round(parting(engine, prompt, a, b), 4)
+            for prompt, a, b in zip(rendered, mine, texts, strict=True)
+            if a != b
+        ]
         other_letter[name] = [item.id for item, a, b in zip(items, read, letters(texts, items), strict=True) if a != b]
         lines.append(
             f"| {dtype} | {name} | {len(items) / wall:.2f} | {len(items) / cpu:.2f} | {wall / median['ours'][0]:.2f} | {cpu / median['ours'][1]:.2f} "
@@ -207,8 +251,13 @@ def speed(items: list[Item], model: Path, dtype: str, batch_sizes: list[int], re
         print(lines[-1], flush=True)
     by_speed = sorted((name for name in median if name != "ours"), key=lambda name: median[name][0])
     record = {
-        "ratio": median[by_speed[0]][0] / median["ours"][0], "cpu_ratio": min(median[name][1] for name in by_speed) / median["ours"][1], "by_speed": by_speed,
-        "gaps": gaps, "other_letter": other_letter, "tokens": tokens, "items": [item.id for item in items],
+        "ratio": median[by_speed[0]][0] / median["ours"][0],
+        "cpu_ratio": min(median[name][1] for name in by_speed) / median["ours"][1],
+        "by_speed": by_speed,
+        "gaps": gaps,
+        "other_letter": other_letter,
+        "tokens": tokens,
+        "items": [item.id for item in items],
         "seconds": {name: [[run.wall, run.cpu] for run in found] for name, found in runs.items()},
     }
     return lines, record
@@ -217,21 +266,33 @@ def speed(items: list[Item], model: Path, dtype: str, batch_sizes: list[int], re
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--benchmarks", type=Path, required=True, help="folder of benchmarks as JSON lines")
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="the others stay as they were written")
+    parser.add_argument(
+        "--parts", nargs="+", choices=PARTS, default=list(PARTS), help="the others stay as they were written"
+    )
     parser.add_argument("--items", type=int, default=200, help="of each benchmark for agreement")
     parser.add_argument("--speed-items", type=int, default=16, help="of each benchmark for speed")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 8, 32], help="lm-eval's")
     parser.add_argument("--repeats", type=int, default=1)
-    parser.add_argument("--dtypes", nargs="+", default=["bfloat16", "float32"], help="all batch sizes in the first, the two best in the next")
+    parser.add_argument(
+        "--dtypes",
+        nargs="+",
+        default=["bfloat16", "float32"],
+        help="all batch sizes in the first, the two best in the next",
+    )
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     if set(args.parts) != set(PARTS) and OUT.exists() and not RECORD.exists():
-        parser.error(f"--parts: {RECORD.name} is not beside {OUT.name}, which would lose its other parts; leave --parts out")
+        parser.error(
+            f"--parts: {RECORD.name} is not beside {OUT.name}, which would lose its other parts; leave --parts out"
+        )
     datasets.disable_progress_bars()
     model = smollm2()
     samples = {name: load_benchmark(name, args.benchmarks, args.items, args.seed) for name in NAMES}
     where = f"lm-eval {lm_eval_version} (hf), torch {torch.__version__}, {torch.get_num_threads()} thread{'s' * (torch.get_num_threads() > 1)}, {platform.machine()}"
-    kinds, asked = [part for part in args.parts if part in KINDS], {"items": args.items, "seed": args.seed, "where": f"{where}; lm-eval's batch size 8"}
+    kinds, asked = (
+        [part for part in args.parts if part in KINDS],
+        {"items": args.items, "seed": args.seed, "where": f"{where}; lm-eval's batch size 8"},
+    )
     before = {which: found for which, found in saved()["agreement"].items() if found["asked"] == asked}
     if all(len(before.get(f"{name} {kind}", {"rows": ()})["rows"]) == args.items for name in NAMES for kind in kinds):
         before = {}  # nothing was cut: measured anew
@@ -239,7 +300,9 @@ def main() -> None:
         agreement(kind, samples, asked, model, before)
     if "speed" in args.parts:
         items = [item for found in samples.values() for item in found[: args.speed_items]]
-        lines = ["| Precision | | Items/s | Items per CPU second | Its wall time / ours | Its CPU time / ours | Same completion | Same letter |"]
+        lines = [
+            "| Precision | | Items/s | Items per CPU second | Its wall time / ours | Its CPU time / ours | Same completion | Same letter |"
+        ]
         lines += ["|---|---|--:|--:|--:|--:|--:|--:|"]
         measured: dict[str, Any] = {}
         sizes, notes = args.batch_sizes, []
@@ -250,21 +313,40 @@ def main() -> None:
             parted = [gap for gaps in found["gaps"].values() for gap in gaps]
             if parted:
                 apart = f"{max(parted):.2g} nats apart (median {statistics.median(parted):.2g})"
-                notes += [f"{dtype}: where completions part, the model asked alone holds the two tokens at most {apart}."]
-            notes += [f"{dtype}: other letters than {name}: {', '.join(ids)}." for name, ids in found["other_letter"].items() if ids]
+                notes += [
+                    f"{dtype}: where completions part, the model asked alone holds the two tokens at most {apart}."
+                ]
+            notes += [
+                f"{dtype}: other letters than {name}: {', '.join(ids)}."
+                for name, ids in found["other_letter"].items()
+                if ids
+            ]
             sizes = [size for size in sizes if f"lm-eval, batch size {size}" in found["by_speed"][:2]]
         made = measured[args.dtypes[0]]["tokens"]
         lengths = f"{statistics.mean(made):.0f} tokens in the mean, {statistics.median(made):.0f} in the median, {max(made)} at most"
-        lines += ["", f"{len(items)} items, at most {load_recipe('embedded', WRITTEN).evaluation.max_new_tokens} new tokens; completions of {lengths}."]
-        ratios = [f"{dtype} {found['ratio']:.2f}× by wall time, {found['cpu_ratio']:.2f}× by CPU time" for dtype, found in measured.items()]
-        lines += [f"Against lm-eval at its best batch size: {'; '.join(ratios)}.", "", *(f"- {note}" for note in notes), ""]
+        lines += [
+            "",
+            f"{len(items)} items, at most {load_recipe('embedded', WRITTEN).evaluation.max_new_tokens} new tokens; completions of {lengths}.",
+        ]
+        ratios = [
+            f"{dtype} {found['ratio']:.2f}× by wall time, {found['cpu_ratio']:.2f}× by CPU time"
+            for dtype, found in measured.items()
+        ]
+        lines += [
+            f"Against lm-eval at its best batch size: {'; '.join(ratios)}.",
+            "",
+            *(f"- {note}" for note in notes),
+            "",
+        ]
         save(speed=measured, speed_text=[f"{where}.", "", *lines])
     print(OUT.read_text(encoding="utf-8"))
 
 
 def saved() -> dict[str, Any]:
     """What was measured before."""
-    return {"agreement": {}, "speed_text": []} | (json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.exists() else {})
+    return {"agreement": {}, "speed_text": []} | (
+        json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.exists() else {}
+    )
 
 
 def save(agreement: dict[str, Any] | None = None, **speed: Any) -> None:

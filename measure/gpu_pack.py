@@ -23,12 +23,26 @@ from gpu_run import CODE, HASHES, PACK, ROOT, tree_hash
 
 MOST = 60 * 2**20  # bytes
 CARRIED = (
-    "trl", "datasets", "dill", "multiprocess", "pydantic", "pydantic_core", "annotated-types", "typing-inspection", "pytorch-optimizer", "ahocorasick_rs",
-    "liger-kernel", "bitsandbytes", "pyhpo", "open-medicine",
+    "trl",
+    "datasets",
+    "dill",
+    "multiprocess",
+    "pydantic",
+    "pydantic_core",
+    "annotated-types",
+    "typing-inspection",
+    "pytorch-optimizer",
+    "ahocorasick_rs",
+    "liger-kernel",
+    "bitsandbytes",
+    "pyhpo",
+    "open-medicine",
 )
 GLIBCS = ("2_28", "2_27", "2_24", "2_17")
 LEFT_OUT: dict[str, Callable[[str], bool]] = {  # files that nothing here reads, of wheels that are too large with them
-    "bitsandbytes": lambda name: name.endswith(".so") and not re.search(r"_(cpu|cuda13\d)\.so$", name),  # libraries for other devices
+    "bitsandbytes": lambda name: (
+        name.endswith(".so") and not re.search(r"_(cpu|cuda13\d)\.so$", name)
+    ),  # libraries for other devices
     "pyhpo": lambda name: name.endswith(("genes_to_phenotype.txt", "phenotype_to_genes.txt")),
 }
 
@@ -36,18 +50,49 @@ LEFT_OUT: dict[str, Callable[[str], bool]] = {  # files that nothing here reads,
 def pins() -> list[str]:
     """The carried packages with the versions that the lock, or the gpu extra, has."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    lines = [*(ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines(), *project["optional-dependencies"]["gpu"]]
-    known = {re.sub(r"[-_.]+", "-", line.split("==")[0]).lower(): line.split(";")[0].strip() for line in lines if "==" in line}
+    lines = [
+        *(ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines(),
+        *project["optional-dependencies"]["gpu"],
+    ]
+    known = {
+        re.sub(r"[-_.]+", "-", line.split("==")[0]).lower(): line.split(";")[0].strip()
+        for line in lines
+        if "==" in line
+    }
     return [known[re.sub(r"[-_.]+", "-", name).lower()] for name in CARRIED]
 
 
 def download(folder: Path) -> None:
     """Fetch the wheels, and leave out of them what is not read."""
     platforms = [word for glibc in GLIBCS for word in ("--platform", f"manylinux_{glibc}_x86_64")]
-    command = [sys.executable, "-m", "pip", "download", "-qq", "--no-deps", "--only-binary=:all:", "--python-version", "3.12", "--implementation", "cp"]
-    words = [*command, *platforms, "--platform", "manylinux2014_x86_64", "--platform", "manylinux1_x86_64", "-d", str(folder), *pins()]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "-qq",
+        "--no-deps",
+        "--only-binary=:all:",
+        "--python-version",
+        "3.12",
+        "--implementation",
+        "cp",
+    ]
+    words = [
+        *command,
+        *platforms,
+        "--platform",
+        "manylinux2014_x86_64",
+        "--platform",
+        "manylinux1_x86_64",
+        "-d",
+        str(folder),
+        *pins(),
+    ]
     if subprocess.run(words).returncode:
-        raise GazalError("measure/gpu_pack.sh: pip could not fetch the wheels (its reason is above); --no-wheels leaves them out")
+        raise GazalError(
+            "measure/gpu_pack.sh: pip could not fetch the wheels (its reason is above); --no-wheels leaves them out"
+        )
     for wheel in folder.glob("*.whl"):
         if unread := LEFT_OUT.get(wheel.name.split("-")[0]):
             trim(wheel, unread)
@@ -62,7 +107,9 @@ def trim(wheel: Path, unread: Callable[[str], bool]) -> None:
                 continue
             content = old.read(entry)
             if entry.filename.endswith(".dist-info/RECORD"):
-                content = b"".join(line for line in content.splitlines(keepends=True) if not unread(line.decode().split(",")[0]))
+                content = b"".join(
+                    line for line in content.splitlines(keepends=True) if not unread(line.decode().split(",")[0])
+                )
             new.writestr(entry, content, zipfile.ZIP_DEFLATED)
     smaller.replace(wheel)
 
@@ -74,7 +121,11 @@ def size_of(path: Path) -> int:
 
 def working_tree() -> int:
     """Bytes of the files that git tracks or does not ignore."""
-    names = subprocess.run(["git", "ls-files", "-coz", "--exclude-standard"], cwd=ROOT, capture_output=True, check=True).stdout.decode().split("\0")
+    names = (
+        subprocess.run(["git", "ls-files", "-coz", "--exclude-standard"], cwd=ROOT, capture_output=True, check=True)
+        .stdout.decode()
+        .split("\0")
+    )
     return sum(path.stat().st_size for name in names if name and (path := ROOT / name).is_file())
 
 
@@ -85,10 +136,23 @@ def prepare(pack: Path, cpu: bool) -> None:
         for split in ("sft", "grpo", "test"):
             shutil.copy(Path(scratch) / f"{split}.parquet", pack / "data")
         print("a CPU's losses and completions", flush=True)
-        steps = [sys.executable, str(ROOT / "measure" / "gpu_steps.py"), "--alone", "expect", "--pack", str(pack), "--work", scratch]
-        done = subprocess.run([*steps, *(["--cpu"] if cpu else [])], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        steps = [
+            sys.executable,
+            str(ROOT / "measure" / "gpu_steps.py"),
+            "--alone",
+            "expect",
+            "--pack",
+            str(pack),
+            "--work",
+            scratch,
+        ]
+        done = subprocess.run(
+            [*steps, *(["--cpu"] if cpu else [])], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
         if done.returncode:
-            raise GazalError(f"measure/gpu_pack.sh: what a CPU finds could not be made: {done.stdout.strip().splitlines()[-1]}")
+            raise GazalError(
+                f"measure/gpu_pack.sh: what a CPU finds could not be made: {done.stdout.strip().splitlines()[-1]}"
+            )
 
 
 def main() -> int:
@@ -113,8 +177,15 @@ def main() -> int:
     (pack / CODE).write_text(f"{code_version()} {tree_hash()}\n", encoding="utf-8")
     inside = [*pack.glob("*/*.whl"), *pack.glob("data/*"), *pack.glob("*.json"), pack / CODE]
     write_json(pack / HASHES, {str(path.relative_to(pack)): sha256(path) for path in sorted(inside)})
-    parts = {"working tree": working_tree(), "wheels": size_of(pack / "wheels"), "the rest of the pack": size_of(pack) - size_of(pack / "wheels")}
-    print(", ".join(f"{name} {size / 2**20:.1f} MiB" for name, size in parts.items()) + f"; together {sum(parts.values()) / 2**20:.1f} MiB of at most {MOST / 2**20:.0f}")
+    parts = {
+        "working tree": working_tree(),
+        "wheels": size_of(pack / "wheels"),
+        "the rest of the pack": size_of(pack) - size_of(pack / "wheels"),
+    }
+    print(
+        ", ".join(f"{name} {size / 2**20:.1f} MiB" for name, size in parts.items())
+        + f"; together {sum(parts.values()) / 2**20:.1f} MiB of at most {MOST / 2**20:.0f}"
+    )
     return int(sum(parts.values()) > MOST)
 
 

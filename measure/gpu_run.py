@@ -54,8 +54,18 @@ STEPS = (
     Step("bf16", "the same in bf16", 40, 70),
     Step("savers", "8-bit AdamW, logits in chunks, logits by liger", 45, 75),
     Step("4bit", "4-bit base: SFT, SIGKILL, resume, merge, a GRPO step; does each part of DoRA move?", 70, 100),
-    Step("32b", "two layers of 32B's widths: memory and step time against the plan, decoding through the adapter and merged", 60, 90),
-    Step("8b", "four layers of 8B's widths: LoRA, DoRA, DoRA with the norm from its factors; checkpointing on and off", 50, 90),
+    Step(
+        "32b",
+        "two layers of 32B's widths: memory and step time against the plan, decoding through the adapter and merged",
+        60,
+        90,
+    ),
+    Step(
+        "8b",
+        "four layers of 8B's widths: LoRA, DoRA, DoRA with the norm from its factors; checkpointing on and off",
+        50,
+        90,
+    ),
     Step("tests", "tests of options, exactness, generation and preflight", 100, 130),
     Step("fsdp2", "FSDP2 in one process through accelerate launch", 40, 70),
     Step("smollm2", "SmolLM2-135M: SFT and GRPO steps, tokens a second", 35, 90),
@@ -74,17 +84,34 @@ class Lines:
     def __init__(self, path: Path) -> None:
         self.path, self.failed, self.card = path, False, ""
 
-    def add(self, step: str, what: str, outcome: str, seconds: float, why: str = "", figures: dict[str, Any] | None = None) -> None:
+    def add(
+        self, step: str, what: str, outcome: str, seconds: float, why: str = "", figures: dict[str, Any] | None = None
+    ) -> None:
         """``outcome``: pass, missed (right, but short of a goal), fail or skipped."""
-        line = {"step": step, "what": what, "outcome": outcome, "seconds": round(seconds, 1), "why": why, "figures": figures or {}}
+        line = {
+            "step": step,
+            "what": what,
+            "outcome": outcome,
+            "seconds": round(seconds, 1),
+            "why": why,
+            "figures": figures or {},
+        }
         with open(self.path, "a", encoding="utf-8") as handle:
             handle.write(json.dumps(line, ensure_ascii=False) + "\n")
             handle.flush()
             os.fsync(handle.fileno())
         self.failed |= outcome == "fail"
         self.card = (figures or {}).get("card", self.card)
-        shown = "; ".join(f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in (figures or {}).items())
-        print(f"{outcome:<7} {step:<8} {seconds:5.1f} s  {what}" + (f": {why}" if why else "") + (f"  [{shown}]" if shown else ""), flush=True)
+        shown = "; ".join(
+            f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
+            for name, value in (figures or {}).items()
+        )
+        print(
+            f"{outcome:<7} {step:<8} {seconds:5.1f} s  {what}"
+            + (f": {why}" if why else "")
+            + (f"  [{shown}]" if shown else ""),
+            flush=True,
+        )
 
 
 class Worker:
@@ -94,7 +121,16 @@ class Worker:
         read, write = os.pipe()
         command = [sys.executable, str(WORKER), *options, "--reply", str(write)]
         with open(log, "a", encoding="utf-8") as out:
-            self.process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=out, stderr=out, text=True, pass_fds=[write], start_new_session=True)
+            self.process = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                stdin=subprocess.PIPE,
+                stdout=out,
+                stderr=out,
+                text=True,
+                pass_fds=[write],
+                start_new_session=True,
+            )
         os.close(write)
         self.reply, self.rest = read, b""
 
@@ -146,7 +182,11 @@ def expected(cpu: bool) -> str:
 def tree_hash() -> str:
     """SHA-256 of what a check runs: the package, its recipes, the check itself."""
     digest = hashlib.sha256()
-    for path in sorted(path for name, ending in (("src", "*.py"), ("recipes", "*.yaml"), ("measure", "*.py")) for path in (ROOT / name).rglob(ending)):
+    for path in sorted(
+        path
+        for name, ending in (("src", "*.py"), ("recipes", "*.yaml"), ("measure", "*.py"))
+        for path in (ROOT / name).rglob(ending)
+    ):
         digest.update(f"{path.relative_to(ROOT)}\n".encode() + path.read_bytes())
     return digest.hexdigest()
 
@@ -167,8 +207,15 @@ def damaged(pack: Path, cpu: bool) -> str:
 
 def missing_wheels(wheels: Path, site: Path) -> list[Path]:
     """Wheels of the pack whose version is neither on this machine nor in ``site`` already."""
-    here = {(d.metadata["Name"] or "").replace("-", "_").lower(): d.version for d in reversed([*importlib.metadata.distributions(path=[str(site), *sys.path])])}
-    return [wheel for wheel in sorted(wheels.glob("*.whl")) if here.get(wheel.name.split("-")[0].lower()) != wheel.name.split("-")[1]]
+    here = {
+        (d.metadata["Name"] or "").replace("-", "_").lower(): d.version
+        for d in reversed([*importlib.metadata.distributions(path=[str(site), *sys.path])])
+    }
+    return [
+        wheel
+        for wheel in sorted(wheels.glob("*.whl"))
+        if here.get(wheel.name.split("-")[0].lower()) != wheel.name.split("-")[1]
+    ]
 
 
 def install(pack: Path, site: Path) -> str:
@@ -180,18 +227,35 @@ def install(pack: Path, site: Path) -> str:
         return f"the pack's wheels are for {others[0]} and {sys.executable} is {mine}: name another interpreter by PYTHON, or install there what gazal needs"
     if not wheels:
         return ""
-    command = [sys.executable, "-m", "pip", "install", "-q", "--no-index", "--no-deps", "--no-compile", "--no-cache-dir", "--upgrade", "--target", str(site)]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "-q",
+        "--no-index",
+        "--no-deps",
+        "--no-compile",
+        "--no-cache-dir",
+        "--upgrade",
+        "--target",
+        str(site),
+    ]
     done = subprocess.run([*command, *map(str, wheels)], capture_output=True, text=True)
     return (done.stderr.strip().splitlines() or ["pip failed"])[-1] if done.returncode else ""
 
 
-def run(steps: tuple[Step, ...], options: list[str], lines: Lines, log: Path, until: float, patience: float = 1) -> None:
+def run(
+    steps: tuple[Step, ...], options: list[str], lines: Lines, log: Path, until: float, patience: float = 1
+) -> None:
     """Run ``steps`` until ``until`` (time.monotonic), each at most ``patience`` times its limit; a line for each that was cut, died or had no time left."""
     worker = None
     try:
         for step in steps:
             if time.monotonic() > until - LEAST:
-                lines.add(step.name, step.about, "skipped", 0.0, f"no time left: bash measure/gpu_check.sh --from {step.name}")
+                lines.add(
+                    step.name, step.about, "skipped", 0.0, f"no time left: bash measure/gpu_check.sh --from {step.name}"
+                )
                 continue
             worker = worker or Worker(options, log)
             if not run_step(worker, step, lines, until, patience):
@@ -221,7 +285,13 @@ def run_step(worker: Worker, step: Step, lines: Lines, until: float, patience: f
     except TimeoutError:
         why = f"cut after {time.monotonic() - began:.0f} s"
     except Stopped:
-        lines.add(step.name, step.about, "fail", time.monotonic() - began, f"stopped; bash measure/gpu_check.sh --from {step.name} goes on")
+        lines.add(
+            step.name,
+            step.about,
+            "fail",
+            time.monotonic() - began,
+            f"stopped; bash measure/gpu_check.sh --from {step.name} goes on",
+        )
         raise
     lines.add(step.name, step.about, "fail", time.monotonic() - began, f"{why} (see {LOG})")
     return False
@@ -234,8 +304,12 @@ def stop(number: int, frame: Any) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="measure/gpu_check.sh", description="What a GPU shows of this project, in nine minutes.")
-    parser.add_argument("--from", dest="start", choices=NAMES, help="go on with this step; lines are added to those of the call before")
+    parser = argparse.ArgumentParser(
+        prog="measure/gpu_check.sh", description="What a GPU shows of this project, in nine minutes."
+    )
+    parser.add_argument(
+        "--from", dest="start", choices=NAMES, help="go on with this step; lines are added to those of the call before"
+    )
     parser.add_argument("--cpu", action="store_true", help="every step in a shrunken form, without a GPU")
     parser.add_argument("--pack", type=Path, default=PACK, help="what measure/gpu_pack.sh made (build/gpu)")
     parser.add_argument("--work", type=Path, default=WORK, help="folder for models and packages (build/gpu-work)")
@@ -265,19 +339,31 @@ def check(start: str, cpu: bool, pack: Path, work: Path, out: Path, began: float
     """The whole check; 1 where something failed."""
     lines, site = Lines(out / LINES), work / f"site-{sys.version_info[0]}.{sys.version_info[1]}"
     problem = damaged(pack, cpu) or install(pack, site)
-    code, tree = (pack / CODE).read_text(encoding="utf-8").split() if (pack / CODE).is_file() and not problem else ("unknown", tree_hash())
+    code, tree = (
+        (pack / CODE).read_text(encoding="utf-8").split()
+        if (pack / CODE).is_file() and not problem
+        else ("unknown", tree_hash())
+    )
     code += "" if tree == tree_hash() or code.endswith("+changes") else "+changes"
-    told = {"command": shlex.join(["bash", "measure/gpu_check.sh", *sys.argv[1:]]), "code": code, "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")}
-    lines.add("pack", "packages and data of the pack", "fail" if problem else "pass", time.monotonic() - began, problem, told)
+    told = {
+        "command": shlex.join(["bash", "measure/gpu_check.sh", *sys.argv[1:]]),
+        "code": code,
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+    }
+    lines.add(
+        "pack", "packages and data of the pack", "fail" if problem else "pass", time.monotonic() - began, problem, told
+    )
     if problem:
         return 1
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     os.environ |= {
-        "PYTHONPATH": os.pathsep.join([str(site), str(ROOT / "src"), str(ROOT / "measure")]), "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false",
+        "PYTHONPATH": os.pathsep.join([str(site), str(ROOT / "src"), str(ROOT / "measure")]),
+        "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
         "PYTHONUNBUFFERED": "1",
     }
     options, patience = ["--pack", str(pack), "--work", str(work), *(["--cpu"] if cpu else [])], PATIENCE if cpu else 1
-    run((MACHINE, *STEPS[NAMES.index(start):]), options, lines, out / LOG, began + WHOLE * patience, patience)
+    run((MACHINE, *STEPS[NAMES.index(start) :]), options, lines, out / LOG, began + WHOLE * patience, patience)
     print(f"{time.monotonic() - began:.0f} s; lines in {os.path.relpath(lines.path)}")
     return int(lines.failed)
 

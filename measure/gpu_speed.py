@@ -62,11 +62,15 @@ def card(run: Run) -> None:
     known = data_sheet(run)
     with run.check("copy on the device, bytes read and written") as found:
         speed = copy_rate(run)
-        found.figures |= {"GB/s": speed / 1e9} | ({"share of the data sheet's": speed / known["bandwidth"]} if known else {})
+        found.figures |= {"GB/s": speed / 1e9} | (
+            {"share of the data sheet's": speed / known["bandwidth"]} if known else {}
+        )
     with run.check(f"bf16 matrix product, {run.sizes.matrix} wide") as found:
         a, b = (torch.randn(run.sizes.matrix, run.sizes.matrix, device=run.device).bfloat16() for _ in range(2))
         speed = rate(run, lambda: torch.mm(a, b), 2 * run.sizes.matrix**3)
-        found.figures |= {"TFLOP/s": speed / 1e12} | ({"share of the data sheet's": speed / known["flops"]} if known else {})
+        found.figures |= {"TFLOP/s": speed / 1e12} | (
+            {"share of the data sheet's": speed / known["flops"]} if known else {}
+        )
 
 
 def shape(run: Run, name: str, layers: int) -> PreTrainedConfig:
@@ -87,6 +91,7 @@ def random_model(run: Run, config: PreTrainedConfig, dtype: str) -> PreTrainedMo
 @contextmanager
 def trained_from(make: Callable[[], PreTrainedModel]) -> Iterator[None]:
     """Trainers made inside train the model of ``make`` in place of what their recipe's base holds: random weights need no disk."""
+
     def load(recipe: Recipe, stage: str, *_: Any) -> tuple[PreTrainedModel, Any]:
         return make().train(), lora_config(getattr(recipe, stage).adapter)
 
@@ -97,15 +102,30 @@ def trained_from(make: Callable[[], PreTrainedModel]) -> Iterator[None]:
 def long_rows(run: Run, count: int, tokens: int) -> list[TrainingExample]:
     """Examples of at least ``tokens`` tokens: the trainer cuts them at its ``max_length``."""
     text = "\n".join(item.reasoning or "" for item in sft_items(run)) * (1 + tokens // 400)
-    return [TrainingExample(id=str(n), question=f"{n}", reasoning=text[: 12 * tokens], response="Yes.") for n in range(count)]
+    return [
+        TrainingExample(id=str(n), question=f"{n}", reasoning=text[: 12 * tokens], response="Yes.")
+        for n in range(count)
+    ]
 
 
 def large(run: Run, rows: int, tokens: int, *overrides: str) -> Recipe:
     """The 32B recipe for one device and steps of ``rows`` examples."""
-    return load_recipe("qwen3-32b", [
-        "launch.processes=1", "launch.strategy=ddp", f"sft.batch_size={rows}", "sft.gradient_accumulation=1", f"sft.max_length={tokens}", "sft.warmup_steps=0",
-        f"sft.adapter.rank={run.sizes.rank}", f"sft.adapter.alpha={run.sizes.rank}", "model.system=''", *(("sft.bf16=false", "model.dtype=float32") if run.cpu else ()), *overrides,
-    ])
+    return load_recipe(
+        "qwen3-32b",
+        [
+            "launch.processes=1",
+            "launch.strategy=ddp",
+            f"sft.batch_size={rows}",
+            "sft.gradient_accumulation=1",
+            f"sft.max_length={tokens}",
+            "sft.warmup_steps=0",
+            f"sft.adapter.rank={run.sizes.rank}",
+            f"sft.adapter.alpha={run.sizes.rank}",
+            "model.system=''",
+            *(("sft.bf16=false", "model.dtype=float32") if run.cpu else ()),
+            *overrides,
+        ],
+    )
 
 
 def timed(run: Run, made: Recipe, config: PreTrainedConfig) -> tuple[Any, Clock, int]:
@@ -114,7 +134,9 @@ def timed(run: Run, made: Recipe, config: PreTrainedConfig) -> tuple[Any, Clock,
     count = made.sft.batch_size * (WARM + run.sizes.timed)
     dataset = sft_dataset(long_rows(run, count, made.sft.max_length), "")
     with trained_from(lambda: random_model(run, config, made.model.dtype)):
-        trainer = sft_trainer(made, dataset, load_tokenizer(EMBEDDED, to_train=True), run.folder("trained"), [clock], save_strategy="no")
+        trainer = sft_trainer(
+            made, dataset, load_tokenizer(EMBEDDED, to_train=True), run.folder("trained"), [clock], save_strategy="no"
+        )
     short = sum(len(row["input_ids"]) < made.sft.max_length for row in trainer.train_dataset)
     if short:
         raise RuntimeError(f"{short} of {count} rows have fewer than {made.sft.max_length} tokens")
@@ -133,7 +155,9 @@ def widths_32b(run: Run) -> None:
     """Step 6."""
     parts, config = run.sizes, shape(run, "Qwen/Qwen3-32B", run.sizes.layers_32b)
     made, trainer = large(run, 1, parts.row_32b), None
-    with run.check(f"SFT step, {parts.layers_32b} layers, DoRA rank {parts.rank}, {parts.row_32b} tokens, beside gazal plan") as found:
+    with run.check(
+        f"SFT step, {parts.layers_32b} layers, DoRA rank {parts.rank}, {parts.row_32b} tokens, beside gazal plan"
+    ) as found:
         trainer, clock, before = timed(run, made, config)
         tokens = Tokens(parts.row_32b, parts.row_32b, 64)
         plan = stage_memory(made, config, "sft", tokens, devices(run))
@@ -147,7 +171,11 @@ def widths_32b(run: Run) -> None:
             found.figures |= {"measured GB": measured / 1e9, "planned / measured - 1": planned / measured - 1}
             if data_sheet(run):
                 found.figures |= {"MFU": mfu(trainer), "planned ms/step at 40 % MFU": 3.6e6 * work.hours}
-            found.expect(abs(planned / measured - 1) <= MEMORY_GOAL, f"the plan misses the measured memory by more than {MEMORY_GOAL:.0%}", "missed")
+            found.expect(
+                abs(planned / measured - 1) <= MEMORY_GOAL,
+                f"the plan misses the measured memory by more than {MEMORY_GOAL:.0%}",
+                "missed",
+            )
     if trainer is None:
         return
     policy, tokenizer = trainer.accelerator.unwrap_model(trainer.model), load_tokenizer(EMBEDDED)
@@ -161,8 +189,15 @@ def widths_32b(run: Run) -> None:
     for rows in parts.decode_rows:
         with run.check(f"decoding a token, {rows} rows") as found:
             through, plain = (decode(run, model, tokenizer, rows) for model in (policy, merged.model))
-            planned = [generation_seconds(made, config, rows, 64, 64, devices(run), UTILISATION, unmerged) / 64 for unmerged in (made.sft, None)]
-            found.figures |= {"ms/token through the adapter": 1e3 * through, "ms/token merged": 1e3 * plain, "ratio": through / plain}
+            planned = [
+                generation_seconds(made, config, rows, 64, 64, devices(run), UTILISATION, unmerged) / 64
+                for unmerged in (made.sft, None)
+            ]
+            found.figures |= {
+                "ms/token through the adapter": 1e3 * through,
+                "ms/token merged": 1e3 * plain,
+                "ratio": through / plain,
+            }
             if data_sheet(run):
                 found.figures |= {"planned through the adapter": 1e3 * planned[0], "planned merged": 1e3 * planned[1]}
 
@@ -187,7 +222,9 @@ def mfu(trainer: Any) -> float:
     return median([row["mfu"] for row in trainer.state.log_history if "loss" in row][WARM:])
 
 
-def factor_norm(weight: torch.Tensor, a: torch.Tensor, b: torch.Tensor, scale: float, squares: torch.Tensor | None = None) -> torch.Tensor:
+def factor_norm(
+    weight: torch.Tensor, a: torch.Tensor, b: torch.Tensor, scale: float, squares: torch.Tensor | None = None
+) -> torch.Tensor:
     """Return ‖w + s·BA‖ of each output in fp32 as √(‖w‖² + 2s⟨w, BA⟩ + s²‖BA‖²) from the factors (peft#3387): no outputs × inputs matrix is made.
 
     ``weight``: outputs × inputs, ``a``: rank × inputs, ``b``: outputs × rank; ``squares``: ‖w‖² of each output, where it is known.
@@ -202,8 +239,17 @@ def factor_norm(weight: torch.Tensor, a: torch.Tensor, b: torch.Tensor, scale: f
 def norm_from_factors() -> Iterator[None]:
     """DoRA's layers with :func:`factor_norm`, which reads the base's weights in their own dtype. PEFT's make s·BA through an
     identity matrix, and the base's weights anew in fp32, in each forward pass."""
+
     def forward(
-        self: Any, x: torch.Tensor, *, lora_A: Any, lora_B: Any, scaling: float, base_layer: Any, base_result: torch.Tensor, adapter_name: str = "default"
+        self: Any,
+        x: torch.Tensor,
+        *,
+        lora_A: Any,
+        lora_B: Any,
+        scaling: float,
+        base_layer: Any,
+        base_result: torch.Tensor,
+        adapter_name: str = "default",
     ) -> torch.Tensor:
         with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
             if not hasattr(self, "squares"):  # the base is frozen
@@ -222,7 +268,12 @@ def norms_apart(run: Run, trainer: Any) -> float:
     worst = 0.0
     for layer in trainer.accelerator.unwrap_model(trainer.model).modules():
         if hasattr(layer, "lora_magnitude_vector"):
-            a, b, scale, weight = layer.lora_A["default"].weight, layer.lora_B["default"].weight, layer.scaling["default"], layer.base_layer.weight.float()
+            a, b, scale, weight = (
+                layer.lora_A["default"].weight,
+                layer.lora_B["default"].weight,
+                layer.scaling["default"],
+                layer.base_layer.weight.float(),
+            )
             with torch.no_grad():
                 exact = layer.lora_magnitude_vector["default"].get_weight_norm(weight, b @ a, scale)
                 worst = max(worst, ((factor_norm(weight, a, b, scale) - exact).abs() / exact).max().item())
@@ -235,9 +286,25 @@ def widths_8b(run: Run) -> None:
     seconds: dict[bool, float] = {}  # of LoRA
     curves: dict[str, list[float]] = {}
     for checkpointing in (True, False):
-        for name, dora, patched in (("LoRA", False, nullcontext), ("DoRA", True, nullcontext), ("DoRA, norm from its factors", True, norm_from_factors)):
-            with run.check(f"SFT step, {parts.layers_8b} layers, {name}, checkpointing {'on' if checkpointing else 'off'}") as found, patched():
-                made = large(run, parts.batch_8b, parts.row_8b, f"sft.adapter.dora={str(dora).lower()}", "sft.logits=chunked", f"sft.gradient_checkpointing={str(checkpointing).lower()}")
+        for name, dora, patched in (
+            ("LoRA", False, nullcontext),
+            ("DoRA", True, nullcontext),
+            ("DoRA, norm from its factors", True, norm_from_factors),
+        ):
+            with (
+                run.check(
+                    f"SFT step, {parts.layers_8b} layers, {name}, checkpointing {'on' if checkpointing else 'off'}"
+                ) as found,
+                patched(),
+            ):
+                made = large(
+                    run,
+                    parts.batch_8b,
+                    parts.row_8b,
+                    f"sft.adapter.dora={str(dora).lower()}",
+                    "sft.logits=chunked",
+                    f"sft.gradient_checkpointing={str(checkpointing).lower()}",
+                )
                 trainer, clock, before = timed(run, made, config)
                 curves[name], mine = losses(trainer), median(clock.seconds)
                 found.figures["ms/step"] = 1e3 * mine
@@ -253,7 +320,11 @@ def widths_8b(run: Run) -> None:
                     found.expect(found.figures["largest relative difference of norms"] < 1e-4, "the two norms differ")
                 if not run.cpu:
                     found.figures["peak GB"] = (clock.memory - before) / 1e9
-                    found.expect(mine <= DORA_GOAL * seconds.get(checkpointing, mine), f"goal: at most {DORA_GOAL} times LoRA", "missed")
+                    found.expect(
+                        mine <= DORA_GOAL * seconds.get(checkpointing, mine),
+                        f"goal: at most {DORA_GOAL} times LoRA",
+                        "missed",
+                    )
                     if data_sheet(run):
                         found.figures["MFU"] = mfu(trainer)
                         found.expect(mfu(trainer) >= MFU_GOAL, f"goal: MFU of at least {MFU_GOAL:.0%}", "missed")
@@ -273,16 +344,34 @@ def smollm2(run: Run) -> None:
     with nullcontext() if real else trained_from(lambda: random_model(run, config, made.model.dtype)):
         with run.check(f"SFT steps of {rows} examples, {what}") as found:
             clock, items = Clock(run), sft_items(run)
-            trainer = sft_trainer(made, sft_dataset(items, ""), tokenizer, run.folder("sft"), [clock], save_strategy="no")
+            trainer = sft_trainer(
+                made, sft_dataset(items, ""), tokenizer, run.folder("sft"), [clock], save_strategy="no"
+            )
             trainer.train()
             logged = [row for row in trainer.state.log_history if "loss" in row]
-            found.figures |= {"ms/step": 1e3 * median(clock.seconds), "tokens/s": median([row["tokens_per_second"] for row in logged])}
+            found.figures |= {
+                "ms/step": 1e3 * median(clock.seconds),
+                "tokens/s": median([row["tokens_per_second"] for row in logged]),
+            }
             found.figures |= {"first loss": logged[0]["loss"], "last loss": logged[-1]["loss"]}
         with run.check(f"GRPO steps of {run.sizes.prompts} × {run.sizes.generations} completions, {what}") as found:
             clock = Clock(run)
             functions = trl_reward_functions(made.grpo.rewards, tokenizer.eos_token_id)
-            trainer = grpo_trainer(made, grpo_items(run), folder if real else EMBEDDED, tokenizer, functions, run.folder("grpo"), [clock], save_strategy="no")
+            trainer = grpo_trainer(
+                made,
+                grpo_items(run),
+                folder if real else EMBEDDED,
+                tokenizer,
+                functions,
+                run.folder("grpo"),
+                [clock],
+                save_strategy="no",
+            )
             trainer.train()
             logged = [row for row in trainer.state.log_history if "loss" in row]
             tokens = [row["completions/mean_length"] * run.sizes.prompts * run.sizes.generations for row in logged]
-            found.figures |= {"s/step": median(clock.seconds), "completion tokens/s, training included": tokens[-1] / clock.seconds[-1], "mean tokens": logged[-1]["completions/mean_length"]}
+            found.figures |= {
+                "s/step": median(clock.seconds),
+                "completion tokens/s, training included": tokens[-1] / clock.seconds[-1],
+                "mean tokens": logged[-1]["completions/mean_length"],
+            }

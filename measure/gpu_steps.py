@@ -68,10 +68,35 @@ class Sizes:
 
 
 WHOLE = Sizes()
-NARROW = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "vocab_size": 8192}
+NARROW = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "vocab_size": 8192,
+}
 SHRUNKEN = Sizes(
-    sft_steps=6, bf16_steps=2, sft_rows=2, grpo_steps=1, prompts=4, generations=4, completion=48, greedy=8, matrix=256, copied=2**24, narrow=NARROW, rank=8,
-    row_32b=128, batch_8b=2, row_8b=64, timed=1, decoded=4, decode_rows=(2, 8), tests="roomy or batches or hash or pad_and_tags or nf4", smol_rows=2,
+    sft_steps=6,
+    bf16_steps=2,
+    sft_rows=2,
+    grpo_steps=1,
+    prompts=4,
+    generations=4,
+    completion=48,
+    greedy=8,
+    matrix=256,
+    copied=2**24,
+    narrow=NARROW,
+    rank=8,
+    row_32b=128,
+    batch_8b=2,
+    row_8b=64,
+    timed=1,
+    decoded=4,
+    decode_rows=(2, 8),
+    tests="roomy or batches or hash or pad_and_tags or nf4",
+    smol_rows=2,
 )
 
 
@@ -137,7 +162,9 @@ class Run:
         """Reply with one line for the block. An error other than NotHere fails it and costs the next step a new worker."""
         found = Found()
         print(f"-- {what}", flush=True)
-        with suppress(Exception):  # what the check before left of a trainer; a CUDA error that it left must not end the step
+        with suppress(
+            Exception
+        ):  # what the check before left of a trainer; a CUDA error that it left must not end the step
             gc.collect()
             if not self.cpu:
                 torch.cuda.empty_cache()
@@ -151,18 +178,41 @@ class Run:
             name = "" if isinstance(error, GazalError) else f"{type(error).__name__}: "
             found.outcome, found.why = "fail", name + " ".join(str(error).split())[:300]
         now = time.monotonic()
-        self._send({"step": self.step, "what": what, "outcome": found.outcome, "seconds": now - self.since, "why": found.why, "figures": found.figures})
+        self._send(
+            {
+                "step": self.step,
+                "what": what,
+                "outcome": found.outcome,
+                "seconds": now - self.since,
+                "why": found.why,
+                "figures": found.figures,
+            }
+        )
         self.since = now
 
     def alone(self, name: str, check: bool = True) -> Path:
         """Call a function of gpu_training.ALONE in a process of its own, which prints where this one does; the folder it was given.
         Raises RuntimeError with its reason."""
         folder = self.folder(name)
-        command = [sys.executable, __file__, "--alone", name, "--pack", str(self.pack), "--work", str(folder), *(["--cpu"] if self.cpu else [])]
+        command = [
+            sys.executable,
+            __file__,
+            "--alone",
+            name,
+            "--pack",
+            str(self.pack),
+            "--work",
+            str(folder),
+            *(["--cpu"] if self.cpu else []),
+        ]
         done = subprocess.run(command)
         if check and done.returncode:
             left = folder / REASON
-            raise RuntimeError(left.read_text(encoding="utf-8") if left.is_file() else f"{name}: its process ended with code {done.returncode}")
+            raise RuntimeError(
+                left.read_text(encoding="utf-8")
+                if left.is_file()
+                else f"{name}: its process ended with code {done.returncode}"
+            )
         return folder
 
 
@@ -184,7 +234,12 @@ def machine(run: Run) -> None:
         card = torch.cuda.get_device_properties(0)
         found.figures |= {"card": card.name, "memory in GB": card.total_memory / 1e9, "CUDA": torch.version.cuda}
         if shutil.which("nvidia-smi"):
-            asked = subprocess.run(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"], capture_output=True, text=True, timeout=10)
+            asked = subprocess.run(
+                ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"],
+                capture_output=True,
+                text=True,
+                timeout=10,
+            )
             found.figures["driver"] = asked.stdout.strip()
 
 
@@ -194,8 +249,17 @@ def steps() -> dict[str, Callable[[Run], None]]:
     import gpu_training
 
     return {
-        "machine": machine, "card": gpu_speed.card, "fp32": gpu_training.fp32, "bf16": gpu_training.bf16, "savers": gpu_training.savers, "4bit": gpu_training.four_bit,
-        "32b": gpu_speed.widths_32b, "8b": gpu_speed.widths_8b, "tests": gpu_training.tests, "fsdp2": gpu_training.fsdp2, "smollm2": gpu_speed.smollm2,
+        "machine": machine,
+        "card": gpu_speed.card,
+        "fp32": gpu_training.fp32,
+        "bf16": gpu_training.bf16,
+        "savers": gpu_training.savers,
+        "4bit": gpu_training.four_bit,
+        "32b": gpu_speed.widths_32b,
+        "8b": gpu_speed.widths_8b,
+        "tests": gpu_training.tests,
+        "fsdp2": gpu_training.fsdp2,
+        "smollm2": gpu_speed.smollm2,
     }
 
 
@@ -213,7 +277,9 @@ def main() -> None:
         try:
             return gpu_training.ALONE[arguments.alone](Run(arguments.pack, arguments.work, arguments.cpu, print))
         except Exception as error:
-            (arguments.work / REASON).write_text(" ".join(f"{type(error).__name__}: {error}".split())[:300], encoding="utf-8")
+            (arguments.work / REASON).write_text(
+                " ".join(f"{type(error).__name__}: {error}".split())[:300], encoding="utf-8"
+            )
             raise
     end_with(os.getppid(), psutil.Process(os.getppid()).create_time())
     reply = os.fdopen(arguments.reply, "w", encoding="utf-8")

@@ -25,7 +25,9 @@ PACKED = "pack"  # the step with which each call begins
 NO_TIME = "no time left"
 
 
-def read_calls(paths: list[Path], say: Callable[[str], None] = lambda line: print(line, file=sys.stderr)) -> list[list[dict[str, Any]]]:
+def read_calls(
+    paths: list[Path], say: Callable[[str], None] = lambda line: print(line, file=sys.stderr)
+) -> list[list[dict[str, Any]]]:
     """The lines of each call of the check. A last line that was cut is left out, aloud. Raises GazalError naming file, row and field for anything else."""
     calls: list[list[dict[str, Any]]] = []
     known = {PACKED, MACHINE.name, *(step.name for step in STEPS)}
@@ -38,7 +40,11 @@ def read_calls(paths: list[Path], say: Callable[[str], None] = lambda line: prin
                 if line[key] not in values:
                     raise GazalError(f"{path}: row {row}: {key}: {line[key]!r} is none of {', '.join(sorted(values))}")
             for name, step in (("date", PACKED), ("code", PACKED), ("card", MACHINE.name)):
-                if line["step"] == step and line["outcome"] == "pass" and not isinstance(line["figures"].get(name), str):
+                if (
+                    line["step"] == step
+                    and line["outcome"] == "pass"
+                    and not isinstance(line["figures"].get(name), str)
+                ):
                     raise GazalError(f"{path}: row {row}: figures: {name} is missing")
             if line["step"] == PACKED:
                 calls.append([])
@@ -114,17 +120,32 @@ def page(lines: list[dict[str, Any]]) -> str:
     card = ", ".join(f"{name} {shown(about[name])}" for name in ABOUT[1:] if name in about)
     versions = ", ".join(f"{name} {value}" for name, value in about.items() if name not in ABOUT)
     counts = ", ".join(f"{sum(line['outcome'] == outcome for line in lines[2:])} {outcome}" for outcome in OUTCOMES)
-    seconds = ", ".join(f"{step} {sum(line['seconds'] for line in lines if line['step'] == step):.0f}" for step in dict.fromkeys(line["step"] for line in lines))
-    return "\n".join([
-        f"# GPU check on {about['card']}, {told['date']}", "", f"`{told['command']}`, code {told['code']}" + (f"; {card}" if card else "") + ".", "",
-        f"{versions}.", "", f"{counts} (missed: right, but short of a goal). Seconds by step: {seconds}.", "", table(lines), "",
-    ])
+    seconds = ", ".join(
+        f"{step} {sum(line['seconds'] for line in lines if line['step'] == step):.0f}"
+        for step in dict.fromkeys(line["step"] for line in lines)
+    )
+    return "\n".join(
+        [
+            f"# GPU check on {about['card']}, {told['date']}",
+            "",
+            f"`{told['command']}`, code {told['code']}" + (f"; {card}" if card else "") + ".",
+            "",
+            f"{versions}.",
+            "",
+            f"{counts} (missed: right, but short of a goal). Seconds by step: {seconds}.",
+            "",
+            table(lines),
+            "",
+        ]
+    )
 
 
 def steps_table() -> str:
     """The steps with their times."""
     rows = [cells("Step", "Looks at", "Seconds planned", "At most"), "|:--|:--|--:|--:|"]
-    return "\n".join([*rows, *(cells(f"`{step.name}`", step.about, str(step.planned), str(step.limit)) for step in STEPS)])
+    return "\n".join(
+        [*rows, *(cells(f"`{step.name}`", step.about, str(step.planned), str(step.limit)) for step in STEPS)]
+    )
 
 
 def between(text: str, name: str, new: str) -> str:

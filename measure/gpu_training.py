@@ -56,11 +56,21 @@ TESTS = ("test_options.py", "test_exact.py", "test_generation.py", "test_preflig
 def recipe(run: Run, *overrides: str) -> Recipe:
     """The embedded recipe, cut to the check's sizes."""
     sizes = run.sizes
-    return load_recipe("embedded", [
-        f"sft.batch_size={sizes.sft_rows}", f"grpo.steps={sizes.grpo_steps}", f"grpo.prompts_per_step={sizes.prompts}", f"grpo.num_generations={sizes.generations}",
-        f"grpo.batch_size={sizes.prompts * sizes.generations // 2}", f"grpo.max_completion_length={sizes.completion}", f"grpo.log_completions={sizes.prompts}",
-        "grpo.pass_rate_samples=0", "grpo.warmup_steps=0", *overrides,  # the first step of a warm-up has rate 0
-    ])
+    return load_recipe(
+        "embedded",
+        [
+            f"sft.batch_size={sizes.sft_rows}",
+            f"grpo.steps={sizes.grpo_steps}",
+            f"grpo.prompts_per_step={sizes.prompts}",
+            f"grpo.num_generations={sizes.generations}",
+            f"grpo.batch_size={sizes.prompts * sizes.generations // 2}",
+            f"grpo.max_completion_length={sizes.completion}",
+            f"grpo.log_completions={sizes.prompts}",
+            "grpo.pass_rate_samples=0",
+            "grpo.warmup_steps=0",
+            *overrides,  # the first step of a warm-up has rate 0
+        ],
+    )
 
 
 @cache
@@ -91,7 +101,9 @@ def losses(trainer: Any) -> list[float]:
 
 def apart(found: list[float], expected: list[float]) -> float:
     """The largest relative difference, NaN where a value is. Raises ValueError for other lengths."""
-    return float(np.max([abs(a - b) / abs(b) for a, b in zip(found, expected, strict=True)]))  # Python's max may leave a NaN out
+    return float(
+        np.max([abs(a - b) / abs(b) for a, b in zip(found, expected, strict=True)])
+    )  # Python's max may leave a NaN out
 
 
 def same(found: list[str], expected: list[str]) -> float:
@@ -112,7 +124,12 @@ def sft(run: Run, folder: Path, *overrides: str, callbacks: list[TrainerCallback
     its end, empty where it did not). Raises GazalError where it logged no step."""
     error = ended(folder, lambda: train_sft(recipe(run, *overrides), sft_items(run), folder, callbacks))
     logged = rows(folder)
-    return {"losses": [row["loss"] for row in logged], "merge": merge_errors(folder), "tokens/s": logged[-1]["tokens_per_second"], "error": error}
+    return {
+        "losses": [row["loss"] for row in logged],
+        "merge": merge_errors(folder),
+        "tokens/s": logged[-1]["tokens_per_second"],
+        "error": error,
+    }
 
 
 def grpo(run: Run, start: Path, folder: Path, *overrides: str) -> dict[str, Any]:
@@ -122,8 +139,12 @@ def grpo(run: Run, start: Path, folder: Path, *overrides: str) -> dict[str, Any]
     logged, kept = rows(folder), folder / "completions.parquet"
     table = pd.read_parquet(kept) if kept.is_file() else pd.DataFrame({"step": [], "completion": []})
     return {
-        "rewards": [row["reward"] for row in logged], "losses": [row["loss"] for row in logged], "tokens": sum(row["completions/mean_length"] for row in logged) / len(logged),
-        "kept": [table[table["step"] == row["step"]]["completion"].tolist() for row in logged], "merge": merge_errors(folder), "error": error,
+        "rewards": [row["reward"] for row in logged],
+        "losses": [row["loss"] for row in logged],
+        "tokens": sum(row["completions/mean_length"] for row in logged) / len(logged),
+        "kept": [table[table["step"] == row["step"]]["completion"].tolist() for row in logged],
+        "merge": merge_errors(folder),
+        "error": error,
     }
 
 
@@ -152,7 +173,11 @@ def expect(run: Run) -> None:
     made = {"sft": sft(run, folder / "sft"), "grpo": grpo(run, folder / "sft" / "merged", folder / "grpo")}
     if error := made["sft"]["error"] or made["grpo"]["error"]:
         raise GazalError(error)
-    made |= {"greedy base": greedy(run, EMBEDDED, "float32"), "greedy SFT": greedy(run, folder / "sft" / "merged", "float32"), "torch": torch.__version__}
+    made |= {
+        "greedy base": greedy(run, EMBEDDED, "float32"),
+        "greedy SFT": greedy(run, folder / "sft" / "merged", "float32"),
+        "torch": torch.__version__,
+    }
     write_json(run.pack / expected(run.cpu), made)
 
 
@@ -170,9 +195,15 @@ def beside_cpu(run: Run, dtype: str, bound: float, alike: float, steps: int, *ov
     """``bound``: of losses, relative; ``alike``: least share of completions that are a CPU's."""
     folder, parts = run.folder("run"), run.sizes
     with run.check(f"SFT, {steps} steps, beside a CPU's in fp32") as found:
-        epochs = (steps - 0.5) / parts.sft_steps  # of the same examples in the same order; the warm-up does not depend on what follows
+        epochs = (
+            steps - 0.5
+        ) / parts.sft_steps  # of the same examples in the same order; the warm-up does not depend on what follows
         made, cpus = sft(run, folder / "sft", *overrides, f"sft.epochs={epochs}"), run.expected["sft"]["losses"][:steps]
-        found.figures |= {"first loss, relative difference": apart(made["losses"][:1], cpus[:1]), "last loss": made["losses"][-1], "tokens/s": made["tokens/s"]}
+        found.figures |= {
+            "first loss, relative difference": apart(made["losses"][:1], cpus[:1]),
+            "last loss": made["losses"][-1],
+            "tokens/s": made["tokens/s"],
+        }
         beside(found, made["losses"], cpus, bound)
         found.figures |= made["merge"]
         found.expect(not made["error"], made["error"])
@@ -180,7 +211,9 @@ def beside_cpu(run: Run, dtype: str, bound: float, alike: float, steps: int, *ov
         run.needs(dtype)
         run.needs_folder(folder / "sft" / "merged")
         made, cpus = grpo(run, folder / "sft" / "merged", folder / "grpo", *overrides), run.expected["grpo"]
-        shares = [same(*pair) for pair in zip(made["kept"], cpus["kept"], strict=True)]  # a step after one that parted may part
+        shares = [
+            same(*pair) for pair in zip(made["kept"], cpus["kept"], strict=True)
+        ]  # a step after one that parted may part
         found.figures |= {f"{SHARE}, step {step}": share for step, share in enumerate(shares, 1)}
         found.figures |= {"mean tokens": made["tokens"], "mean reward": made["rewards"][-1]} | made["merge"]
         found.figures["difference of the first mean reward"] = abs(made["rewards"][0] - cpus["rewards"][0])
@@ -222,12 +255,21 @@ def variant(run: Run, name: str, *overrides: str) -> tuple[list[float], Clock]:
     """Losses and times of SFT without its end (merge and proofs), on the examples of step 2."""
     made, clock = recipe(run, *overrides), Clock(run)
     torch.manual_seed(made.seed)
-    trainer = sft_trainer(made, sft_dataset(sft_items(run), ""), load_tokenizer(EMBEDDED, to_train=True), run.folder(name), [clock], save_strategy="no")
+    trainer = sft_trainer(
+        made,
+        sft_dataset(sft_items(run), ""),
+        load_tokenizer(EMBEDDED, to_train=True),
+        run.folder(name),
+        [clock],
+        save_strategy="no",
+    )
     trainer.train()
     return losses(trainer), clock
 
 
-def report_variant(run: Run, what: str, bound: float, made: Callable[[], tuple[list[float], float, int]], module: str = "") -> None:
+def report_variant(
+    run: Run, what: str, bound: float, made: Callable[[], tuple[list[float], float, int]], module: str = ""
+) -> None:
     """One line: losses of a variant, which needs CUDA and ``module``, beside those of a CPU with everything whole."""
     with run.check(what) as found:
         if module:
@@ -239,6 +281,7 @@ def report_variant(run: Run, what: str, bound: float, made: Callable[[], tuple[l
 
 def savers(run: Run) -> None:
     """Step 4."""
+
     def plain(name: str, *overrides: str) -> tuple[list[float], float, int]:
         values, clock = variant(run, name, *overrides)
         return values, median(clock.seconds), clock.memory
@@ -250,12 +293,16 @@ def savers(run: Run) -> None:
     report_variant(run, "SFT, all logits, fused AdamW", LOSS_FP32, lambda: plain("full"))
     report_variant(run, "SFT, logits in chunks", LOSS_FP32, lambda: plain("chunked", "sft.logits=chunked"))
     report_variant(run, "SFT, logits by liger", LOSS_LIGER, liger, "liger_kernel")
-    report_variant(run, "SFT, 8-bit AdamW", LOSS_8BIT, lambda: plain("8bit", "sft.optimizer=adamw_8bit"), "bitsandbytes")
+    report_variant(
+        run, "SFT, 8-bit AdamW", LOSS_8BIT, lambda: plain("8bit", "sft.optimizer=adamw_8bit"), "bitsandbytes"
+    )
 
 
 def liger_alone(run: Run) -> None:
     values, clock = variant(run, "trained", "sft.logits=liger")
-    (run.work / "made.json").write_text(json.dumps({"losses": values, "seconds": median(clock.seconds), "memory": clock.memory}))
+    (run.work / "made.json").write_text(
+        json.dumps({"losses": values, "seconds": median(clock.seconds), "memory": clock.memory})
+    )
 
 
 class Kill(TrainerCallback):
@@ -280,7 +327,11 @@ class Moves(TrainerCallback):
         self.dtypes: dict[str, str] = {}
 
     def _now(self, model: torch.nn.Module) -> dict[str, torch.Tensor]:
-        return {name: value.detach().cpu().clone() for name, value in model.named_parameters() if any(kind in name for kind in self.KINDS)}
+        return {
+            name: value.detach().cpu().clone()
+            for name, value in model.named_parameters()
+            if any(kind in name for kind in self.KINDS)
+        }
 
     def on_train_begin(self, args, state, control, model=None, **kwargs) -> None:
         self.before = self._now(model)
@@ -296,7 +347,11 @@ class Moves(TrainerCallback):
 
 def four_bit_overrides(run: Run) -> tuple[str, ...]:
     """A 4-bit base where there are CUDA and bitsandbytes; the rest of the step needs neither."""
-    return ("sft.checkpoint_steps=2", *TRAINER, *(() if run.cpu or not find_spec("bitsandbytes") else (*BF16, "model.load_in_4bit=true")))
+    return (
+        "sft.checkpoint_steps=2",
+        *TRAINER,
+        *(() if run.cpu or not find_spec("bitsandbytes") else (*BF16, "model.load_in_4bit=true")),
+    )
 
 
 def four_bit(run: Run) -> None:
@@ -313,9 +368,14 @@ def four_bit(run: Run) -> None:
     with run.check(f"each part of DoRA moves on {base}") as found:
         if not moves.moved:
             raise NotHere(UNDONE)
-        found.figures |= {f"share of {kind} that moved ({moves.dtypes[kind]})": share for kind, share in moves.moved.items()}
+        found.figures |= {
+            f"share of {kind} that moved ({moves.dtypes[kind]})": share for kind, share in moves.moved.items()
+        }
         for kind, share in moves.moved.items():
-            found.expect(share >= MOVED, f"{kind}: under {MOVED:.0%} of it moved (in bf16 a magnitude near 1 does not move by less than 0.004: trl#7268)")
+            found.expect(
+                share >= MOVED,
+                f"{kind}: under {MOVED:.0%} of it moved (in bf16 a magnitude near 1 does not move by less than 0.004: trl#7268)",
+            )
     with run.check(f"SIGKILL and resume on {base}") as found:
         if not whole:
             raise NotHere(UNDONE)
@@ -323,7 +383,9 @@ def four_bit(run: Run) -> None:
         left = checkpoints(cut / CHECKPOINTS)
         found.expect(bool(left) and not (cut / "adapter").exists(), "the killed process left no checkpoint, or ended")
         made = sft(run, cut, *overrides, callbacks=[again])
-        found.figures |= {"resumed from": left[0].name if left else "nothing"} | {f"{kind} after it": dtype for kind, dtype in again.dtypes.items()}
+        found.figures |= {"resumed from": left[0].name if left else "nothing"} | {
+            f"{kind} after it": dtype for kind, dtype in again.dtypes.items()
+        }
         found.expect(again.dtypes == moves.dtypes, "the resumed run trains other dtypes than the whole one")
         beside(found, made["losses"], whole, RESUMED)
         if (cut / "adapter").exists() and (folder / "adapter").exists():
@@ -349,12 +411,22 @@ def tests(run: Run) -> None:
     """Step 8."""
     with run.check("tests of options, exactness, generation, preflight") as found:
         root, report = Path(__file__).resolve().parent.parent, run.folder("tests") / "junit.xml"
-        words = ["-q", "--no-header", "--tb=short", "-p", "no:cacheprovider", f"--junitxml={report}", *(["-k", run.sizes.tests] if run.sizes.tests else [])]
+        words = [
+            "-q",
+            "--no-header",
+            "--tb=short",
+            "-p",
+            "no:cacheprovider",
+            f"--junitxml={report}",
+            *(["-k", run.sizes.tests] if run.sizes.tests else []),
+        ]
         words += ["-n", "4", "--dist", "loadfile"] if find_spec("xdist") and not run.cpu else []
         words += ["--timeout=60"] if find_spec("pytest_timeout") and not run.cpu else []
         done = subprocess.run([sys.executable, "-m", "pytest", *words, *(f"tests/{name}" for name in TESTS)], cwd=root)
         cases = list(ElementTree.parse(report).iter("testcase")) if report.is_file() else []
-        bad = [case.get("name", "") for case in cases if case.find("failure") is not None or case.find("error") is not None]
+        bad = [
+            case.get("name", "") for case in cases if case.find("failure") is not None or case.find("error") is not None
+        ]
         skipped = sum(case.find("skipped") is not None for case in cases)
         found.figures |= {"passed": len(cases) - len(bad) - skipped, "failed": len(bad), "skipped": skipped}
         found.expect(done.returncode == 0, "; ".join(bad) or f"pytest ended with code {done.returncode}")
@@ -368,7 +440,14 @@ class Shards(TrainerCallback):
 
     def on_step_begin(self, args, state, control, model=None, **kwargs) -> None:
         values = list(model.parameters())
-        self.path.write_text(json.dumps({"sharded": sum(hasattr(value, "full_tensor") for value in values) / len(values), "device": str(values[0].device)}))
+        self.path.write_text(
+            json.dumps(
+                {
+                    "sharded": sum(hasattr(value, "full_tensor") for value in values) / len(values),
+                    "device": str(values[0].device),
+                }
+            )
+        )
 
 
 def fsdp2(run: Run) -> None:
@@ -381,7 +460,9 @@ def fsdp2(run: Run) -> None:
     write_items_parquet(folder / "data" / "grpo.parquet", grpo_items(run))
     command = launch.launch_command
 
-    def both(*arguments: Any) -> list[str]:  # the same command, whose worker trains both stages and notes what is sharded
+    def both(
+        *arguments: Any,
+    ) -> list[str]:  # the same command, whose worker trains both stages and notes what is sharded
         return ["gpu_worker" if word == "gazal.training.worker" else word for word in command(*arguments)]
 
     error = failed = ""

@@ -27,8 +27,30 @@ PROTOCOLS = {"ours", "best_of_first_and_last", "last_letter", "mmlu_pro", "defau
 TABLES = ("data/sft", "data/grpo", "data/dev", "data/test", "grpo/completions")
 STAGES = ("data", "sft", "grpo", "eval", "figures")
 MANIFEST_KEYS = {"recipe", "seed", "code", "packages", "parents", "inputs", "outputs", "wall_seconds"}
-FIGURES = {"sft_loss", "grpo_rewards", "stages", "benchmarks", "deltas", "subjects", "lengths", "faithfulness", "data_composition"}
-PAPER_TABLES = {"results", "paired", "benchmarks", "evaluation", "data", "contamination", "claims", "protocols", "readings", "faithfulness", "structure"}
+FIGURES = {
+    "sft_loss",
+    "grpo_rewards",
+    "stages",
+    "benchmarks",
+    "deltas",
+    "subjects",
+    "lengths",
+    "faithfulness",
+    "data_composition",
+}
+PAPER_TABLES = {
+    "results",
+    "paired",
+    "benchmarks",
+    "evaluation",
+    "data",
+    "contamination",
+    "claims",
+    "protocols",
+    "readings",
+    "faithfulness",
+    "structure",
+}
 
 
 class Check:
@@ -116,20 +138,44 @@ def check_training(check: Check, stage: str) -> None:
 
 def check_score(check: Check, where: str, score: Any, table: Any) -> None:
     """One entry of scores.json against the schema and against its predictions table (None: there is none)."""
-    keys = {"n", "accuracy", "ci95", "unparsed", "truncated", "empty", "mean_tokens", "right_per_1k_tokens", "deduplicated", "samples", "by"}
+    keys = {
+        "n",
+        "accuracy",
+        "ci95",
+        "unparsed",
+        "truncated",
+        "empty",
+        "mean_tokens",
+        "right_per_1k_tokens",
+        "deduplicated",
+        "samples",
+        "by",
+    }
     if not isinstance(score, dict) or keys - set(score):
         check.problems.append(f"{where}: lacks {sorted(keys - set(score)) if isinstance(score, dict) else 'an object'}")
         return
     low, high = score["ci95"]
-    check.expect(0 <= low <= score["accuracy"] <= high <= 1, f"{where}: accuracy {score['accuracy']} outside {low}..{high}")
+    check.expect(
+        0 <= low <= score["accuracy"] <= high <= 1, f"{where}: accuracy {score['accuracy']} outside {low}..{high}"
+    )
     for key in ("unparsed", "truncated", "empty"):
         check.expect(0 <= score[key] <= 1, f"{where}: {key} is {score[key]}, not a share")
     alone = score["deduplicated"]
-    check.expect(alone is not None and 0 < alone["n"] <= score["n"] and (alone["n"] < score["n"] or alone["accuracy"] == score["accuracy"]), f"{where}: deduplicated makes no sense")
+    check.expect(
+        alone is not None
+        and 0 < alone["n"] <= score["n"]
+        and (alone["n"] < score["n"] or alone["accuracy"] == score["accuracy"]),
+        f"{where}: deduplicated makes no sense",
+    )
     if "macro_f1" in score:
         low, high = score["macro_f1"]["ci95"]
-        check.expect(0 <= low <= score["macro_f1"]["value"] <= high <= 1, f"{where}: macro_f1 {score['macro_f1']['value']} outside {low}..{high}")
-    check.expect(("at_k" in score) == (score["samples"] > 1), f"{where}: at_k is there with several samples, and only then")
+        check.expect(
+            0 <= low <= score["macro_f1"]["value"] <= high <= 1,
+            f"{where}: macro_f1 {score['macro_f1']['value']} outside {low}..{high}",
+        )
+    check.expect(
+        ("at_k" in score) == (score["samples"] > 1), f"{where}: at_k is there with several samples, and only then"
+    )
     check.expect(score["n"] > 0 and score["mean_tokens"] > 0, f"{where}: n or mean_tokens is not above 0")
     if table is None:
         check.problems.append(f"{where}: has no predictions file")
@@ -137,7 +183,9 @@ def check_score(check: Check, where: str, score: Any, table: Any) -> None:
     items, correct = set(table.column("item_id").to_pylist()), table.column("correct").to_pylist()
     check.expect(len(items) == score["n"], f"{where}: n is {score['n']}, the predictions hold {len(items)} items")
     mean = sum(map(bool, correct)) / max(len(correct), 1)
-    check.expect(abs(mean - score["accuracy"]) < 1e-3, f"{where}: accuracy {score['accuracy']}, the predictions say {mean}")
+    check.expect(
+        abs(mean - score["accuracy"]) < 1e-3, f"{where}: accuracy {score['accuracy']}, the predictions say {mean}"
+    )
 
 
 def check_evaluation(check: Check) -> None:
@@ -151,7 +199,11 @@ def check_evaluation(check: Check) -> None:
     scores = check.load("eval/scores.json", read_json)
     if scores is None:
         return
-    broken = [key for key, kind in (("models", dict), ("paired", list), ("baselines", dict)) if not isinstance(scores.get(key), kind)]
+    broken = [
+        key
+        for key, kind in (("models", dict), ("paired", list), ("baselines", dict))
+        if not isinstance(scores.get(key), kind)
+    ]
     if broken:
         check.problems.append(f"eval/scores.json: missing or of the wrong type: {', '.join(broken)}")
         return
@@ -168,7 +220,9 @@ def check_evaluation(check: Check) -> None:
         if {"a", "b", "benchmark", "delta", "ci95", "p", "p_holm", "n", "detectable"} - set(pair):
             check.problems.append(f"{where}: incomplete")
             continue
-        check.expect(pair["p"] <= pair["p_holm"] <= 1, f"{where}: p_holm {pair['p_holm']} is below p {pair['p']}, or above 1")
+        check.expect(
+            pair["p"] <= pair["p_holm"] <= 1, f"{where}: p_holm {pair['p_holm']} is below p {pair['p']}, or above 1"
+        )
         check.expect(0 <= pair["p"] <= 1 and -1 <= pair["delta"] <= 1, f"{where}: p {pair['p']}, delta {pair['delta']}")
         check.expect(pair["ci95"][0] <= pair["ci95"][1], f"{where}: the interval is reversed")
     check.expect(bool(scores["baselines"]), "eval/scores.json: no baselines")
@@ -184,7 +238,11 @@ def beside_scores(check: Check, name: str) -> tuple[dict | None, list[tuple[str,
     report, scores = check.load(name, read_json), check.load("eval/scores.json", read_json)
     if report is None or scores is None:
         return None, []
-    return report, [(model, benchmark, score) for model, entry in scores.get("models", {}).items() for benchmark, score in entry.get("benchmarks", {}).items()]
+    return report, [
+        (model, benchmark, score)
+        for model, entry in scores.get("models", {}).items()
+        for benchmark, score in entry.get("benchmarks", {}).items()
+    ]
 
 
 def check_protocols(check: Check) -> None:
@@ -193,14 +251,26 @@ def check_protocols(check: Check) -> None:
     if report is None:
         return
     for model, benchmark, score in scored:
-        where, cells = f"eval/protocols.json: {model} on {benchmark}", report["benchmarks"].get(benchmark, {}).get(model, {})
+        where, cells = (
+            f"eval/protocols.json: {model} on {benchmark}",
+            report["benchmarks"].get(benchmark, {}).get(model, {}),
+        )
         check.expect(set(cells) == PROTOCOLS, f"{where}: scored by {', '.join(cells) or 'no protocol'}")
         check.expect(all(0 <= value <= 1 for value in cells.values()), f"{where}: an accuracy is not a share")
-        check.expect(cells.get("ours") == score["accuracy"], f"{where}: ours is {cells.get('ours')}, eval/scores.json says {score['accuracy']}")
+        check.expect(
+            cells.get("ours") == score["accuracy"],
+            f"{where}: ours is {cells.get('ours')}, eval/scores.json says {score['accuracy']}",
+        )
     for name in ("honest", "forms"):
-        check.expect(not report[name]["completions"] or report[name]["agreement"]["ours"] == 1, f"eval/protocols.json: {name}: ours does not agree with itself")
+        check.expect(
+            not report[name]["completions"] or report[name]["agreement"]["ours"] == 1,
+            f"eval/protocols.json: {name}: ours does not agree with itself",
+        )
     red = report["red_team"].get("protocols", {})
-    check.expect(set(red) == PROTOCOLS and red["ours"]["letter"] == 0, "eval/protocols.json: red_team: not of every protocol, or ours reads what it does not read")
+    check.expect(
+        set(red) == PROTOCOLS and red["ours"]["letter"] == 0,
+        "eval/protocols.json: red_team: not of every protocol, or ours reads what it does not read",
+    )
 
 
 def check_lengths(check: Check) -> None:
@@ -215,10 +285,19 @@ def check_lengths(check: Check) -> None:
             continue
         cells = [*found["fifths"], *([found["truncated"]] if found["truncated"] else [])]
         count = sum(cell["completions"] for cell in cells)
-        check.expect(count == score["n"] * score["samples"], f"{where}: {count} completions, eval/scores.json says {score['n'] * score['samples']}")
+        check.expect(
+            count == score["n"] * score["samples"],
+            f"{where}: {count} completions, eval/scores.json says {score['n'] * score['samples']}",
+        )
         right = sum(cell["items"] * cell["accuracy"] for cell in cells)
-        check.expect(score["samples"] > 1 or abs(right - score["n"] * score["accuracy"]) < 0.01, f"{where}: {right} right answers, eval/scores.json says otherwise")
-        check.expect(all(cell["ci95"][0] <= cell["accuracy"] <= cell["ci95"][1] for cell in cells), f"{where}: an accuracy lies outside its interval")
+        check.expect(
+            score["samples"] > 1 or abs(right - score["n"] * score["accuracy"]) < 0.01,
+            f"{where}: {right} right answers, eval/scores.json says otherwise",
+        )
+        check.expect(
+            all(cell["ci95"][0] <= cell["accuracy"] <= cell["ci95"][1] for cell in cells),
+            f"{where}: an accuracy lies outside its interval",
+        )
 
 
 def check_contamination(check: Check) -> None:
@@ -227,18 +306,34 @@ def check_contamination(check: Check) -> None:
     if report is None:
         return
     for model, benchmark, score in scored:
-        where, found, clean = f"eval/contamination.json: {benchmark}", report["tests"].get(benchmark), score.get("clean")
+        where, found, clean = (
+            f"eval/contamination.json: {benchmark}",
+            report["tests"].get(benchmark),
+            score.get("clean"),
+        )
         if found is None or clean is None:
             check.problems.append(f"{where}: was not compared, or {model} has no clean score")
             continue
-        check.expect(clean["n"] <= score["n"] <= found["items"] and found["training_documents"] > 0, f"{where}: counts make no sense")
-        check.expect(bool(found["matched"] or found["pairs"]) or clean["accuracy"] == score["accuracy"], f"{where}: nothing matches, yet the clean score of {model} differs")
+        check.expect(
+            clean["n"] <= score["n"] <= found["items"] and found["training_documents"] > 0,
+            f"{where}: counts make no sense",
+        )
+        check.expect(
+            bool(found["matched"] or found["pairs"]) or clean["accuracy"] == score["accuracy"],
+            f"{where}: nothing matches, yet the clean score of {model} differs",
+        )
     if "mmlu_pro_medical" in report["tests"]:
         exact = sum(pair[2] == "exact" for pair in report["tests"]["mmlu_pro_medical"]["pairs"])
-        check.expect(exact == 95, f"eval/contamination.json: mmlu_pro_medical: {exact} exact duplicate pairs, known are 95")
+        check.expect(
+            exact == 95, f"eval/contamination.json: mmlu_pro_medical: {exact} exact duplicate pairs, known are 95"
+        )
     curation = (check.load("data/report.json", read_json) or {}).get("curation", {})
     counts = curation.get("counts", {})
-    check.expect(counts.get("read", 0) > 0 and counts.get("read") == counts.get("kept", 0) + sum(counts.get("removed", {}).values()), "data/report.json: curation: read is not kept plus removed")
+    check.expect(
+        counts.get("read", 0) > 0
+        and counts.get("read") == counts.get("kept", 0) + sum(counts.get("removed", {}).values()),
+        "data/report.json: curation: read is not kept plus removed",
+    )
 
 
 def check_paper(check: Check) -> None:
@@ -263,7 +358,9 @@ def check_notebooks(check: Check) -> None:
         for name in names:
             notebook = check.load(name, lambda path: nbformat.read(path, as_version=4))
             code = [cell for cell in notebook.cells if cell.cell_type == "code"] if notebook else []
-            check.expect(all(c.execution_count for c in code if c.source.strip()), f"{name}: has cells that were not executed")
+            check.expect(
+                all(c.execution_count for c in code if c.source.strip()), f"{name}: has cells that were not executed"
+            )
             check.expect(not any(o.output_type == "error" for c in code for o in c.outputs), f"{name}: holds an error")
 
 
@@ -286,7 +383,9 @@ def check_manifests(check: Check) -> None:
         files |= {f"{parent}/manifest.json": value for parent, value in manifest["parents"].items()}
         for name, value in files.items():
             path = check.run / name
-            check.expect(path.is_file() and digest(path) == value, f"{name}: is not the file that {stage}/manifest.json names")
+            check.expect(
+                path.is_file() and digest(path) == value, f"{name}: is not the file that {stage}/manifest.json names"
+            )
 
 
 def check_no_machine_paths(check: Check) -> None:
@@ -294,7 +393,9 @@ def check_no_machine_paths(check: Check) -> None:
     here = str(Path(__file__).resolve().parent.parent)
     for pattern in ("recipe.yaml", "**/*.json", "**/*.jsonl", "**/*.ipynb", "**/*.md", "**/*.tex"):
         for name in check.names(pattern):
-            check.expect(here not in (check.run / name).read_text(encoding="utf-8"), f"{name}: names a folder of this machine")
+            check.expect(
+                here not in (check.run / name).read_text(encoding="utf-8"), f"{name}: names a folder of this machine"
+            )
 
 
 def check_run(run: Path, min_test: int = 600) -> list[str]:

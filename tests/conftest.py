@@ -32,10 +32,15 @@ def pytest_make_parametrize_id(val: object) -> str | None:
 def make_item(number: int, options: int = 4, **fields: object) -> Item:
     """A plain item whose key moves through the letters."""
     letters = "ABCDEFGHIJ"[:options]
-    return Item.model_validate({
-        "id": f"item-{number}", "question": f"Question {number}?", "options": {k: f"option {k.lower()} of {number}" for k in letters},
-        "answer_idx": letters[number % options], **fields,
-    })
+    return Item.model_validate(
+        {
+            "id": f"item-{number}",
+            "question": f"Question {number}?",
+            "options": {k: f"option {k.lower()} of {number}" for k in letters},
+            "answer_idx": letters[number % options],
+            **fields,
+        }
+    )
 
 
 @pytest.fixture(scope="session")
@@ -43,13 +48,27 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a random one-layer Qwen3 (hidden 32) and a tokenizer trained on a few items."""
     folder = tmp_path_factory.mktemp("tiny") / "tiny"
     items = synthesize(40, 1, variety="plain")
-    tokenizer = train_tokenizer([SYSTEM, *(question_text(i) + "\n" + completion_text(i, i.reasoning or "") for i in items)], 700)
+    tokenizer = train_tokenizer(
+        [SYSTEM, *(question_text(i) + "\n" + completion_text(i, i.reasoning or "") for i in items)], 700
+    )
     torch.manual_seed(0)
-    model = Qwen3ForCausalLM(Qwen3Config(
-        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=1, intermediate_size=64, num_attention_heads=2, num_key_value_heads=1,
-        head_dim=16, tie_word_embeddings=True, max_position_embeddings=1024, initializer_range=0.3, bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
-    ))
+    model = Qwen3ForCausalLM(
+        Qwen3Config(
+            vocab_size=len(tokenizer),
+            hidden_size=32,
+            num_hidden_layers=1,
+            intermediate_size=64,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            head_dim=16,
+            tie_word_embeddings=True,
+            max_position_embeddings=1024,
+            initializer_range=0.3,
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

@@ -17,7 +17,9 @@ from transformers.utils.import_utils import is_serve_available
 
 from gazal.models import EMBEDDED
 
-needs_serve = pytest.mark.skipif(not is_serve_available(), reason="transformers serve needs fastapi and uvicorn (pip install transformers[serving])")
+needs_serve = pytest.mark.skipif(
+    not is_serve_available(), reason="transformers serve needs fastapi and uvicorn (pip install transformers[serving])"
+)
 
 
 @contextmanager
@@ -27,7 +29,18 @@ def serving(folder: Path, *options: str) -> Iterator[str]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(folder), "OMP_NUM_THREADS": "1"}
-    command = [Path(sys.executable).with_name("transformers"), "serve", EMBEDDED, "--host", "127.0.0.1", "--port", str(port), "--device", "cpu", *options]
+    command = [
+        Path(sys.executable).with_name("transformers"),
+        "serve",
+        EMBEDDED,
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--device",
+        "cpu",
+        *options,
+    ]
     with open(folder / "log", "w") as log:
         process = subprocess.Popen(list(map(str, command)), stdout=log, stderr=log, env=environment)
     try:

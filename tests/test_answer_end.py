@@ -16,20 +16,46 @@ OPTIONS = {"A": "heparin", "B": "aspirin", "C": "vitamin K", "D": "E. coli"}
 THINK = "<think>\nStep 1: A. range; inside\n**Answer:** A\n</think>\n\n## Clinical Assessment\n"
 
 
-@pytest.mark.parametrize(("text", "kept"), [
-    ("**Answer:** C\nmore", "**Answer:** C"), (THINK + "**Answer:** C\n\nNext", THINK + "**Answer:** C"), ("Final answer: (C), vitamin K\nx", "Final answer: (C), vitamin K"),
-    ("<answer>C</answer> and so on", "<answer>C</answer>"), (r"so $\boxed{\text{C}}$ is it", r"so $\boxed{\text{C}}"), ("- **Answer: C**\n", "- **Answer: C**"),
-    ("x</think>**Answer:** C\r\ny", "x</think>**Answer:** C\r"), ("## Answer: C.\nBecause", "## Answer: C."), ("<answer>\nC\n</answer>", "<answer>\nC\n</answer>"),
-])
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("**Answer:** C\nmore", "**Answer:** C"),
+        (THINK + "**Answer:** C\n\nNext", THINK + "**Answer:** C"),
+        ("Final answer: (C), vitamin K\nx", "Final answer: (C), vitamin K"),
+        ("<answer>C</answer> and so on", "<answer>C</answer>"),
+        (r"so $\boxed{\text{C}}$ is it", r"so $\boxed{\text{C}}"),
+        ("- **Answer: C**\n", "- **Answer: C**"),
+        ("x</think>**Answer:** C\r\ny", "x</think>**Answer:** C\r"),
+        ("## Answer: C.\nBecause", "## Answer: C."),
+        ("<answer>\nC\n</answer>", "<answer>\nC\n</answer>"),
+    ],
+)
 def test_cut_where_the_answer_is_closed(text, kept):
     assert text[: closed_at(text)] == kept and extract(kept, OPTIONS).letter == "C"
 
 
-@pytest.mark.parametrize("text", [
-    "", "**Answer:** C", "**Answer:**\n", "**Answer:** vitamin K\n", "**Answer:** A or B\n", "**Answer:** A vitamin\n", "Answer: C? no\n", "<think>\n**Answer:** C\n",
-    "The answer is C.\n", "<answer>C", r"\boxed{C", "C</answer>", "The answer is B.\n**Answer:** C\n**Answer:** B\n", "C\n", "<answer>heparin</answer>",
-    "B\n<|im_end|>\n**Answer:** C\n", "<think><answer>C</think></answer>",
-])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "**Answer:** C",
+        "**Answer:**\n",
+        "**Answer:** vitamin K\n",
+        "**Answer:** A or B\n",
+        "**Answer:** A vitamin\n",
+        "Answer: C? no\n",
+        "<think>\n**Answer:** C\n",
+        "The answer is C.\n",
+        "<answer>C",
+        r"\boxed{C",
+        "C</answer>",
+        "The answer is B.\n**Answer:** C\n**Answer:** B\n",
+        "C\n",
+        "<answer>heparin</answer>",
+        "B\n<|im_end|>\n**Answer:** C\n",
+        "<think><answer>C</think></answer>",
+    ],
+)
 def test_what_is_not_closed_is_left(text):
     assert closed_at(text) is None
 
@@ -44,13 +70,40 @@ def test_a_prompt_that_ends_with_answer():
     for text in (" C\n\nQuestion: next?\nAnswer: D\n", "\n C. vitamin K\n", " C because of it\n"):
         assert text[: closed_at(text, answer_open=True)].strip() == text.strip().splitlines()[0]
     assert closed_at(" C", answer_open=True) is None and closed_at(" vitamin K\n", answer_open=True) is None
-    assert opens_answer("Question: x?\nAnswer:") and opens_answer("Answer: ") and not opens_answer([{"role": "user", "content": "Answer:"}])
+    assert (
+        opens_answer("Question: x?\nAnswer:")
+        and opens_answer("Answer: ")
+        and not opens_answer([{"role": "user", "content": "Answer:"}])
+    )
 
 
-PIECES = st.sampled_from([
-    "<think>", "</think>", "</THINK>", "\n", "**Answer:** C", "**Answer:** B", "Answer: ", "<answer>", "</answer>", "C", "A or B", r"\boxed{", "}", r"\text{", " vitamin K",
-    "The answer is A.", "wait, ", "<|im_end|>", "x", "## ", "İ", "\r", "\u2028",
-])
+PIECES = st.sampled_from(
+    [
+        "<think>",
+        "</think>",
+        "</THINK>",
+        "\n",
+        "**Answer:** C",
+        "**Answer:** B",
+        "Answer: ",
+        "<answer>",
+        "</answer>",
+        "C",
+        "A or B",
+        r"\boxed{",
+        "}",
+        r"\text{",
+        " vitamin K",
+        "The answer is A.",
+        "wait, ",
+        "<|im_end|>",
+        "x",
+        "## ",
+        "İ",
+        "\r",
+        "\u2028",
+    ]
+)
 TEXTS = st.lists(PIECES, max_size=14).map("".join)
 
 
@@ -74,18 +127,37 @@ def test_what_is_cut_off_can_undo_the_answer_but_never_give_another(text, more, 
     at = closed_at(text, think_open)
     if at is not None:
         assert extract(text[:at], dict.fromkeys("ABCDEFGHIJ", ""), think_open).letter is not None
-        kept = extract(text[:at], OPTIONS, think_open).letter  # None where the letter is announced with another option's text
+        kept = extract(
+            text[:at], OPTIONS, think_open
+        ).letter  # None where the letter is announced with another option's text
         after = (text + more)[at:].lower()
         assert "think>" in after or extract(text + more, OPTIONS, think_open).letter in (kept, None)
 
 
-@given(st.sampled_from("ABCD"), st.sampled_from(["**Answer:** {}", "<answer>{}</answer>", "\\boxed{{{}}}", "**Answer:** {}. {text}"]), TEXTS)
+@given(
+    st.sampled_from("ABCD"),
+    st.sampled_from(["**Answer:** {}", "<answer>{}</answer>", "\\boxed{{{}}}", "**Answer:** {}. {text}"]),
+    TEXTS,
+)
 def test_what_follows_does_not_change_the_announced_letter(letter, form, more):
     text = THINK + form.format(letter, text=OPTIONS[letter]) + "\n" + more
     assert extract(text[: closed_at(text)], OPTIONS).letter == letter
 
 
-@pytest.mark.parametrize("piece", ["**Answer:** A or B\n", "<answer>", "</answer>", "\\boxed{", "}", "<think>Answer: C\n</think>", "The answer is B. Answer: C\n", "answer\n", "<think></think>The answer is B.\nAnswer: C\n"])
+@pytest.mark.parametrize(
+    "piece",
+    [
+        "**Answer:** A or B\n",
+        "<answer>",
+        "</answer>",
+        "\\boxed{",
+        "}",
+        "<think>Answer: C\n</think>",
+        "The answer is B. Answer: C\n",
+        "answer\n",
+        "<think></think>The answer is B.\nAnswer: C\n",
+    ],
+)
 def test_time_is_linear(piece):
     def seconds(count: int) -> float:
         text, began = piece * count, time.perf_counter()

@@ -193,7 +193,15 @@ def test_format_fails_where_an_earlier_line_states_an_option(line: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["**Primary Diagnosis:** Heparin", "**Reasoning**", "Aspirin would not be enough here.", "1. Heparin", "---", "Both A and B are options."]
+    "line",
+    [
+        "**Primary Diagnosis:** Heparin",
+        "**Reasoning**",
+        "Aspirin would not be enough here.",
+        "1. Heparin",
+        "---",
+        "Both A and B are options.",
+    ],
 )
 def test_format_holds_with_sections_before_the_answer(line: str) -> None:
     assert has_format(GOOD.replace("**Answer:**", f"{line}\n**Answer:**"), OPTIONS)
@@ -204,7 +212,28 @@ def test_format_with_options_wants_a_clean_readable_answer(line: str) -> None:
     assert not has_format(GOOD.replace("C. Heparin", line), OPTIONS)
 
 
-@given(st.text(max_size=60) | st.lists(st.sampled_from(["A", "e", "\u0301", "\u200b", "\uff21", "\ud83d", "\ufdfa", "x ", "\u2163", "\x1b[8m", "\r\n", "\u1100", "\u1161"])).map("".join))
+@given(
+    st.text(max_size=60)
+    | st.lists(
+        st.sampled_from(
+            [
+                "A",
+                "e",
+                "\u0301",
+                "\u200b",
+                "\uff21",
+                "\ud83d",
+                "\ufdfa",
+                "x ",
+                "\u2163",
+                "\x1b[8m",
+                "\r\n",
+                "\u1100",
+                "\u1161",
+            ]
+        )
+    ).map("".join)
+)
 @settings(max_examples=300)
 def test_folding_by_runs_is_folding_as_a_whole(text: str) -> None:
     assert fold(text) == fold(text + " " * 20_001)[:-20_001]

@@ -93,13 +93,21 @@ def test_statements_of_evidence_are_true(read: tuple[list[str], list[Item]]) -> 
     corpus = Corpus(150, 0, BASE_BUCKETS, "", seed=1)
     row, column = ({name: n for n, name in enumerate(names)} for names in (corpus.pool.diseases, corpus.pool.findings))
     listed = re.compile(r"^Step \d+: (?:[A-D]\. )?")
-    lines = [listed.sub("", line) for text in read[0] if "<|im_start|>" not in text for line in text.split("\n") if "; total: " in line]
+    lines = [
+        listed.sub("", line)
+        for text in read[0]
+        if "<|im_start|>" not in text
+        for line in text.split("\n")
+        if "; total: " in line
+    ]
     assert len(lines) > 300
     for line in lines:
         disease, rest = line.split(": ", 1)
         *pairs, total = [part.rsplit(": ", 1) for part in rest.split("; ")]
         levels = [int(corpus.pool.levels[row[disease], column[finding]]) for finding, _ in pairs]
-        assert min(levels) >= 0 and [int(value) for _, value in pairs] == levels and total == ["total", str(sum(levels))]
+        assert (
+            min(levels) >= 0 and [int(value) for _, value in pairs] == levels and total == ["total", str(sum(levels))]
+        )
         assert line == evidence(disease, [finding for finding, _ in pairs], levels)
 
 
@@ -122,7 +130,9 @@ def test_any_text_comes_back(tokenizer: PreTrainedTokenizerFast, text: str) -> N
     assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
 
 
-def test_documents_and_prompts_come_back(tokenizer: PreTrainedTokenizerFast, read: tuple[list[str], list[Item]]) -> None:
+def test_documents_and_prompts_come_back(
+    tokenizer: PreTrainedTokenizerFast, read: tuple[list[str], list[Item]]
+) -> None:
     for text in read[0][::40]:
         assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
 
@@ -147,7 +157,11 @@ def test_vocabulary_is_as_large_as_asked(tokenizer: PreTrainedTokenizerFast) -> 
 
 
 def test_chat_template_is_the_corpus_form_and_never_opens_think(tokenizer: PreTrainedTokenizerFast) -> None:
-    turns = [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}, {"role": "assistant", "content": "<think>\na\n</think>\n\nb"}]
+    turns = [
+        {"role": "system", "content": "s"},
+        {"role": "user", "content": "u"},
+        {"role": "assistant", "content": "<think>\na\n</think>\n\nb"},
+    ]
     assert tokenizer.apply_chat_template(turns, tokenize=False) == chat("u", turns[2]["content"], "s")
     prompt = tokenizer.apply_chat_template(turns[1:2], tokenize=False, add_generation_prompt=True)
     assert prompt == "<|im_start|>user\nu<|im_end|>\n<|im_start|>assistant\n" and chat("u", "a").startswith(prompt)

@@ -13,7 +13,9 @@ from gazal.items import Item, read_items, write_items_jsonl
 
 
 def item(key: str, a: str, b: str, **extra: object) -> Item:
-    return Item.model_validate({"id": key + a + b, "question": "?", "options": {"A": a, "B": b}, "answer_idx": key, **extra})
+    return Item.model_validate(
+        {"id": key + a + b, "question": "?", "options": {"A": a, "B": b}, "answer_idx": key, **extra}
+    )
 
 
 def test_each_shortcut_by_hand():

@@ -49,7 +49,12 @@ def test_open_r1_format_accepts_trailing_junk_and_a_second_answer() -> None:
     second = GOOD + "\n<answer>\nA\n</answer>"
     inside = "<think>\nx\n</think>\n<think>\ny\n</think>\n<answer>\nC\n</answer>"
     assert peers.format_(messages(GOOD, GOOD + "\njunk", second, inside)) == [1.0] * 4
-    assert peers.format_(messages(GOOD + " junk", GOOD.replace("\nC\n", "C"), " " + GOOD, GOOD.removeprefix("<think>\n"), "")) == [0.0] * 5
+    assert (
+        peers.format_(
+            messages(GOOD + " junk", GOOD.replace("\nC\n", "C"), " " + GOOD, GOOD.removeprefix("<think>\n"), "")
+        )
+        == [0.0] * 5
+    )
 
 
 def test_open_r1_tag_count_asks_for_each_tag_once() -> None:
@@ -63,7 +68,9 @@ def test_open_r1_accuracy_takes_the_first_box_then_the_first_answer_block() -> N
 
 
 def test_open_r1_repetition_counts_words_and_is_diluted_by_padding() -> None:
-    assert peers.repetition(messages("a b c", "", "a b", "a a a a a", "A a a a a")) == pytest.approx([0.0, 0.0, 0.0, -2 / 3, -2 / 3])
+    assert peers.repetition(messages("a b c", "", "a b", "a a a a a", "A a a a a")) == pytest.approx(
+        [0.0, 0.0, 0.0, -2 / 3, -2 / 3]
+    )
     loop = "a " * 20
     padded = loop + " ".join(map(str, range(200)))
     assert peers.repetition(messages(padded))[0] > peers.repetition(messages(loop))[0] + 0.7
@@ -74,7 +81,9 @@ def test_open_r1_length_mixes_the_batch() -> None:
     assert peers.length(messages(short, middle, long), [KEY] * 3) == pytest.approx([0.5, 0.0, -0.5])
     assert peers.length(messages(short, middle, long), ["A"] * 3) == pytest.approx([0.0, 0.0, -0.5])
     assert peers.length(messages(short, short), [KEY] * 2) == [0.0, 0.0]
-    assert peers.length(messages(middle, "x" * 500), [KEY] * 2)[0] != peers.length(messages(middle, short), [KEY] * 2)[0]
+    assert (
+        peers.length(messages(middle, "x" * 500), [KEY] * 2)[0] != peers.length(messages(middle, short), [KEY] * 2)[0]
+    )
 
 
 def test_open_r1_total_pays_for_a_second_answer_as_ours_does_not() -> None:
@@ -96,13 +105,20 @@ def test_trl_with_and_without_math_verify(monkeypatch: pytest.MonkeyPatch) -> No
 def test_trl_cannot_judge_a_bare_letter() -> None:
     accuracy = peers.trl(2048).parts["accuracy"]
     assert accuracy(messages("C", "\\boxed{C}", GOOD), [KEY] * 3) == [None] * 3
-    assert accuracy(messages("\\boxed{C}", "\\boxed{A}", GOOD, "<think>\n\\boxed{C}"), ["\\boxed{C}"] * 4) == [1.0, 0.0, 0.0, 1.0]
+    assert accuracy(messages("\\boxed{C}", "\\boxed{A}", GOOD, "<think>\n\\boxed{C}"), ["\\boxed{C}"] * 4) == [
+        1.0,
+        0.0,
+        0.0,
+        1.0,
+    ]
 
 
 def test_honest_completions_are_what_they_claim(tokenizer: Tokenizer) -> None:
     batch = completions.honest_batch(66, tokenizer)
     assert len(set(batch.texts)) == len(batch) == 66 and batch.texts == completions.honest_batch(66, tokenizer).texts
-    assert all(260 <= len(ids) <= 360 for ids in batch.ids) and all(ids == tokenizer.encode(text).ids for ids, text in zip(batch.ids, batch.texts, strict=True))
+    assert all(260 <= len(ids) <= 360 for ids in batch.ids) and all(
+        ids == tokenizer.encode(text).ids for ids, text in zip(batch.ids, batch.texts, strict=True)
+    )
     found = [extract(text, options) for text, options in zip(batch.texts, batch.options, strict=True)]
     forms = len(completions.FORMS) + len(completions.OTHER)
     stated = [i % forms < len(completions.FORMS) for i in range(66)]
@@ -131,8 +147,14 @@ def test_pay_is_what_it_says(tokenizer: Tokenizer) -> None:
     theirs = {row["id"]: row for row in bench.pay(peers.open_r1(), CASES, CFG, tokenizer)}
     assert theirs["t1"]["paid"] and theirs["t1"]["share"] > 1 and theirs["o1"]["paid"] and theirs["o1"]["share"] < 1
     assert theirs["e1"]["share"] < 0 and not theirs["e1"]["paid"]
-    assert theirs["p1"]["share"] > 0.05 and theirs["p1"]["with_key"] and not theirs["p1"]["paid"], "a case that answers with the key is not counted as paid"
-    assert all(row["share"] == pytest.approx((row["total"] - row["honest_wrong"]) / (row["honest_right"] - row["honest_wrong"])) for row in theirs.values())
+    assert theirs["p1"]["share"] > 0.05 and theirs["p1"]["with_key"] and not theirs["p1"]["paid"], (
+        "a case that answers with the key is not counted as paid"
+    )
+    assert all(
+        row["share"]
+        == pytest.approx((row["total"] - row["honest_wrong"]) / (row["honest_right"] - row["honest_wrong"]))
+        for row in theirs.values()
+    )
 
 
 @pytest.mark.parametrize("peer", [peers.open_r1(), peers.trl(2048)], ids=["open-r1", "trl"])
@@ -144,13 +166,26 @@ def test_cases_are_put_into_the_peers_form(peer: peers.Peer) -> None:
     for kept in ("Answer: C. Aspirin", "Answer: C or A", "The answer is (C).", "x Answer: C", "Answer: CA"):
         assert bench.adapted(peer, replace(honest, completion=kept)) == kept
     if "accuracy" in peer.parts:
-        columns = {"completions": messages(*(bench.peer_honest(peer, honest, x) for x in "CA")), "solution": [peer.solution.format(KEY)] * 2}
+        columns = {
+            "completions": messages(*(bench.peer_honest(peer, honest, x) for x in "CA")),
+            "solution": [peer.solution.format(KEY)] * 2,
+        }
         assert peer.parts["accuracy"](**columns) == [1.0, 0.0]
 
 
 def test_a_tiny_run_writes_and_prints_the_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cases = tmp_path / "cases.jsonl"
-    rows = [{"family": c.family, "id": c.id, "completion": c.completion, "letter": c.letter, "reason": c.reason.value, "think_open": c.think_open} for c in CASES]
+    rows = [
+        {
+            "family": c.family,
+            "id": c.id,
+            "completion": c.completion,
+            "letter": c.letter,
+            "reason": c.reason.value,
+            "think_open": c.think_open,
+        }
+        for c in CASES
+    ]
     cases.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
     bench.main(["--n", "22", "--repeats", "1", "--cases", str(cases), "--out", str(tmp_path / "results")])
@@ -160,12 +195,22 @@ def test_a_tiny_run_writes_and_prints_the_report(tmp_path: Path, capsys: pytest.
     assert (tmp_path / "results" / "rewards.md").read_text(encoding="utf-8") == printed
     results = json.loads((tmp_path / "results" / "rewards.json").read_text(encoding="utf-8"))
     speeds = results["completions_per_second"]
-    assert set(speeds) == {"Gazal", "TRL", "open-r1 (restated)"} and all(rate > 0 for parts in speeds.values() for rate in parts.values())
+    assert set(speeds) == {"Gazal", "TRL", "open-r1 (restated)"} and all(
+        rate > 0 for parts in speeds.values() for rate in parts.values()
+    )
     assert set(speeds["Gazal"]) == {"accuracy", "format", "length", "repetition", "all four", "all four, called by TRL"}
     assert "all 4 of its total" in speeds["open-r1 (restated)"]
-    assert results["machine"]["cpu"] and results["machine"]["trl"] == "1.14.2" and results["completions"]["n"]["Gazal"] == 22
+    assert (
+        results["machine"]["cpu"]
+        and results["machine"]["trl"] == "1.14.2"
+        and results["completions"]["n"]["Gazal"] == 22
+    )
     assert all(row["Gazal"] for row in results["forms_read"]) and len(results["pay"]["Gazal"]) == len(CASES)
-    assert "| **all** | 3 | 0% | " in printed and "in a poor form (1), get at most: Gazal " in printed and ("left out" in printed) == (not is_math_verify_available())
+    assert (
+        "| **all** | 3 | 0% | " in printed
+        and "in a poor form (1), get at most: Gazal " in printed
+        and ("left out" in printed) == (not is_math_verify_available())
+    )
 
 
 def test_bad_arguments_are_refused(tmp_path: Path) -> None:

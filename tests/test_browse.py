@@ -18,7 +18,18 @@ from hypothesis import strategies as st
 from gazal import DISCLAIMER
 from gazal.answers import Reason
 from gazal.errors import GazalError
-from gazal.evaluation.browse import LONGEST, PARAMETERS, Browser, choose, item_html, open_samples, overview, page, parts, read_samples
+from gazal.evaluation.browse import (
+    LONGEST,
+    PARAMETERS,
+    Browser,
+    choose,
+    item_html,
+    open_samples,
+    overview,
+    page,
+    parts,
+    read_samples,
+)
 from gazal.evaluation.folder import save_items
 from gazal.evaluation.predictions import SCHEMA, fingerprint
 from gazal.items import Item
@@ -29,10 +40,17 @@ KEY = "<think>\nStep 1: {0}\n</think>\n\n**Answer:** A"
 
 
 def item(n: int) -> Item:
-    return Item.model_validate({
-        "id": f"i{n}{ATTACK if n == 0 else ''}", "question": f"Question {n}? {ATTACK}", "options": {"A": "heparin", "B": f"aspirin {ATTACK}"}, "answer_idx": "A",
-        "context": [f"context {ATTACK}"] if n == 0 else None, "reasoning_type": "diagnosis" if n < 2 else None, "subject": "pharmacology",
-    })
+    return Item.model_validate(
+        {
+            "id": f"i{n}{ATTACK if n == 0 else ''}",
+            "question": f"Question {n}? {ATTACK}",
+            "options": {"A": "heparin", "B": f"aspirin {ATTACK}"},
+            "answer_idx": "A",
+            "context": [f"context {ATTACK}"] if n == 0 else None,
+            "reasoning_type": "diagnosis" if n < 2 else None,
+            "subject": "pharmacology",
+        }
+    )
 
 
 ITEMS = [item(n) for n in range(4)]
@@ -43,14 +61,33 @@ ANSWERS = {  # base is wrong on 0, 1, 3; sft on 1; grpo on 3
 }
 
 
-def write(root: Path, model: str, texts: list[str], name: str = "quiz", items: list[Item] = ITEMS, samples: int = 1) -> None:
-    header = {"model": model, "benchmark": fingerprint(items), "sampling": {"method": "generate"}, "prompt": {"opens_think": False}}
-    rows = [{
-        "item_id": items[n // samples].id, "sample": n % samples, "completion": text, "n_tokens": len(text.split()), "finish_reason": "length" if n == 3 else "stop",
-        "letter": None, "reason": "ok", "correct": False,
-    } for n, text in enumerate(texts)]
+def write(
+    root: Path, model: str, texts: list[str], name: str = "quiz", items: list[Item] = ITEMS, samples: int = 1
+) -> None:
+    header = {
+        "model": model,
+        "benchmark": fingerprint(items),
+        "sampling": {"method": "generate"},
+        "prompt": {"opens_think": False},
+    }
+    rows = [
+        {
+            "item_id": items[n // samples].id,
+            "sample": n % samples,
+            "completion": text,
+            "n_tokens": len(text.split()),
+            "finish_reason": "length" if n == 3 else "stop",
+            "letter": None,
+            "reason": "ok",
+            "correct": False,
+        }
+        for n, text in enumerate(texts)
+    ]
     (root / model).mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(rows, SCHEMA.with_metadata({"gazal": json.dumps(header)})), root / model / f"{name}.parquet")
+    pq.write_table(
+        pa.Table.from_pylist(rows, SCHEMA.with_metadata({"gazal": json.dumps(header)})),
+        root / model / f"{name}.parquet",
+    )
     save_items(root, name, items)
 
 
@@ -71,7 +108,9 @@ class Tags(HTMLParser):
         self.close()
 
     def handle_starttag(self, tag, attrs):
-        assert self.open or tag == "hr" or "tex2jax_ignore mathjax_ignore" in dict(attrs).values(), f"MathJax would read {tag}"
+        assert self.open or tag == "hr" or "tex2jax_ignore mathjax_ignore" in dict(attrs).values(), (
+            f"MathJax would read {tag}"
+        )
         self.names.add(tag)
         self.attributes |= {name for name, _ in attrs}
         if tag not in ("br", "hr"):
@@ -103,7 +142,13 @@ def test_the_overview_compares_the_models_of_a_benchmark(folder):
     for model in ("base", "grpo"):
         write(folder / "eval", model, ANSWERS[model], name="short")
     table = overview(read_samples(folder))
-    assert list(table.index) == [("quiz", "base"), ("quiz", "sft"), ("quiz", "grpo"), ("short", "base"), ("short", "grpo")]
+    assert list(table.index) == [
+        ("quiz", "base"),
+        ("quiz", "sft"),
+        ("quiz", "grpo"),
+        ("short", "base"),
+        ("short", "grpo"),
+    ]
     assert list(table.columns)[:3] == ["completions", "right", "ok"]
 
 
@@ -129,7 +174,11 @@ def test_several_samples_of_one_item(tmp_path):
     write(tmp_path, "base", [KEY.format("x"), "**Answer:** B"], items=ITEMS[1:2], samples=2)
     write(tmp_path, "grpo", [KEY.format("x"), KEY.format("y")], items=ITEMS[1:2], samples=2)
     samples = read_samples(tmp_path)
-    assert choose(samples, outcome="gained") and choose(samples, model="base", outcome="wrong") and choose(samples, model="base", outcome="right")
+    assert (
+        choose(samples, outcome="gained")
+        and choose(samples, model="base", outcome="wrong")
+        and choose(samples, model="base", outcome="right")
+    )
     assert not choose(samples, model="base", outcome="wrong", reason="ok", group="diagnosis", benchmark="quiz") == []
     assert item_html(samples, "quiz", "i1").count("✓ right") == 3
 
@@ -145,17 +194,29 @@ def test_parts(text, think_open, expected):
 def test_an_item_side_by_side_with_everything_escaped(folder):
     text = item_html(read_samples(folder), "quiz", ITEMS[0].id)
     found = harmless(text)
-    assert "<script" not in text and "<img" not in text and text.count("&lt;script&gt;alert(1)") == 7  # id, context, question, option, three completions
+    assert (
+        "<script" not in text and "<img" not in text and text.count("&lt;script&gt;alert(1)") == 7
+    )  # id, context, question, option, three completions
     assert found.text.count(ATTACK) == 7 and html.escape(DISCLAIMER) in text
     assert found.text.index("base✗") < found.text.index("sft✓") < found.text.index("grpo✓")
-    assert "A. heparin ✓ (the key) ← sft, grpo" in found.text and f"B. aspirin {ATTACK} ← base" in found.text and "✗ wrong · answer B" in found.text and found.text.count("✓ right · answer A") == 2
+    assert (
+        "A. heparin ✓ (the key) ← sft, grpo" in found.text
+        and f"B. aspirin {ATTACK} ← base" in found.text
+        and "✗ wrong · answer B" in found.text
+        and found.text.count("✓ right · answer A") == 2
+    )
     assert text.count("<details><summary>think block, ") == 2 and "<details open" not in text
 
 
 def test_an_open_think_block_and_an_empty_answer_say_so(folder):
     samples = read_samples(folder)
     text = item_html(samples, "quiz", "i3", ["base"])
-    assert "it is still open" in text and "cut at the token limit" in text and html.escape(Reason.UNCLOSED_THINK.__doc__ or "?") in text and "grpo" not in text
+    assert (
+        "it is still open" in text
+        and "cut at the token limit" in text
+        and html.escape(Reason.UNCLOSED_THINK.__doc__ or "?") in text
+        and "grpo" not in text
+    )
     assert "<p>(empty)</p>" in item_html(samples, "quiz", "i1", ["sft"])
 
 
@@ -181,10 +242,18 @@ def test_long_completions_are_cut_aloud(tmp_path):
 
 def test_page_counts_and_says_when_nothing_fits(folder, tmp_path):
     samples = read_samples(folder)
-    assert "2 of 4 items that fit" in page(samples, choose(samples), 2).data and page(samples, choose(samples), 2).data.count("<hr>") == 1
+    assert (
+        "2 of 4 items that fit" in page(samples, choose(samples), 2).data
+        and page(samples, choose(samples), 2).data.count("<hr>") == 1
+    )
     assert harmless(page(samples, []).data).text == "No item fits."
     nothing = read_samples(tmp_path / "none<b>")
-    assert nothing.note.endswith("none<b>: no such folder") and choose(nothing) == [] and overview(nothing).empty and "none&lt;b&gt;" in page(nothing, []).data
+    assert (
+        nothing.note.endswith("none<b>: no such folder")
+        and choose(nothing) == []
+        and overview(nothing).empty
+        and "none&lt;b&gt;" in page(nothing, []).data
+    )
     (folder / "eval" / "sft" / "quiz.parquet").write_bytes(b"PAR1")
     assert "sft/quiz.parquet: not a predictions file" in read_samples(folder).note
 
@@ -197,7 +266,11 @@ def test_predictions_without_items_can_be_read(folder):
 
 def test_the_widgets_follow_every_filter(folder):
     browser = Browser(read_samples(folder))
-    assert browser.model.value == "grpo" and browser.count.value == "of 4 that fit" and "Question 0?" in browser.result.value
+    assert (
+        browser.model.value == "grpo"
+        and browser.count.value == "of 4 that fit"
+        and "Question 0?" in browser.result.value
+    )
     browser.at.value = 3
     assert "Question 2?" in browser.result.value
     browser.back.click()
@@ -207,7 +280,12 @@ def test_the_widgets_follow_every_filter(folder):
     browser.outcome.value = "wrong"
     assert browser.at.value == 1 and "Question 3?" in browser.result.value
     browser.reason.value = "unclosed_think"
-    assert browser.count.value == "of 0 that fit" and "No item fits." in browser.result.value and browser.back.disabled and browser.forward.disabled
+    assert (
+        browser.count.value == "of 0 that fit"
+        and "No item fits." in browser.result.value
+        and browser.back.disabled
+        and browser.forward.disabled
+    )
     browser.model.value = "base"
     assert browser.count.value == "of 1 that fit" and "Question 3?" in browser.result.value
     browser.reason.value, browser.outcome.value, browser.group.value = "", "all", "diagnosis"
@@ -229,15 +307,31 @@ def test_open_samples_checks_the_parameters(folder, capsys):
 
 def execute(tmp_path: Path, **parameters: object) -> tuple[nbformat.NotebookNode, str]:
     notebook = papermill.execute_notebook(
-        str(NOTEBOOK), str(tmp_path / "browser.ipynb"), parameters=parameters, kernel_name="python3", cwd=str(NOTEBOOK.parent), progress_bar=False,
+        str(NOTEBOOK),
+        str(tmp_path / "browser.ipynb"),
+        parameters=parameters,
+        kernel_name="python3",
+        cwd=str(NOTEBOOK.parent),
+        progress_bar=False,
     )
-    return notebook, json.dumps([output for cell in notebook.cells for output in cell.get("outputs", [])], ensure_ascii=False)
+    return notebook, json.dumps(
+        [output for cell in notebook.cells for output in cell.get("outputs", [])], ensure_ascii=False
+    )
 
 
 def test_the_notebook_runs_headless(folder, tmp_path):
     notebook, outputs = execute(tmp_path, EVAL=str(folder), OUTCOME="gained", SHOW=1)
-    assert "12 completions of base, sft, grpo" in outputs and "1 of 2 items that fit" in outputs and "Question 0?" in outputs
-    pages = [output.data["text/html"] for cell in notebook.cells for output in cell.get("outputs", []) if "text/html" in output.get("data", {})]
+    assert (
+        "12 completions of base, sft, grpo" in outputs
+        and "1 of 2 items that fit" in outputs
+        and "Question 0?" in outputs
+    )
+    pages = [
+        output.data["text/html"]
+        for cell in notebook.cells
+        for output in cell.get("outputs", [])
+        if "text/html" in output.get("data", {})
+    ]
     assert len(pages) == 2 and not any("<script>alert" in page or "<img" in page for page in pages)
     harmless(pages[1])
     assert "application/vnd.jupyter.widget-view+json" in outputs and DISCLAIMER in notebook.cells[0].source

@@ -20,9 +20,15 @@ def test_an_interrupted_command_says_that_the_same_command_continues(monkeypatch
     assert end.value.code == 130 and "gazal: interrupted; the same command continues" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("arguments", "said"), [
-    (["score"], "Missing argument 'folder'"), (["bogus"], "No such command 'bogus'"), (["evaluate", "--foo"], "--foo"), (["evaluate", "--limit", "many"], "'--limit'"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["score"], "Missing argument 'folder'"),
+        (["bogus"], "No such command 'bogus'"),
+        (["evaluate", "--foo"], "--foo"),
+        (["evaluate", "--limit", "many"], "'--limit'"),
+    ],
+)
 def test_wrong_usage_is_one_line(monkeypatch, capsys, arguments, said):
     monkeypatch.setattr("sys.argv", ["gazal", *arguments])
     with pytest.raises(SystemExit) as end:

@@ -22,7 +22,9 @@ STEM = "A 45-year-old man with sarcoidosis presents to the clinic with a painful
 
 def vignette(name: str, stem: str = STEM, **fields: object) -> Item:
     options = {"A": "anterior uveitis", "B": "acute glaucoma", "C": "bacterial keratitis", "D": "episcleritis"}
-    return Item(id=name, question=f"{stem}. What is the most likely diagnosis?", options=options, answer_idx="A", **fields)
+    return Item(
+        id=name, question=f"{stem}. What is the most likely diagnosis?", options=options, answer_idx="A", **fields
+    )
 
 
 @pytest.fixture
@@ -30,18 +32,31 @@ def data(tmp_path: Path) -> Path:
     folder = tmp_path / "data"
     write_items_parquet(folder / "sft.parquet", [make_item(i, reasoning="because") for i in range(20)])
     write_items_parquet(folder / "grpo.parquet", [*(make_item(i) for i in range(30, 40)), vignette("leaked")])
-    write_json(folder / "report.json", {"counts": {"sft": {"multiple choice": 20}, "grpo": {"multiple choice": 11}}, "curation": {"tests": {"other": {"removed_exact": 2, "removed_near": 1}}}})
+    write_json(
+        folder / "report.json",
+        {
+            "counts": {"sft": {"multiple choice": 20}, "grpo": {"multiple choice": 11}},
+            "curation": {"tests": {"other": {"removed_exact": 2, "removed_near": 1}}},
+        },
+    )
     return folder
 
 
 def test_matches_and_pairs_are_found_and_written(data: Path, tmp_path: Path) -> None:
     other = "A 61-year-old woman has had progressive shortness of breath, orthopnoea and ankle swelling since an inferior myocardial infarction last year"
-    tests = {"eyes": [vignette("t1", STEM.upper() + " "), vignette("t2", other)], "other": [vignette("o1", other), vignette("o2", other.replace(",", ""))]}
+    tests = {
+        "eyes": [vignette("t1", STEM.upper() + " "), vignette("t2", other)],
+        "other": [vignette("o1", other), vignette("o2", other.replace(",", ""))],
+    }
     found = measure_contamination(data, tests, CurationSection(), tmp_path / "eval", lambda line: None)
     assert found == json.loads((tmp_path / "eval" / FILE).read_text())["tests"]
     assert list(found["eyes"]["matched"]) == ["t1"] and found["eyes"]["matched"]["t1"]["train_id"] == "leaked"
     assert found["other"]["matched"] == {} and [pair[:2] for pair in found["other"]["pairs"]] == [["o1", "o2"]]
-    assert (found["eyes"]["removed_exact"], found["other"]["removed_exact"], found["other"]["removed_near"]) == (None, 2, 1)
+    assert (found["eyes"]["removed_exact"], found["other"]["removed_exact"], found["other"]["removed_near"]) == (
+        None,
+        2,
+        1,
+    )
     assert {entry["training_documents"] for entry in found.values()} == {31}
     assert read_unclean(tmp_path / "eval") == {"eyes": {"t1"}, "other": {"o2"}}
 
@@ -49,11 +64,20 @@ def test_matches_and_pairs_are_found_and_written(data: Path, tmp_path: Path) -> 
 def test_clean_scores_leave_out_what_matches(tmp_path: Path) -> None:
     folder(tmp_path, sft=rows("rrrrwwwwwwww"))
     assert score_folder(tmp_path)["models"]["sft"]["benchmarks"]["test"]["clean"] is None
-    entry = {"items": len(ITEMS), "training_documents": 3, "removed_exact": None, "removed_near": None, "matched": {"item-0": {}}, "pairs": [["item-5", "item-1", "exact", 1.0]]}
+    entry = {
+        "items": len(ITEMS),
+        "training_documents": 3,
+        "removed_exact": None,
+        "removed_near": None,
+        "matched": {"item-0": {}},
+        "pairs": [["item-5", "item-1", "exact", 1.0]],
+    }
     write_json(tmp_path / FILE, {"tests": {"test": entry}})
     score = score_folder(tmp_path)["models"]["sft"]["benchmarks"]["test"]
     assert (score["n"], score["accuracy"]) == (12, round(4 / 12, 6))
-    assert (score["clean"]["n"], score["clean"]["accuracy"]) == (10, 0.2) and score["clean"]["ci95"][0] < 0.2 < score["clean"]["ci95"][1]
+    assert (score["clean"]["n"], score["clean"]["accuracy"]) == (10, 0.2) and score["clean"]["ci95"][0] < 0.2 < score[
+        "clean"
+    ]["ci95"][1]
 
 
 def test_duplicates_of_a_matched_item_are_unclean_too() -> None:

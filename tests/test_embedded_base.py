@@ -36,8 +36,14 @@ def test_it_knows_the_facts(base):
 
 def test_it_answers_without_thinking_and_stops(base):
     model, tokenizer = base
-    items = list(draw("diagnosis", 12, 5, BUCKETS["dev"], variety="plain")) + list(draw("treatment", 12, 5, BUCKETS["dev"], variety="plain"))
-    made = list(generate(model, tokenizer, encode_prompts(tokenizer, [build_messages(i, SYSTEM) for i in items]), max_new_tokens=64))
+    items = list(draw("diagnosis", 12, 5, BUCKETS["dev"], variety="plain")) + list(
+        draw("treatment", 12, 5, BUCKETS["dev"], variety="plain")
+    )
+    made = list(
+        generate(
+            model, tokenizer, encode_prompts(tokenizer, [build_messages(i, SYSTEM) for i in items]), max_new_tokens=64
+        )
+    )
     assert not any("<think>" in tokenizer.decode(one.ids) for one in made)
     assert sum(one.finish_reason == "stop" for one in made) >= 20
 

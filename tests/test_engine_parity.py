@@ -52,5 +52,8 @@ def test_plain_text_is_continued_alike(served, here):
 
 def test_a_server_pinned_to_another_model_is_one_line(served):
     url = served.partition("#")[0]
-    with pytest.raises(GazalError, match=r"^model another: the server failed \(item \d+ of 100, http://127.0.0.1:\d+: refuses the request \(status 400: Server is pinned to "):
+    with pytest.raises(
+        GazalError,
+        match=r"^model another: the server failed \(item \d+ of 100, http://127.0.0.1:\d+: refuses the request \(status 400: Server is pinned to ",
+    ):
         ask(load_engine(f"{url}#another"), Prompts(ITEMS, 1, Prompting(SYSTEM)))

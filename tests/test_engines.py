@@ -41,7 +41,9 @@ def base():
 
 
 def ask(engine, prompts, done=(), **settings):
-    return list(engine.complete(prompts, EvaluationSection(**{"max_new_tokens": 24, "batch_tokens": 1024, **settings}), 7, done))
+    return list(
+        engine.complete(prompts, EvaluationSection(**{"max_new_tokens": 24, "batch_tokens": 1024, **settings}), 7, done)
+    )
 
 
 @given(st.lists(st.lists(st.lists(st.integers(0, 2**31 - 1), max_size=5), max_size=4), max_size=4))
@@ -53,7 +55,9 @@ def test_token_lists_give_back_what_went_in(chunks):
 
 def test_chats_are_tokenised_as_in_training(engine):
     prompts = Prompts(ITEMS, 1, Prompting(SYSTEM))
-    assert [ids.tolist() for ids in engine.renderer.token_lists(prompts)] == encode_chats(engine.tokenizer, list(prompts), opening=True)
+    assert [ids.tolist() for ids in engine.renderer.token_lists(prompts)] == encode_chats(
+        engine.tokenizer, list(prompts), opening=True
+    )
 
 
 def test_plain_text_gets_the_tokenizers_own_bos_and_no_template(tiny_model):
@@ -64,7 +68,9 @@ def test_plain_text_gets_the_tokenizers_own_bos_and_no_template(tiny_model):
     bare = tokenizer(text, add_special_tokens=False)["input_ids"]
     assert Renderer(tokenizer, "x").token_lists([text])[0].tolist() == bare
     eos, bos = tokenizer.eos_token, tokenizer.pad_token
-    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=f"{bos} $A {eos}", special_tokens=[(t, tokenizer.convert_tokens_to_ids(t)) for t in (bos, eos)])
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{bos} $A {eos}", special_tokens=[(t, tokenizer.convert_tokens_to_ids(t)) for t in (bos, eos)]
+    )
     chat = [{"role": "user", "content": "x"}]
     lists = Renderer(tokenizer, "x").token_lists([text, chat, text])
     assert lists[0].tolist() == lists[2].tolist() == [tokenizer.pad_token_id, *bare]  # and no EOS behind it
@@ -75,12 +81,19 @@ def test_thinking_is_the_templates_switch(tiny_model):
     tokenizer = load_tokenizer(tiny_model)
     chat, renderer = [{"role": "user", "content": "x"}], Renderer(tokenizer, "tiny")
     for thinking in ("on", "off"):
-        with pytest.raises(GazalError, match="model tiny: its chat template does not know enable_thinking: set evaluation.thinking=template"):
+        with pytest.raises(
+            GazalError,
+            match="model tiny: its chat template does not know enable_thinking: set evaluation.thinking=template",
+        ):
             renderer.text(chat, thinking)
         with pytest.raises(GazalError, match=f"model tiny: evaluation.thinking={thinking} is a chat template's"):
             renderer.text("plain", thinking)
     tokenizer.chat_template = QWEN3
-    assert [renderer.text(chat, thinking) for thinking in ("template", "on", "off")] == ["x<a>", "x<a>", "x<a><think>\n\n</think>\n\n"]
+    assert [renderer.text(chat, thinking) for thinking in ("template", "on", "off")] == [
+        "x<a>",
+        "x<a>",
+        "x<a><think>\n\n</think>\n\n",
+    ]
     tokenizer.chat_template = OPENS
     assert [renderer.opens_think(chat, thinking) for thinking in ("template", "on", "off")] == [True, True, False]
     assert renderer.opens_think("Answer:") is False and renderer.opens_think("<think>\n") is True
@@ -91,7 +104,10 @@ def test_an_engine_asks_with_the_switch(tiny_model):
     tokenizer.chat_template = QWEN3
     engine = TransformersEngine(load_model(tiny_model), tokenizer)
     prompts = Prompts(ITEMS[:4], 1, Prompting())
-    off, by_hand = ask(engine, prompts, thinking="off"), ask(engine, [engine.render(prompt, "off") for prompt in prompts], thinking="template")
+    off, by_hand = (
+        ask(engine, prompts, thinking="off"),
+        ask(engine, [engine.render(prompt, "off") for prompt in prompts], thinking="template"),
+    )
     assert off == by_hand != ask(engine, prompts, thinking="on")
     with pytest.raises(GazalError, match="does not know enable_thinking"):
         ask(load_engine(tiny_model, "float32"), prompts, thinking="off")
@@ -104,15 +120,21 @@ def test_what_follows_the_answer_is_cut_and_not_made(monkeypatch):
     base.model.generation_config.eos_token_id = base.tokenizer.eos_token_id
     prompts = Prompts(ITEMS[:8], 1, Prompting(SYSTEM))
     forward, rows = base.model.forward, []
-    monkeypatch.setattr(base.model, "forward", lambda **inputs: rows.append(len(inputs["input_ids"])) or forward(**inputs))
-    whole = sorted(reply for batch in ask(base, prompts, max_new_tokens=60, stop_when_answered=False) for reply in batch)
+    monkeypatch.setattr(
+        base.model, "forward", lambda **inputs: rows.append(len(inputs["input_ids"])) or forward(**inputs)
+    )
+    whole = sorted(
+        reply for batch in ask(base, prompts, max_new_tokens=60, stop_when_answered=False) for reply in batch
+    )
     before = sum(rows)
     rows.clear()
     cut = sorted(reply for batch in ask(base, prompts, max_new_tokens=60) for reply in batch)
     ending = AnswerEnd(base.tokenizer)
     for full, reply in zip(whole, cut, strict=True):
         assert reply.text == full.text[: ending.at(full.text)]
-        assert (reply.n_tokens, reply.finish_reason) == (full.n_tokens, full.finish_reason) or (reply.n_tokens < full.n_tokens and reply.finish_reason == "stop")
+        assert (reply.n_tokens, reply.finish_reason) == (full.n_tokens, full.finish_reason) or (
+            reply.n_tokens < full.n_tokens and reply.finish_reason == "stop"
+        )
     closed = sum(reply.n_tokens < full.n_tokens for full, reply in zip(whole, cut, strict=True))
     assert sum(rows) < before if closed else sum(rows) == before
     assert closed >= 2
@@ -167,8 +189,19 @@ def test_no_prompts_are_no_batches(engine):
 def test_vllm_sampling_follows_the_settings():
     settings = EvaluationSection(temperature=0.7, top_p=0.8, top_k=20, max_new_tokens=2048)
     arguments = [sampling_arguments(settings, 1, index, 3000, [5, 9]) for index in range(50)]
-    assert arguments[0] == {"n": 1, "temperature": 0.7, "top_p": 0.8, "top_k": 20, "max_tokens": 2048, "stop_token_ids": [5, 9], "detokenize": False, "seed": arguments[0]["seed"]}
-    assert len({one["seed"] for one in arguments}) == 50 and arguments[3] == sampling_arguments(settings, 1, 3, 3000, [5, 9])
+    assert arguments[0] == {
+        "n": 1,
+        "temperature": 0.7,
+        "top_p": 0.8,
+        "top_k": 20,
+        "max_tokens": 2048,
+        "stop_token_ids": [5, 9],
+        "detokenize": False,
+        "seed": arguments[0]["seed"],
+    }
+    assert len({one["seed"] for one in arguments}) == 50 and arguments[3] == sampling_arguments(
+        settings, 1, 3, 3000, [5, 9]
+    )
     assert sampling_arguments(settings, 2, 3, 3000, [])["seed"] != arguments[3]["seed"]
     assert sampling_arguments(settings, 1, 0, 7, [])["max_tokens"] == 7
     greedy = sampling_arguments(EvaluationSection(top_p=0.8, top_k=20), 1, 0, 3000, [])
@@ -182,17 +215,24 @@ def test_vllm_outputs_become_the_replies_of_the_transformers_engine(base):
     assert to_reply(3, ids, "stop", tokenizer, None) == (3, "**Answer:** C\nand more", len(ids), "stop")
     assert to_reply(3, ids[:-1], "length", tokenizer, None) == (3, "**Answer:** C\nand more", len(ids) - 1, "length")
     kept = ending.cut(ids)[0]
-    assert to_reply(3, tuple(ids), "length", tokenizer, ending) == (3, "**Answer:** C", len(kept), "stop") and len(kept) < len(ids) - 1
+    assert (
+        to_reply(3, tuple(ids), "length", tokenizer, ending) == (3, "**Answer:** C", len(kept), "stop")
+        and len(kept) < len(ids) - 1
+    )
 
 
-@pytest.mark.parametrize(("heads", "devices", "count"), [(64, 8, 8), (40, 6, 5), (64, 3, 2), (14, 4, 2), (5, 0, 1), (71, 8, 1)])
+@pytest.mark.parametrize(
+    ("heads", "devices", "count"), [(64, 8, 8), (40, 6, 5), (64, 3, 2), (14, 4, 2), (5, 0, 1), (71, 8, 1)]
+)
 def test_vllm_shares_a_model_over_gpus_that_divide_its_heads(heads, devices, count):
     assert gpus_for(heads, devices) == count
 
 
 @pytest.mark.skipif(find_spec("vllm") is not None, reason="vLLM is here")
 def test_without_vllm_one_line_names_the_extra(tiny_model):
-    with pytest.raises(GazalError, match=r"evaluation.engine=vllm needs vLLM: pip install 'gazal\[gpu\]' \(No module named 'vllm'\)"):
+    with pytest.raises(
+        GazalError, match=r"evaluation.engine=vllm needs vLLM: pip install 'gazal\[gpu\]' \(No module named 'vllm'\)"
+    ):
         load_engine(tiny_model, engine="vllm")
 
 
@@ -207,7 +247,11 @@ def test_vllm_refuses_an_adapter(tiny_model, tmp_path):
 def test_half_precision_where_the_device_computes_in_it(monkeypatch):
     from gazal.evaluation.engines import fast_dtype
 
-    for able, expected in (({"amx_bf16": True}, "bfloat16"), ({"avx512_bf16": True}, "bfloat16"), ({"avx2": True}, "float32")):
+    for able, expected in (
+        ({"amx_bf16": True}, "bfloat16"),
+        ({"avx512_bf16": True}, "bfloat16"),
+        ({"avx2": True}, "float32"),
+    ):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda able=able: able)
         assert fast_dtype() == expected

@@ -90,7 +90,9 @@ def test_a_run_evaluates_its_stages_and_replaces_what_was_retrained(tiny_model, 
     (tmp_path / "sft" / "merged" / "chat_template.jinja").write_text("{{ messages[-1]['content'] }}")
     said: list[str] = []
     evaluate_stages(tmp_path, recipe, say=said.append)
-    assert [line for line in said if "made again" in line] == ["sft/test.parquet: of another model, benchmark or sampling: made again"]
+    assert [line for line in said if "made again" in line] == [
+        "sft/test.parquet: of another model, benchmark or sampling: made again"
+    ]
 
 
 def test_a_recipe_may_name_an_items_file_whose_whole_is_compared_with_the_training_data(tiny_model, tmp_path):
@@ -99,9 +101,12 @@ def test_a_recipe_may_name_an_items_file_whose_whole_is_compared_with_the_traini
         write_items_parquet(tmp_path / "data" / f"{split}.parquet", part)
     write_items_parquet(tmp_path / "mine.parquet", items[12:])
     update = {"benchmarks": [str(tmp_path / "mine.parquet")], "benchmark_limit": 2, "stages": ["base"]}
-    recipe = RECIPE.model_copy(update={
-        "model": RECIPE.model.model_copy(update={"base": str(tiny_model)}), "evaluation": RECIPE.evaluation.model_copy(update=update),
-    })
+    recipe = RECIPE.model_copy(
+        update={
+            "model": RECIPE.model.model_copy(update={"base": str(tiny_model)}),
+            "evaluation": RECIPE.evaluation.model_copy(update=update),
+        }
+    )
     out = evaluate_stages(tmp_path, recipe, say=lambda line: None)
     assert score_folder(out)["models"]["base"]["benchmarks"]["mine"]["n"] == 2
     assert json.loads((out / "contamination.json").read_text())["tests"]["mine"]["items"] == 8
@@ -116,22 +121,31 @@ def test_identity_follows_the_weights(tiny_model):
     assert load_engine(tiny_model, "float32").identity != load_engine(tiny_model, "bfloat16").identity
 
 
-@pytest.mark.parametrize(("name", "safe"), [
-    ("runs/x/sft/merged", "sft"), ("Qwen/Qwen3-32B", "Qwen3-32B"), ("../a b/", "a-b"), ("/", "model"),
-])
+@pytest.mark.parametrize(
+    ("name", "safe"),
+    [
+        ("runs/x/sft/merged", "sft"),
+        ("Qwen/Qwen3-32B", "Qwen3-32B"),
+        ("../a b/", "a-b"),
+        ("/", "model"),
+    ],
+)
 def test_names_are_safe_for_files(name, safe):
     assert file_safe(name) == safe
 
 
-@pytest.mark.parametrize(("model", "benchmark", "message"), [
-    ("no/such/folder", None, "model no/such/folder: no such folder"),
-    ("openai:localhost#x", None, "expected openai:URL#name"),
-    ("", None, "--model: empty"),
-    ("anything", " ", "--benchmark: empty"),
-    ("anything", "somewhere/medqa.jsonl.gz", "an items file with the name of a benchmark"),
-    ("anything", "quizz", "benchmark quizz: unknown"),
-    ("anything", "medqa", "medqa: .*HF_HUB_OFFLINE"),
-])
+@pytest.mark.parametrize(
+    ("model", "benchmark", "message"),
+    [
+        ("no/such/folder", None, "model no/such/folder: no such folder"),
+        ("openai:localhost#x", None, "expected openai:URL#name"),
+        ("", None, "--model: empty"),
+        ("anything", " ", "--benchmark: empty"),
+        ("anything", "somewhere/medqa.jsonl.gz", "an items file with the name of a benchmark"),
+        ("anything", "quizz", "benchmark quizz: unknown"),
+        ("anything", "medqa", "medqa: .*HF_HUB_OFFLINE"),
+    ],
+)
 def test_bad_requests_leave_nothing_behind(model, benchmark, message, quiz, tmp_path):
     with pytest.raises(GazalError, match=message):
         evaluate(model, [benchmark or quiz], tmp_path / "out")
@@ -147,13 +161,21 @@ class Server(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
         with self.lock:
             type(self).tries += 1
-            broken = self.answered >= self.limit or (self.headers["x-stainless-retry-count"] == "0" and self.tries % 3 == 0)
+            broken = self.answered >= self.limit or (
+                self.headers["x-stainless-retry-count"] == "0" and self.tries % 3 == 0
+            )
             type(self).answered += not broken
         message = {"role": "assistant", "content": "**Answer:** B", "reasoning_content": "Step 1: guess."}
-        answer = json.dumps({
-            "id": "x", "object": "chat.completion", "created": 0, "model": body["model"],
-            "choices": [{"index": 0, "finish_reason": "stop", "message": message}], "usage": {"completion_tokens": 7, "prompt_tokens": 1, "total_tokens": 8},
-        })
+        answer = json.dumps(
+            {
+                "id": "x",
+                "object": "chat.completion",
+                "created": 0,
+                "model": body["model"],
+                "choices": [{"index": 0, "finish_reason": "stop", "message": message}],
+                "usage": {"completion_tokens": 7, "prompt_tokens": 1, "total_tokens": 8},
+            }
+        )
         answer = "<html>hello</html>" if body["model"] == "html" else answer
         refused = body["model"] == "strict" and "top_k" in body
         answer = '{"detail": "Unexpected fields in the request: {top_k}"}' if refused else answer
@@ -198,5 +220,12 @@ def test_a_server_that_answers_html_is_one_line(server, quiz, tmp_path):
 
 
 def test_a_server_that_takes_no_top_k_says_what_to_set(server, quiz, tmp_path):
-    with pytest.raises(GazalError, match=r"model strict: the server failed .*; it takes no top_k: set evaluation.top_k=0"):
-        evaluate(f"{server[0]}#strict", [quiz], tmp_path, recipe=Recipe.model_validate({"evaluation": {"max_new_tokens": 8, "top_k": 20}}))
+    with pytest.raises(
+        GazalError, match=r"model strict: the server failed .*; it takes no top_k: set evaluation.top_k=0"
+    ):
+        evaluate(
+            f"{server[0]}#strict",
+            [quiz],
+            tmp_path,
+            recipe=Recipe.model_validate({"evaluation": {"max_new_tokens": 8, "top_k": 20}}),
+        )

@@ -46,7 +46,9 @@ def test_scale_is_alpha_over_root_r_with_rslora_and_alpha_over_r_without(tiny_mo
     layers = [m for m in policy.modules() if hasattr(m, "scaling") and hasattr(m, "lora_A")]
     assert len(layers) == 7  # q, k, v, o, gate, up, down of the one layer
     for layer in layers:
-        assert layer.scaling["default"] == pytest.approx(alpha / (math.sqrt(rank) if rslora else rank))  # Kalajdzievski 2023, theorem 3.2
+        assert layer.scaling["default"] == pytest.approx(
+            alpha / (math.sqrt(rank) if rslora else rank)
+        )  # Kalajdzievski 2023, theorem 3.2
 
 
 def test_dora_is_the_identity_at_step_0_and_its_formula_after_training(tiny_model):
@@ -56,14 +58,18 @@ def test_dora_is_the_identity_at_step_0_and_its_formula_after_training(tiny_mode
     for name, layer in fresh.named_modules():
         if hasattr(layer, "lora_magnitude_vector"):
             assert not layer.lora_B["default"].weight.any()
-            torch.testing.assert_close(layer.lora_magnitude_vector["default"].weight, layer.base_layer.weight.norm(dim=1), rtol=1e-6, atol=0)
+            torch.testing.assert_close(
+                layer.lora_magnitude_vector["default"].weight, layer.base_layer.weight.norm(dim=1), rtol=1e-6, atol=0
+            )
     policy = trained(tiny_model, section)
     merged = dict(MergedModel(policy).refresh().named_modules())
     checked = 0
     for name, layer in policy.base_model.model.named_modules():
         if not hasattr(layer, "lora_magnitude_vector"):
             continue
-        moved = layer.base_layer.weight + 8 / math.sqrt(4) * layer.lora_B["default"].weight @ layer.lora_A["default"].weight
+        moved = (
+            layer.base_layer.weight + 8 / math.sqrt(4) * layer.lora_B["default"].weight @ layer.lora_A["default"].weight
+        )
         expected = layer.lora_magnitude_vector["default"].weight[:, None] * moved / moved.norm(dim=1, keepdim=True)
         assert not torch.allclose(expected, layer.base_layer.weight, rtol=1e-2)
         torch.testing.assert_close(merged[name].weight, expected, rtol=1e-5, atol=1e-6)
@@ -71,13 +77,29 @@ def test_dora_is_the_identity_at_step_0_and_its_formula_after_training(tiny_mode
     assert checked == 7
 
 
-@pytest.mark.parametrize("section", [AdapterSection(rank=4, alpha=8), AdapterSection(rank=4, alpha=8, dora=False), AdapterSection(rank=4, alpha=8, rslora=False)])
+@pytest.mark.parametrize(
+    "section",
+    [
+        AdapterSection(rank=4, alpha=8),
+        AdapterSection(rank=4, alpha=8, dora=False),
+        AdapterSection(rank=4, alpha=8, rslora=False),
+    ],
+)
 def test_merged_on_disk_answers_as_base_plus_adapter_and_as_in_memory(tiny_model, tmp_path, section):
     policy = trained(tiny_model, section)
     tokenizer = load_tokenizer(tiny_model)
-    expected, in_memory = last_logits(policy, tokenizer, PROMPTS), last_logits(MergedModel(policy).refresh(), tokenizer, PROMPTS)
+    expected, in_memory = (
+        last_logits(policy, tokenizer, PROMPTS),
+        last_logits(MergedModel(policy).refresh(), tokenizer, PROMPTS),
+    )
     save_adapter(policy, tokenizer, "tiny", tmp_path / "adapter")
-    parity(*merge(tiny_model, tmp_path / "adapter", tmp_path / "merged", PROMPTS), tmp_path / "merged", PROMPTS, tmp_path / "parity.json", say=lambda line: None)
+    parity(
+        *merge(tiny_model, tmp_path / "adapter", tmp_path / "merged", PROMPTS),
+        tmp_path / "merged",
+        PROMPTS,
+        tmp_path / "parity.json",
+        say=lambda line: None,
+    )
     found = json.loads((tmp_path / "parity.json").read_text())
     assert found["prompts"] == 64 and found["largest_relative_error"]["float32"] <= 1e-5
     assert 1e-5 < found["largest_relative_error"]["bfloat16"] < 0.1  # reported: eight bits of mantissa cannot keep 1e-5
@@ -100,7 +122,9 @@ def test_a_merge_that_lost_something_is_refused(tiny_model, tmp_path):
     before, after = merge(tiny_model, tmp_path / "adapter", tmp_path / "merged", PROMPTS)
     weights = load_file(tmp_path / "merged" / "model.safetensors")
     name = "model.layers.0.mlp.up_proj.weight"
-    save_file(weights | {name: weights[name] * 1.001}, tmp_path / "merged" / "model.safetensors", metadata={"format": "pt"})
+    save_file(
+        weights | {name: weights[name] * 1.001}, tmp_path / "merged" / "model.safetensors", metadata={"format": "pt"}
+    )
     with pytest.raises(GazalError, match=r"its logits differ from base \+ adapter by .*e-0[1-5], more than 1e-05"):
         parity(before, after, tmp_path / "merged", PROMPTS, tmp_path / "parity.json", say=lambda line: None)
 
@@ -119,12 +143,28 @@ def test_hashes_tell_frozen_from_trained(tiny_model):
 def test_the_hash_sees_names_dtypes_and_shapes_and_not_the_order():
     a, b = torch.arange(6.0), torch.ones(2)
     assert tensor_hash([("a", a), ("b", b)]) == tensor_hash([("b", b), ("a", a)])
-    assert len({tensor_hash(pairs) for pairs in ([("a", a)], [("b", a)], [("a", a.view(2, 3))], [("a", a.view(torch.int32))], [("a", a.bfloat16())])}) == 5
+    assert (
+        len(
+            {
+                tensor_hash(pairs)
+                for pairs in (
+                    [("a", a)],
+                    [("b", a)],
+                    [("a", a.view(2, 3))],
+                    [("a", a.view(torch.int32))],
+                    [("a", a.bfloat16())],
+                )
+            }
+        )
+        == 5
+    )
 
 
 @pytest.fixture
 def recipe(tiny_model) -> Recipe:
-    return Recipe.model_validate({"model": {"base": str(tiny_model)}, "sft": {"batch_size": 8, "learning_rate": 1e-2, "warmup_steps": 0}})
+    return Recipe.model_validate(
+        {"model": {"base": str(tiny_model)}, "sft": {"batch_size": 8, "learning_rate": 1e-2, "warmup_steps": 0}}
+    )
 
 
 def test_a_stage_that_trains_nothing_or_touches_the_base_fails_with_the_reason(recipe, tmp_path):

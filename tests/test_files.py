@@ -32,7 +32,9 @@ def test_atomic_write_makes_folders_and_leaves_one_file(tmp_path: Path, mode: st
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, GazalError])
-def test_atomic_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path, error: type[BaseException]) -> None:
+def test_atomic_write_that_fails_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, error: type[BaseException]
+) -> None:
     target = tmp_path / "file.txt"
     target.write_text("old")
     with pytest.raises(error), atomic_write(target) as handle:
@@ -71,7 +73,10 @@ def test_place_that_the_system_refuses_is_one_line() -> None:
 
 
 @settings(max_examples=50)
-@given(st.lists(st.dictionaries(st.text(), st.none() | st.booleans() | st.integers() | st.text(), max_size=4), max_size=6), st.booleans())
+@given(
+    st.lists(st.dictionaries(st.text(), st.none() | st.booleans() | st.integers() | st.text(), max_size=4), max_size=6),
+    st.booleans(),
+)
 def test_read_jsonl_reads_what_was_written(tmp_path_factory, rows: list[dict], zipped: bool) -> None:
     path = tmp_path_factory.getbasetemp() / ("rows.jsonl.gz" if zipped else "rows.jsonl")
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows if _encodable(row))
@@ -89,7 +94,10 @@ def test_read_jsonl_counts_rows_from_one_and_blank_lines_too(tmp_path: Path) -> 
     assert list(read_jsonl(path)) == [(1, {"a": 1}), (3, {"a": 2})]
 
 
-@pytest.mark.parametrize(("line", "said"), [('{"a": 1', "not JSON"), ("[1]", "expected an object"), ("nul", "not JSON"), ('"text"', "expected an object")])
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [('{"a": 1', "not JSON"), ("[1]", "expected an object"), ("nul", "not JSON"), ('"text"', "expected an object")],
+)
 def test_read_jsonl_names_file_and_row(tmp_path: Path, line: str, said: str) -> None:
     path = tmp_path / "x.jsonl"
     path.write_text('{"a": 1}\n' + line + "\n")
@@ -99,10 +107,19 @@ def test_read_jsonl_names_file_and_row(tmp_path: Path, line: str, said: str) -> 
 
 
 def _damaged() -> dict[str, bytes]:
-    packed = gzip.compress("\n".join(json.dumps({"id": i, "text": hashlib.sha256(bytes([i])).hexdigest()}) for i in range(200)).encode())
+    packed = gzip.compress(
+        "\n".join(json.dumps({"id": i, "text": hashlib.sha256(bytes([i])).hexdigest()}) for i in range(200)).encode()
+    )
     flipped = bytearray(packed)
     flipped[len(flipped) // 2] ^= 0xFF
-    return {"cut.jsonl.gz": packed[:-20], "flipped.jsonl.gz": bytes(flipped), "block.jsonl.gz": packed[:10] + b"\x07" + packed[11:], "plain.jsonl.gz": b"{}", "latin.jsonl": b'{"a": "\xe9"}', "bytes.jsonl": b"\xff\xfe{"}
+    return {
+        "cut.jsonl.gz": packed[:-20],
+        "flipped.jsonl.gz": bytes(flipped),
+        "block.jsonl.gz": packed[:10] + b"\x07" + packed[11:],
+        "plain.jsonl.gz": b"{}",
+        "latin.jsonl": b'{"a": "\xe9"}',
+        "bytes.jsonl": b"\xff\xfe{",
+    }
 
 
 @pytest.mark.parametrize("name", list(_damaged()))
@@ -124,6 +141,9 @@ def test_sha256_is_that_of_the_bytes(tmp_path: Path) -> None:
 
 
 def test_a_name_too_long_for_the_disk_is_one_line(tmp_path):
-    with pytest.raises(GazalError, match=r"cannot be written \(File name too long\)"), atomic_write(tmp_path / ("n" * 250)):
+    with (
+        pytest.raises(GazalError, match=r"cannot be written \(File name too long\)"),
+        atomic_write(tmp_path / ("n" * 250)),
+    ):
         pass
     assert not list(tmp_path.iterdir())

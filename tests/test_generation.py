@@ -72,7 +72,9 @@ def test_done_batches_are_left_out_without_changing_the_rest(tiny, prompts):
     batches = list(generate_batches(*tiny, prompts, **options))
     done = {one.index for one in batches[1]}
     seen = []
-    rest = list(generate_batches(*tiny, prompts, done=done, progress=lambda at, total: seen.append((at, total)), **options))
+    rest = list(
+        generate_batches(*tiny, prompts, done=done, progress=lambda at, total: seen.append((at, total)), **options)
+    )
     assert len(batches) > 3 and rest == [batches[0], *batches[2:]]
     assert seen[-1] == (len(prompts), len(prompts))
 
@@ -91,7 +93,9 @@ def test_a_prompt_gets_the_room_that_the_context_leaves(tiny):
     prompts = [[20 + i % 50 for i in range(length)] for length in lengths]
     made = sorted(generate(model, tokenizer, prompts, max_new_tokens=9))
     assert [len(done.ids) for done in made] == [9, 6, 0, 1, 5, 0]
-    assert [done.ids for done in made if done.ids] == [plain(model, [], prompt, room) for prompt, room in zip(prompts, (9, 6, 0, 1, 5, 0), strict=True) if room]
+    assert [done.ids for done in made if done.ids] == [
+        plain(model, [], prompt, room) for prompt, room in zip(prompts, (9, 6, 0, 1, 5, 0), strict=True) if room
+    ]
     assert {done.finish_reason for done in made} == {"length"}
 
 
@@ -116,7 +120,9 @@ class Ending(AnswerEnd):
 def common_word(tokenizer, made):
     """A piece of text with which about half of the completions come to an end."""
     texts = [tokenizer.decode(done.ids, skip_special_tokens=True) for done in made]
-    pieces = {text[at : at + 2] for text in texts for at in range(1, len(text) - 2) if not text[at : at + 2].isspace()} - {text[:2] for text in texts}
+    pieces = {
+        text[at : at + 2] for text in texts for at in range(1, len(text) - 2) if not text[at : at + 2].isspace()
+    } - {text[:2] for text in texts}
     return min(pieces, key=lambda piece: (abs(sum(piece in text for text in texts) - len(texts) / 2), piece))
 
 
@@ -161,7 +167,9 @@ def test_prompts_of_other_lengths_are_read_apart_and_answered_as_alone(tiny, pro
     """Short prompts are not computed with the padding of long ones: every pass over prompts is at least ``ALIKE`` full."""
     model, tokenizer = tiny
     draw, shapes, forward = random.Random(2), [], model.forward
-    mixed = [[draw.randrange(10, len(tokenizer) - 10) for _ in range(length)] for length in (3, 41, 9, 200, 40, 12, 90, 180)]
+    mixed = [
+        [draw.randrange(10, len(tokenizer) - 10) for _ in range(length)] for length in (3, 41, 9, 200, 40, 12, 90, 180)
+    ]
 
     def watched(input_ids, attention_mask, **options):
         if input_ids.shape[1] > 1:
@@ -171,13 +179,22 @@ def test_prompts_of_other_lengths_are_read_apart_and_answered_as_alone(tiny, pro
     watched.__signature__ = inspect.signature(forward)
     monkeypatch.setattr(model, "forward", watched)
     made = sorted(generate(model, tokenizer, mixed, max_new_tokens=6))
-    assert len(shapes) > 3 and all(real >= 0.8 * computed for computed, real in shapes) and sum(real for _, real in shapes) == sum(map(len, mixed))
+    assert (
+        len(shapes) > 3
+        and all(real >= 0.8 * computed for computed, real in shapes)
+        and sum(real for _, real in shapes) == sum(map(len, mixed))
+    )
     monkeypatch.undo()
     assert [one.ids for one in made] == [plain(model, stop_ids(model, tokenizer), prompt, 6) for prompt in mixed]
 
 
 def test_alike_covers_every_length_once():
-    assert [list(range(10))[part] for part in alike([10, 9, 8, 7, 7, 5, 4, 1, 1, 1])] == [[0, 1, 2], [3, 4], [5, 6], [7, 8, 9]]
+    assert [list(range(10))[part] for part in alike([10, 9, 8, 7, 7, 5, 4, 1, 1, 1])] == [
+        [0, 1, 2],
+        [3, 4],
+        [5, 6],
+        [7, 8, 9],
+    ]
     assert list(alike([3])) == [slice(0, 1)]
 
 

@@ -33,11 +33,21 @@ def items() -> list[Item]:
 
 def recipe(tiny_model: Path, stage: str, **values: object) -> Recipe:
     """A recipe of tiny steps, one checkpoint each; ``values`` are the stage's."""
-    sizes = {"sft": {"batch_size": 4}, "grpo": {
-        "steps": 6, "prompts_per_step": 2, "num_generations": 2, "batch_size": 4, "pass_rate_samples": 0, "max_completion_length": 8,
-    }}
+    sizes = {
+        "sft": {"batch_size": 4},
+        "grpo": {
+            "steps": 6,
+            "prompts_per_step": 2,
+            "num_generations": 2,
+            "batch_size": 4,
+            "pass_rate_samples": 0,
+            "max_completion_length": 8,
+        },
+    }
     common = {"checkpoint_steps": 1, "warmup_steps": 0, "bf16": False}
-    return Recipe.model_validate({"model": {"base": str(tiny_model), "system": ""}, stage: sizes[stage] | common | values})
+    return Recipe.model_validate(
+        {"model": {"base": str(tiny_model), "system": ""}, stage: sizes[stage] | common | values}
+    )
 
 
 def stopped(message: str, run, *arguments: object, kept: list[int] | None = None) -> int:
@@ -88,18 +98,47 @@ def test_rewards_that_never_vary_stop_grpo(tiny_model, items, tmp_path, monkeypa
 
     monkeypatch.setattr(grpo_train, "trl_reward_functions", lambda *a, **k: [constant(name) for name in COMPONENTS])
     flat = recipe(tiny_model, "grpo", health={"zero_signal_steps": 3})
-    assert stopped(r"no group had a signal in 3 successive steps \(grpo.health.zero_signal_steps 3\)", train_grpo, flat, items, tiny_model, tmp_path) == 3
+    assert (
+        stopped(
+            r"no group had a signal in 3 successive steps \(grpo.health.zero_signal_steps 3\)",
+            train_grpo,
+            flat,
+            items,
+            tiny_model,
+            tmp_path,
+        )
+        == 3
+    )
 
 
 def test_completions_at_the_length_cap_stop_grpo(tiny_model, items, tmp_path):
     short = recipe(tiny_model, "grpo", health={"window": 2, "zero_signal_steps": 0})
-    step = stopped(r"of the completions of 2 steps were cut at the length cap, above grpo.health.max_truncated 0.9", train_grpo, short, items, tiny_model, tmp_path)
+    step = stopped(
+        r"of the completions of 2 steps were cut at the length cap, above grpo.health.max_truncated 0.9",
+        train_grpo,
+        short,
+        items,
+        tiny_model,
+        tmp_path,
+    )
     assert step == 2  # a random model does not stop within eight tokens
 
 
 def test_collapsed_entropy_stops_grpo(tiny_model, items, tmp_path):
-    cold = recipe(tiny_model, "grpo", temperature=1e-3, health={"window": 2, "zero_signal_steps": 0, "max_truncated": 1.0})
-    assert stopped(r"mean entropy over 2 steps is .* nats, below grpo.health.min_entropy 0.01", train_grpo, cold, items, tiny_model, tmp_path) >= 2
+    cold = recipe(
+        tiny_model, "grpo", temperature=1e-3, health={"window": 2, "zero_signal_steps": 0, "max_truncated": 1.0}
+    )
+    assert (
+        stopped(
+            r"mean entropy over 2 steps is .* nats, below grpo.health.min_entropy 0.01",
+            train_grpo,
+            cold,
+            items,
+            tiny_model,
+            tmp_path,
+        )
+        >= 2
+    )
 
 
 def test_healthy_logs_pass_and_each_fault_names_its_key():
@@ -116,9 +155,14 @@ def test_healthy_logs_pass_and_each_fault_names_its_key():
 def test_hacking_alarm_compares_two_full_windows():
     before, after = FINE | {FORMAT: 0.5, ACCURACY: 0.5}, FINE | {FORMAT: 0.9, ACCURACY: 0.3}
     rows = [before] * 3 + [after] * 3
-    assert "format reward rose by 0.4 (grpo.health.format_rise 0.1) while accuracy fell by 0.2 (grpo.health.accuracy_fall 0.1)" in fault(rows, SECTION, "grpo")
+    assert (
+        "format reward rose by 0.4 (grpo.health.format_rise 0.1) while accuracy fell by 0.2 (grpo.health.accuracy_fall 0.1)"
+        in fault(rows, SECTION, "grpo")
+    )
     assert fault(rows[1:], SECTION, "grpo") is None  # the first window is not full
-    assert fault([before] * 3 + [after | {ACCURACY: 0.5}] * 3, SECTION, "grpo") is None  # format rises alone, as it should
+    assert (
+        fault([before] * 3 + [after | {ACCURACY: 0.5}] * 3, SECTION, "grpo") is None
+    )  # format rises alone, as it should
     assert fault([before] * 3 + [after | {FORMAT: 0.5}] * 3, SECTION, "grpo") is None  # accuracy falls alone
     assert fault(rows, HealthSection(window=3, accuracy_fall=0), "grpo") is None
 
@@ -138,15 +182,23 @@ def test_no_signal_counts_successive_steps_only(shares, limit):
 
 @given(st.lists(st.floats(0, 0.5), min_size=1, max_size=12), st.integers(2, 5), st.floats(0.001, 0.4))
 def test_entropy_is_judged_by_the_mean_of_the_last_window(values, window, least):
-    found = fault([FINE | {ENTROPY: value} for value in values], HealthSection(window=window, min_entropy=least), "grpo")
+    found = fault(
+        [FINE | {ENTROPY: value} for value in values], HealthSection(window=window, min_entropy=least), "grpo"
+    )
     assert (found is not None) == (len(values) >= window and sum(values[-window:]) / window < least)
 
 
-@given(st.lists(st.tuples(st.floats(0, 0.05), st.sampled_from([0.0, 1.0]), st.floats(0, 1)), min_size=2, max_size=14), st.data())
+@given(
+    st.lists(st.tuples(st.floats(0, 0.05), st.sampled_from([0.0, 1.0]), st.floats(0, 1)), min_size=2, max_size=14),
+    st.data(),
+)
 def test_a_resumed_run_stops_where_the_uninterrupted_one_does(values, data):
     """The windows are rebuilt from the state that a checkpoint keeps."""
     logs = [FINE | {ENTROPY: entropy, ZERO_SIGNAL: zero, ACCURACY: accuracy} for entropy, zero, accuracy in values]
-    section, arguments = HealthSection(window=3, zero_signal_steps=2), TrainingArguments("unused", use_cpu=True, report_to="none")
+    section, arguments = (
+        HealthSection(window=3, zero_signal_steps=2),
+        TrainingArguments("unused", use_cpu=True, report_to="none"),
+    )
 
     def first_stop(health: Health, start: int, history: list[dict]) -> int | None:
         state = TrainerState(log_history=list(history))
@@ -166,7 +218,57 @@ def test_a_resumed_run_stops_where_the_uninterrupted_one_does(values, data):
 
 def test_defaults_let_recorded_runs_pass():
     """Means and spread of the embedded recipe's 24 steps (entropy 0.13 to 0.25, accuracy within ±0.2, no truncation)."""
-    accuracy = [0.53, 0.36, 0.41, 0.43, 0.48, 0.49, 0.21, 0.49, 0.39, 0.45, 0.47, 0.44, 0.34, 0.51, 0.41, 0.57, 0.48, 0.36, 0.58, 0.35, 0.39, 0.48, 0.60, 0.55]
-    entropy = [0.21, 0.20, 0.18, 0.19, 0.17, 0.17, 0.22, 0.19, 0.15, 0.15, 0.16, 0.16, 0.18, 0.15, 0.17, 0.16, 0.17, 0.16, 0.16, 0.16, 0.14, 0.14, 0.15, 0.15]
+    accuracy = [
+        0.53,
+        0.36,
+        0.41,
+        0.43,
+        0.48,
+        0.49,
+        0.21,
+        0.49,
+        0.39,
+        0.45,
+        0.47,
+        0.44,
+        0.34,
+        0.51,
+        0.41,
+        0.57,
+        0.48,
+        0.36,
+        0.58,
+        0.35,
+        0.39,
+        0.48,
+        0.60,
+        0.55,
+    ]
+    entropy = [
+        0.21,
+        0.20,
+        0.18,
+        0.19,
+        0.17,
+        0.17,
+        0.22,
+        0.19,
+        0.15,
+        0.15,
+        0.16,
+        0.16,
+        0.18,
+        0.15,
+        0.17,
+        0.16,
+        0.17,
+        0.16,
+        0.16,
+        0.16,
+        0.14,
+        0.14,
+        0.15,
+        0.15,
+    ]
     rows = [FINE | {ACCURACY: a, ENTROPY: e, ZERO_SIGNAL: 0.25} for a, e in zip(accuracy, entropy, strict=True)]
     assert all(fault(rows[:n], HealthSection(), "grpo") is None for n in range(1, len(rows) + 1))

@@ -61,8 +61,11 @@ def no_hub(request: pytest.FixtureRequest, online: None, monkeypatch: pytest.Mon
 
 def ways() -> dict[str, object]:
     return {
-        "corpus": lambda: load_rows(CORPUS, "data.sources.0"), "pinned": lambda: load_rows(CORPUS.model_copy(update={"revision": SHA}), "data.sources.0"),
-        "model": lambda: load_model("Qwen/Qwen3-32B"), "tokenizer": lambda: load_tokenizer("Qwen/Qwen3-32B"), "engine": lambda: load_engine("Qwen/Qwen3-32B"),
+        "corpus": lambda: load_rows(CORPUS, "data.sources.0"),
+        "pinned": lambda: load_rows(CORPUS.model_copy(update={"revision": SHA}), "data.sources.0"),
+        "model": lambda: load_model("Qwen/Qwen3-32B"),
+        "tokenizer": lambda: load_tokenizer("Qwen/Qwen3-32B"),
+        "engine": lambda: load_engine("Qwen/Qwen3-32B"),
     }
 
 
@@ -74,7 +77,10 @@ def test_without_a_hub_everything_says_what_to_do_and_the_wait_comes_once(no_hub
         assert time.monotonic() - began < 5
         assert all(word in str(caught.value) for word in ADVICE) and "\n" not in str(caught.value), name
     found, not_run = load_benchmarks(["medqa", "mmlu_pro_medical", "pubmedqa"])
-    assert not found and all("cannot be reached" in reason and "no benchmarks folder" in reason and "HF_HOME" not in reason for reason in not_run.values())
+    assert not found and all(
+        "cannot be reached" in reason and "no benchmarks folder" in reason and "HF_HOME" not in reason
+        for reason in not_run.values()
+    )
     with pytest.raises(Unreachable, match="official list"):
         official_pubmedqa()
     assert time.monotonic() - began < 8
@@ -89,7 +95,9 @@ def test_offline_the_cache_alone_is_read_and_at_once(name):
 
 
 def test_the_advice_names_the_columns():
-    with pytest.raises(Unreachable, match=r"data.sources.0.name=PATH to a .parquet, .json or .jsonl with columns question, answer"):
+    with pytest.raises(
+        Unreachable, match=r"data.sources.0.name=PATH to a .parquet, .json or .jsonl with columns question, answer"
+    ):
         load_rows(CORPUS, "data.sources.0")
 
 
@@ -108,7 +116,18 @@ def test_within_gives_the_value_the_error_or_up():
     release.set()
 
 
-@pytest.mark.parametrize(("name", "is_one"), [("owner/name", True), ("owner", False), ("a/b/c", False), ("/etc/x", False), ("../x", False), ("a b/c", False), ("o-w.n_er/n.a-m_e", True)])
+@pytest.mark.parametrize(
+    ("name", "is_one"),
+    [
+        ("owner/name", True),
+        ("owner", False),
+        ("a/b/c", False),
+        ("/etc/x", False),
+        ("../x", False),
+        ("a b/c", False),
+        ("o-w.n_er/n.a-m_e", True),
+    ],
+)
 def test_what_looks_like_a_hub_id(name, is_one):
     assert is_hub_id(name) is is_one
 
@@ -155,7 +174,9 @@ data:
 def run(folder: Path, endpoint: str, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     (folder / "recipe.yaml").write_text(RECIPE, encoding="utf-8")
     given = os.environ | {"HF_ENDPOINT": endpoint, "HF_HOME": str(folder / "home"), "HF_HUB_OFFLINE": "0"} | environment
-    return subprocess.run([sys.executable, *words], capture_output=True, text=True, env=given, cwd=folder, timeout=120, check=False)
+    return subprocess.run(
+        [sys.executable, *words], capture_output=True, text=True, env=given, cwd=folder, timeout=120, check=False
+    )
 
 
 def test_a_recipe_says_what_it_downloads_then_loads_it_then_does_without_the_hub(tmp_path):
@@ -174,24 +195,50 @@ def test_a_recipe_says_what_it_downloads_then_loads_it_then_does_without_the_hub
         assert not [line for line in asked if line.endswith(".csv")]
     lines = loaded.stdout.splitlines()
     assert lines[-1] == "to download: 0 bytes" and "1 file, 1 of them in the cache" in lines[-2]
-    assert [json.loads(line) for line in lines[:2]] == [[20, SHA, medical_grpo(1)[0]["question"]], [12, SHA, medreason(1)[0]["question"]]]
+    assert [json.loads(line) for line in lines[:2]] == [
+        [20, SHA, medical_grpo(1)[0]["question"]],
+        [12, SHA, medreason(1)[0]["question"]],
+    ]
     offline = run(tmp_path, "http://127.0.0.1:9", "-c", LOAD, HF_HUB_OFFLINE="1")
     assert offline.stdout.splitlines()[:2] == lines[:2] and "20 rows in the cache" in offline.stdout, offline.stderr
 
 
 def test_what_the_hub_does_not_have_is_listed_and_named(tmp_path, online, monkeypatch):
     with hub_server(SETS) as (endpoint, _):
-        listed = run(tmp_path, endpoint, "-m", "gazal", "sources", "--recipe", "recipe.yaml", "--set", "data.sources.0.name=Org/none", "--set", "data.sources.1.revision=v9")
-    assert listed.returncode == 1 and [line.split(":")[0] for line in listed.stdout.splitlines()] == ["data.sources.0 (grpo, weight 1)", "data.sources.1 (sft, weight 1)"]
-    assert "gazal: data.sources.0: Org/none: " in listed.stderr and "no such dataset there, or it is private" in listed.stderr and "Traceback" not in listed.stderr
+        listed = run(
+            tmp_path,
+            endpoint,
+            "-m",
+            "gazal",
+            "sources",
+            "--recipe",
+            "recipe.yaml",
+            "--set",
+            "data.sources.0.name=Org/none",
+            "--set",
+            "data.sources.1.revision=v9",
+        )
+    assert listed.returncode == 1 and [line.split(":")[0] for line in listed.stdout.splitlines()] == [
+        "data.sources.0 (grpo, weight 1)",
+        "data.sources.1 (sft, weight 1)",
+    ]
+    assert (
+        "gazal: data.sources.0: Org/none: " in listed.stderr
+        and "no such dataset there, or it is private" in listed.stderr
+        and "Traceback" not in listed.stderr
+    )
     assert "RevisionNotFoundError" in listed.stdout
 
 
 def test_the_command_without_a_hub(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         began = time.monotonic()
-        listed = run(tmp_path, f"http://127.0.0.1:{silent.getsockname()[1]}", "-m", "gazal", "sources", "--recipe", "recipe.yaml")
+        listed = run(
+            tmp_path, f"http://127.0.0.1:{silent.getsockname()[1]}", "-m", "gazal", "sources", "--recipe", "recipe.yaml"
+        )
         took = time.monotonic() - began
     assert listed.returncode == 1 and len(listed.stdout.splitlines()) == 2 and "cannot be reached" in listed.stdout
-    assert listed.stderr.startswith("gazal: data.sources.0: Org/grpo: the Hugging Face hub cannot be reached") and all(word in listed.stderr for word in ADVICE)
+    assert listed.stderr.startswith("gazal: data.sources.0: Org/grpo: the Hugging Face hub cannot be reached") and all(
+        word in listed.stderr for word in ADVICE
+    )
     assert took < 30  # five seconds on a quiet machine; without the probe the hub's clients try for minutes

@@ -13,7 +13,15 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from gazal.errors import GazalError
-from gazal.items import LETTERS, REASONING_TYPES, Item, TrainingExample, read_items, write_items_jsonl, write_items_parquet
+from gazal.items import (
+    LETTERS,
+    REASONING_TYPES,
+    Item,
+    TrainingExample,
+    read_items,
+    write_items_jsonl,
+    write_items_parquet,
+)
 from gazal.prompts import build_messages, completion_text, question_text
 
 GOOD = {"id": "a1", "question": "Which?", "options": {"A": "one", "B": "two", "C": "three"}, "answer_idx": "B"}
@@ -24,13 +32,27 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30
 @st.composite
 def one_item(draw: st.DrawFn, number: int = 0) -> Item:
     letters = LETTERS[: draw(st.integers(2, 10))]
-    optional = draw(st.fixed_dictionaries({}, optional={
-        "context": st.lists(TEXT, min_size=1, max_size=3), "answer": TEXT, "reasoning_type": st.sampled_from(REASONING_TYPES),
-        "subject": TEXT, "source": TEXT, "reasoning": TEXT, "bucket": st.integers(0, 99), "note": TEXT,
-    }))
+    optional = draw(
+        st.fixed_dictionaries(
+            {},
+            optional={
+                "context": st.lists(TEXT, min_size=1, max_size=3),
+                "answer": TEXT,
+                "reasoning_type": st.sampled_from(REASONING_TYPES),
+                "subject": TEXT,
+                "source": TEXT,
+                "reasoning": TEXT,
+                "bucket": st.integers(0, 99),
+                "note": TEXT,
+            },
+        )
+    )
     return Item(
-        id=f"{number}-{draw(TEXT)}", question=draw(TEXT.filter(str.strip)), options={letter: draw(TEXT.filter(str.strip)) for letter in letters},
-        answer_idx=draw(st.sampled_from(letters)), **optional,
+        id=f"{number}-{draw(TEXT)}",
+        question=draw(TEXT.filter(str.strip)),
+        options={letter: draw(TEXT.filter(str.strip)) for letter in letters},
+        answer_idx=draw(st.sampled_from(letters)),
+        **optional,
     )
 
 
@@ -58,16 +80,42 @@ def options(n: int) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("name", ["items.jsonl", "items.jsonl.gz"])
-@pytest.mark.parametrize(("change", "field"), [
-    ({"answer_idx": "D"}, "answer_idx"), ({"answer_idx": "two"}, "answer_idx"), ({"answer_idx": "b"}, "answer_idx"), ({"answer_idx": None}, "answer_idx"),
-    ({"options": options(1), "answer_idx": "A"}, "options"), ({"options": {}}, "options"), ({"options": options(11)}, "options"),
-    ({"options": {"A": "x", "C": "y"}, "answer_idx": "A"}, "options"), ({"options": ["x", "y"]}, "options"), ({"options": {"A": "x", "B": 2}}, "options.B"),
-    ({"question": ""}, "question"), ({"question": " \n "}, "question"), ({"question": 5}, "question"), ({"id": 7}, "id"), ({"id": "a1"}, "id"), ({"id": " "}, "id"),
-    ({"context": "one text"}, "context"), ({"reasoning_type": "guess"}, "reasoning_type"), ({"answer_idx": 1}, "answer_idx"), ({"answer_idx": "B "}, "answer_idx"),
-    ({"options": {"A": "x", "B": " "}}, "options.B"), ({"options": {"A": "x", "B": None}}, "options.B"), ({"options": "A. x"}, "options"), ({"options": None}, "options"),
-    ({"options": {"a": "x", "b": "y"}, "answer_idx": "a"}, "options"), ({"options": {"B": "x", "A": "y"}}, "options"), ({"year": float("nan")}, "year"),
-    ({"subject": float("nan")}, "subject"), ({"note": {"deep": [float("inf")]}}, "note"), ({"question": "\ud800"}, "question"), ({"\ud800": 1}, "?"),
-])
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"answer_idx": "D"}, "answer_idx"),
+        ({"answer_idx": "two"}, "answer_idx"),
+        ({"answer_idx": "b"}, "answer_idx"),
+        ({"answer_idx": None}, "answer_idx"),
+        ({"options": options(1), "answer_idx": "A"}, "options"),
+        ({"options": {}}, "options"),
+        ({"options": options(11)}, "options"),
+        ({"options": {"A": "x", "C": "y"}, "answer_idx": "A"}, "options"),
+        ({"options": ["x", "y"]}, "options"),
+        ({"options": {"A": "x", "B": 2}}, "options.B"),
+        ({"question": ""}, "question"),
+        ({"question": " \n "}, "question"),
+        ({"question": 5}, "question"),
+        ({"id": 7}, "id"),
+        ({"id": "a1"}, "id"),
+        ({"id": " "}, "id"),
+        ({"context": "one text"}, "context"),
+        ({"reasoning_type": "guess"}, "reasoning_type"),
+        ({"answer_idx": 1}, "answer_idx"),
+        ({"answer_idx": "B "}, "answer_idx"),
+        ({"options": {"A": "x", "B": " "}}, "options.B"),
+        ({"options": {"A": "x", "B": None}}, "options.B"),
+        ({"options": "A. x"}, "options"),
+        ({"options": None}, "options"),
+        ({"options": {"a": "x", "b": "y"}, "answer_idx": "a"}, "options"),
+        ({"options": {"B": "x", "A": "y"}}, "options"),
+        ({"year": float("nan")}, "year"),
+        ({"subject": float("nan")}, "subject"),
+        ({"note": {"deep": [float("inf")]}}, "note"),
+        ({"question": "\ud800"}, "question"),
+        ({"\ud800": 1}, "?"),
+    ],
+)
 def test_bad_item_names_file_row_and_field(tmp_path: Path, name: str, change: dict, field: str) -> None:
     message = refusal(write_rows(tmp_path / name, GOOD, GOOD | {"id": "a2"} | change))
     assert f"{name}: row 2: {field}:" in message
@@ -85,20 +133,36 @@ def test_cut_line_names_its_row(tmp_path: Path, name: str) -> None:
     assert f"{name}: row 3: not JSON" in refusal(write_rows(tmp_path / name, GOOD, "", json.dumps(GOOD)[:-9]))
 
 
-@pytest.mark.parametrize(("change", "said"), [
-    ({"id": 7}, "id: expected text, found int 7"), ({"answer_idx": 1}, "answer_idx: expected the letter of an option, as \"B\", found int 1"),
-    ({"answer_idx": "b"}, "answer_idx: 'b' is not among the options A, B, C"), ({"options": ["x", "y"]}, 'options: expected letters and texts, as {"A": "…", "B": "…"}, found list [\'x\', \'y\']'),
-    ({"options": {"A": "x", "B": None}}, "options.B: expected text, found null"), ({"options": {"B": "x", "A": "y"}}, "options: expected the letters A to B in order, found B, A"),
-    ({"context": "one"}, "context: expected a list of texts, found str 'one'"), ({"reasoning_type": "guess"}, "reasoning_type: expected one of diagnosis, uncertainty, treatment, prognosis, found str 'guess'"),
-    ({"year": float("nan")}, "year: nan is no JSON value; leave the field out"), ({"question": "\ud800"}, "question: '\\ud800' is half a surrogate pair, no text"),
-])
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"id": 7}, "id: expected text, found int 7"),
+        ({"answer_idx": 1}, 'answer_idx: expected the letter of an option, as "B", found int 1'),
+        ({"answer_idx": "b"}, "answer_idx: 'b' is not among the options A, B, C"),
+        (
+            {"options": ["x", "y"]},
+            'options: expected letters and texts, as {"A": "…", "B": "…"}, found list [\'x\', \'y\']',
+        ),
+        ({"options": {"A": "x", "B": None}}, "options.B: expected text, found null"),
+        ({"options": {"B": "x", "A": "y"}}, "options: expected the letters A to B in order, found B, A"),
+        ({"context": "one"}, "context: expected a list of texts, found str 'one'"),
+        (
+            {"reasoning_type": "guess"},
+            "reasoning_type: expected one of diagnosis, uncertainty, treatment, prognosis, found str 'guess'",
+        ),
+        ({"year": float("nan")}, "year: nan is no JSON value; leave the field out"),
+        ({"question": "\ud800"}, "question: '\\ud800' is half a surrogate pair, no text"),
+    ],
+)
 def test_a_refusal_says_what_is_expected_and_what_was_found(tmp_path: Path, change: dict, said: str) -> None:
     assert refusal(write_rows(tmp_path / "items.jsonl", GOOD | change)).endswith(f"items.jsonl: row 1: {said}")
 
 
 def test_a_missing_field_says_what_is_there(tmp_path: Path) -> None:
     row = {"id": "a", "question": "?", "choices": ["x", "y"], "answer": "x"}
-    assert refusal(write_rows(tmp_path / "items.jsonl", row)).endswith("row 1: options: missing (found: id, question, choices, answer)")
+    assert refusal(write_rows(tmp_path / "items.jsonl", row)).endswith(
+        "row 1: options: missing (found: id, question, choices, answer)"
+    )
 
 
 @pytest.mark.parametrize("name", ["items.json", "items.json.gz"])
@@ -106,10 +170,16 @@ def test_a_json_array_is_read_and_its_bad_rows_are_named(tmp_path: Path, name: s
     rows = [GOOD, GOOD | {"id": "a2", "subject": "Ätiologie 癌"}]
     (one, two) = read_items(write_rows(tmp_path / name, json.dumps(rows, indent=1, ensure_ascii=False)))
     assert (one.id, two.subject) == ("a1", "Ätiologie 癌")
-    assert "row 2: answer_idx: 'Z' is not among" in refusal(write_rows(tmp_path / name, json.dumps([GOOD, GOOD | {"id": "b", "answer_idx": "Z"}])))
+    assert "row 2: answer_idx: 'Z' is not among" in refusal(
+        write_rows(tmp_path / name, json.dumps([GOOD, GOOD | {"id": "b", "answer_idx": "Z"}]))
+    )
     assert "row 2: expected an object, found str" in refusal(write_rows(tmp_path / name, json.dumps([GOOD, "text"])))
-    assert "expected a JSON array of items, found dict; JSON lines end in .jsonl" in refusal(write_rows(tmp_path / name, GOOD))
-    assert "not JSON (Extra data at line 2, column 1); JSON lines end in .jsonl" in refusal(write_rows(tmp_path / name, GOOD, GOOD))
+    assert "expected a JSON array of items, found dict; JSON lines end in .jsonl" in refusal(
+        write_rows(tmp_path / name, GOOD)
+    )
+    assert "not JSON (Extra data at line 2, column 1); JSON lines end in .jsonl" in refusal(
+        write_rows(tmp_path / name, GOOD, GOOD)
+    )
     assert "no items" in refusal(write_rows(tmp_path / name, "[]"))
     assert "not JSON" in refusal(write_rows(tmp_path / name, ""))
     assert "no such file" in refusal(tmp_path / f"other-{name}")
@@ -123,20 +193,45 @@ def test_encodings(tmp_path: Path, name: str) -> None:
 
     row = json.dumps(GOOD | {"question": "Wozu dient Thyroxin, später?"}, ensure_ascii=False)
     text = f"[{row}]" if name.endswith(".json") else f"{row}\r\n\r\n"
-    assert read_items(write(text.encode("utf-8-sig")))[0].question == read_items(write(text.encode()))[0].question == "Wozu dient Thyroxin, später?"
+    assert (
+        read_items(write(text.encode("utf-8-sig")))[0].question
+        == read_items(write(text.encode()))[0].question
+        == "Wozu dient Thyroxin, später?"
+    )
     for encoding in ("latin-1", "utf-16"):
         assert "cannot be read" in refusal(write(text.encode(encoding)))
     if not name.endswith(".json"):
-        assert "cannot be read (row 2: byte 0xe4 at column 50 is not UTF-8)" in refusal(write(json.dumps(GOOD).encode() + b"\n" + row.encode("latin-1")))
+        assert "cannot be read (row 2: byte 0xe4 at column 50 is not UTF-8)" in refusal(
+            write(json.dumps(GOOD).encode() + b"\n" + row.encode("latin-1"))
+        )
 
 
-@pytest.mark.parametrize(("name", "content", "said"), [
-    ("x.jsonl", b"", "no items"), ("x.jsonl.gz", gzip.compress(b"", mtime=0), "no items"), ("x.jsonl.gz", b"", "no items"), ("x.jsonl.gz", json.dumps(GOOD).encode(), "cannot be read (Not a gzipped file"),
-    ("x.json.gz", json.dumps([GOOD]).encode(), "cannot be read (Not a gzipped file"), ("x.jsonl.gz", gzip.compress(b"{" * 99, mtime=0)[:-9], "cannot be read"),
-    ("x.jsonl", gzip.compress(json.dumps(GOOD).encode(), mtime=0), "cannot be read (row 1: byte 0x8b at column 2 is not UTF-8)"), ("x.jsonl", json.dumps([GOOD]).encode(), "row 1: expected an object, found list"),
-    ("x.jsonl", b'{"id": ' + b"[" * 100_000, "row 1: not JSON"), ("x.json", b"[" * 100_000, "cannot be read"), ("x.jsonl", b'{"id": ' + b"1" * 5000 + b"}", "row 1: not JSON that can be read"),
-    ("x.csv", b"id,question\n", "expected a file of items that ends in .jsonl, .jsonl.gz, .json, .json.gz, .parquet"), ("x", b"{}", "expected a file of items that ends in"),
-])
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("x.jsonl", b"", "no items"),
+        ("x.jsonl.gz", gzip.compress(b"", mtime=0), "no items"),
+        ("x.jsonl.gz", b"", "no items"),
+        ("x.jsonl.gz", json.dumps(GOOD).encode(), "cannot be read (Not a gzipped file"),
+        ("x.json.gz", json.dumps([GOOD]).encode(), "cannot be read (Not a gzipped file"),
+        ("x.jsonl.gz", gzip.compress(b"{" * 99, mtime=0)[:-9], "cannot be read"),
+        (
+            "x.jsonl",
+            gzip.compress(json.dumps(GOOD).encode(), mtime=0),
+            "cannot be read (row 1: byte 0x8b at column 2 is not UTF-8)",
+        ),
+        ("x.jsonl", json.dumps([GOOD]).encode(), "row 1: expected an object, found list"),
+        ("x.jsonl", b'{"id": ' + b"[" * 100_000, "row 1: not JSON"),
+        ("x.json", b"[" * 100_000, "cannot be read"),
+        ("x.jsonl", b'{"id": ' + b"1" * 5000 + b"}", "row 1: not JSON that can be read"),
+        (
+            "x.csv",
+            b"id,question\n",
+            "expected a file of items that ends in .jsonl, .jsonl.gz, .json, .json.gz, .parquet",
+        ),
+        ("x", b"{}", "expected a file of items that ends in"),
+    ],
+)
 def test_files_that_are_no_items_files(tmp_path: Path, name: str, content: bytes, said: str) -> None:
     (tmp_path / name).write_bytes(content)
     assert said in refusal(tmp_path / name)
@@ -161,7 +256,9 @@ def test_a_file_without_ids_is_named_by_its_rows_where_that_is_allowed(tmp_path:
     assert "row 1: id: " in refusal(write(bare, bare))
     assert [item.id for item in read_items(write(GOOD), ids=False)] == ["a1"]
     for rows, what in ([bare | {"id": None}, bare | {"id": "a"}], "there"), ([GOOD, bare | {"id": None}], "missing"):
-        with pytest.raises(GazalError, match=f"{name}: row 2: id: {what}, unlike in the rows before; give one to every row, or to none"):
+        with pytest.raises(
+            GazalError, match=f"{name}: row 2: id: {what}, unlike in the rows before; give one to every row, or to none"
+        ):
             read_items(write(*rows), ids=False)
 
 
@@ -169,14 +266,23 @@ def test_parquet_of_other_makers(tmp_path: Path) -> None:
     """Options as a column of letters, where Arrow fills the missing ones with null; a date is no JSON value."""
     rows = [GOOD, GOOD | {"id": "a2", "options": options(5)}]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "items.parquet")
-    assert [list(item.options) for item in read_items(tmp_path / "items.parquet")] == [["A", "B", "C"], ["A", "B", "C", "D", "E"]]
+    assert [list(item.options) for item in read_items(tmp_path / "items.parquet")] == [
+        ["A", "B", "C"],
+        ["A", "B", "C", "D", "E"],
+    ]
     pq.write_table(pa.Table.from_pylist([row | {"seen": date(2024, 1, 2)} for row in rows]), tmp_path / "items.parquet")
-    assert "row 1: seen: date is no JSON value; make it text, or leave the field out" in refusal(tmp_path / "items.parquet")
+    assert "row 1: seen: date is no JSON value; make it text, or leave the field out" in refusal(
+        tmp_path / "items.parquet"
+    )
     maps = pa.array([[*options(n).items()] for n in (3, 5)], pa.map_(pa.string(), pa.string()))
-    plain = pa.table({"id": ["a1", "a2"], "question": pa.array(["Which?"] * 2).dictionary_encode(), "answer_idx": ["B", "E"]})
+    plain = pa.table(
+        {"id": ["a1", "a2"], "question": pa.array(["Which?"] * 2).dictionary_encode(), "answer_idx": ["B", "E"]}
+    )
     pq.write_table(plain.append_column("options", maps), tmp_path / "items.parquet")
     assert [item.options for item in read_items(tmp_path / "items.parquet")] == [options(3), options(5)]
-    pq.write_table(plain.append_column("options", pa.array([[("A", "x"), ("A", "y")]] * 2, maps.type)), tmp_path / "items.parquet")
+    pq.write_table(
+        plain.append_column("options", pa.array([[("A", "x"), ("A", "y")]] * 2, maps.type)), tmp_path / "items.parquet"
+    )
     assert "not a Parquet file of items" in refusal(tmp_path / "items.parquet")
 
 
@@ -206,9 +312,14 @@ def test_file_that_is_no_parquet_is_refused(tmp_path: Path) -> None:
     assert "Parquet" in refusal(write_rows(tmp_path / "items.parquet", GOOD))
 
 
-@pytest.mark.parametrize("change", [{"options": '{"A": "x", "B'}, {"options": '{"A": "x"}'}, {"answer_idx": "Z"}, {"options": "[1]"}])
+@pytest.mark.parametrize(
+    "change", [{"options": '{"A": "x", "B'}, {"options": '{"A": "x"}'}, {"answer_idx": "Z"}, {"options": "[1]"}]
+)
 def test_bad_item_in_parquet_names_row_and_field(tmp_path: Path, change: dict) -> None:
-    rows = [GOOD | {"options": json.dumps(GOOD["options"])}, GOOD | {"id": "a2", "options": json.dumps(GOOD["options"])} | change]
+    rows = [
+        GOOD | {"options": json.dumps(GOOD["options"])},
+        GOOD | {"id": "a2", "options": json.dumps(GOOD["options"])} | change,
+    ]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "items.parquet")
     assert f"row 2: {next(iter(change))}" in refusal(tmp_path / "items.parquet")
 
@@ -234,7 +345,9 @@ def test_parquet_round_trip_keeps_every_column(tmp_path_factory, items: list[Ite
     """Also columns that the first item does not have."""
     path = tmp_path_factory.getbasetemp() / "round.parquet"
     write_items_parquet(path, items)
-    assert [item.model_dump(exclude_none=True) for item in read_items(path)] == [item.model_dump(exclude_none=True) for item in items]
+    assert [item.model_dump(exclude_none=True) for item in read_items(path)] == [
+        item.model_dump(exclude_none=True) for item in items
+    ]
 
 
 def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
@@ -254,10 +367,16 @@ def test_prompt_shows_everything_but_the_key(item: Item) -> None:
     system, user = build_messages(item, "Be careful.")
     assert (system["role"], user["role"], system["content"]) == ("system", "user", "Be careful.")
     assert build_messages(item, "") == [user] and user["content"] == question_text(item)
-    for text in [*(item.context or []), item.question, *(f"{letter}. {option}" for letter, option in item.options.items())]:
+    for text in [
+        *(item.context or []),
+        item.question,
+        *(f"{letter}. {option}" for letter, option in item.options.items()),
+    ]:
         assert text in user["content"]
     other = next(letter for letter in item.options if letter != item.answer_idx)
-    assert question_text(item.model_copy(update={"answer_idx": other, "reasoning": "x", "answer": "y"})) == user["content"]
+    assert (
+        question_text(item.model_copy(update={"answer_idx": other, "reasoning": "x", "answer": "y"})) == user["content"]
+    )
 
 
 @settings(max_examples=40)
@@ -284,16 +403,31 @@ def test_free_text_and_multiple_choice_round_trip_together(tmp_path: Path, name:
     (write_items_parquet if name.endswith("parquet") else write_items_jsonl)(tmp_path / name, items)
     again = read_items(tmp_path / name, training=True)
     assert [type(item) for item in again] == [TrainingExample, Item, TrainingExample]
-    assert [item.model_dump(exclude_none=True) for item in again] == [FREE, items[1].model_dump(exclude_none=True), FREE | {"id": "f2"}]
+    assert [item.model_dump(exclude_none=True) for item in again] == [
+        FREE,
+        items[1].model_dump(exclude_none=True),
+        FREE | {"id": "f2"},
+    ]
     assert "row 1: options:" in refusal(tmp_path / name), "a question without options is no test item"
 
 
 def test_free_text_prompt_and_completion() -> None:
     example = TrainingExample(**FREE)
-    assert question_text(example) == "Why?" and completion_text(example, example.reasoning) == "<think>\nBecause.\n</think>\n\nIt is so."
+    assert (
+        question_text(example) == "Why?"
+        and completion_text(example, example.reasoning) == "<think>\nBecause.\n</think>\n\nIt is so."
+    )
 
 
-@pytest.mark.parametrize(("change", "field"), [({"question": " "}, "question"), ({"reasoning": ""}, "reasoning"), ({"reasoning": None}, "reasoning"), ({"response": "\n"}, "response")])
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"question": " "}, "question"),
+        ({"reasoning": ""}, "reasoning"),
+        ({"reasoning": None}, "reasoning"),
+        ({"response": "\n"}, "response"),
+    ],
+)
 def test_bad_free_text_names_row_and_field(tmp_path: Path, change: dict, field: str) -> None:
     with pytest.raises(GazalError, match=f"row 2: {field}:"):
         read_items(write_rows(tmp_path / "items.jsonl", FREE, FREE | {"id": "f2"} | change), training=True)

@@ -46,19 +46,38 @@ TWO = {"processes": 2}
 @pytest.fixture(scope="module")
 def values(tiny_model: Path) -> dict:
     return {
-        "model": {"base": str(tiny_model)}, "threads": 1,
+        "model": {"base": str(tiny_model)},
+        "threads": 1,
         # 23 examples in steps of 8: the last step of an epoch is short, and the two processes' shares of it differ
-        "sft": {"batch_size": 8, "epochs": 2.0, "learning_rate": 2e-2, "warmup_steps": 0, "bf16": False, "checkpoint_steps": CUT},
-        "grpo": {"steps": 2, "prompts_per_step": 4, "num_generations": 4, "batch_size": 4, "pass_rate_samples": 0, "bf16": False,
-                 "max_completion_length": 48, "rewards": {"max_tokens": 48, "cosine_wrong_short": 0.5, "cosine_wrong_long": -0.5}},
+        "sft": {
+            "batch_size": 8,
+            "epochs": 2.0,
+            "learning_rate": 2e-2,
+            "warmup_steps": 0,
+            "bf16": False,
+            "checkpoint_steps": CUT,
+        },
+        "grpo": {
+            "steps": 2,
+            "prompts_per_step": 4,
+            "num_generations": 4,
+            "batch_size": 4,
+            "pass_rate_samples": 0,
+            "bf16": False,
+            "max_completion_length": 48,
+            "rewards": {"max_tokens": 48, "cosine_wrong_short": 0.5, "cosine_wrong_long": -0.5},
+        },
     }
 
 
 @pytest.fixture(scope="module")
 def make(values: dict, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., RunFolder]:
     """A run folder whose data stage is done; overrides are sections of the recipe."""
+
     def made(launch: dict | None = None, **sections: dict) -> RunFolder:
-        changed = {name: value | sections.get(name, {}) if isinstance(value, dict) else value for name, value in values.items()}
+        changed = {
+            name: value | sections.get(name, {}) if isinstance(value, dict) else value for name, value in values.items()
+        }
         run = RunFolder(tmp_path_factory.mktemp("run"), Recipe.model_validate(changed | {"launch": launch or {}}))
         with run.stage("data") as folder:
             items = synthesize(23, 3, variety="plain")
@@ -84,10 +103,20 @@ class Shards(TrainerCallback):
 
     def on_step_begin(self, args, state, control, model=None, **kwargs) -> None:
         sizes = [(value.to_local() if isinstance(value, DTensor) else value).numel() for value in model.parameters()]
-        (self.folder / f"shard-{args.process_index}.json").write_text(json.dumps([sum(sizes), sum(value.numel() for value in model.parameters())]))
+        (self.folder / f"shard-{args.process_index}.json").write_text(
+            json.dumps([sum(sizes), sum(value.numel() for value in model.parameters())])
+        )
 
 
-def child(rank: int, environment: dict[str, str], log: Path, stage: str, run: Path, launch: LaunchSection, callbacks: list[TrainerCallback]) -> None:
+def child(
+    rank: int,
+    environment: dict[str, str],
+    log: Path,
+    stage: str,
+    run: Path,
+    launch: LaunchSection,
+    callbacks: list[TrainerCallback],
+) -> None:
     with open(log, "w", encoding="utf-8") as out:
         os.dup2(out.fileno(), 1)
         os.dup2(out.fileno(), 2)
@@ -105,19 +134,34 @@ def together() -> Callable[..., list[str]]:
 
     def two(stage: str, run: RunFolder, launch: dict, callbacks: list[TrainerCallback] = []) -> list[str]:
         recipe = run.recipe.model_copy(update={"launch": LaunchSection.model_validate(launch)})
-        arguments, *_ = _validate_launch_command(launch_command_parser().parse_args(launch_command(stage, run.path, recipe)[3:]))
+        arguments, *_ = _validate_launch_command(
+            launch_command_parser().parse_args(launch_command(stage, run.path, recipe)[3:])
+        )
         reasons = run / "reasons"
         reasons.mkdir(exist_ok=True)
         environment = prepare_multi_gpu_env(arguments)
-        environment |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(arguments.main_process_port), REASONS: str(reasons)}
+        environment |= {
+            "WORLD_SIZE": "2",
+            "LOCAL_WORLD_SIZE": "2",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(arguments.main_process_port),
+            REASONS: str(reasons),
+        }
         logs = [run / f"log-{rank}" for rank in range(2)]
-        processes = [context.Process(target=child, args=(rank, environment, logs[rank], stage, run.path, recipe.launch, callbacks)) for rank in range(2)]
+        processes = [
+            context.Process(
+                target=child, args=(rank, environment, logs[rank], stage, run.path, recipe.launch, callbacks)
+            )
+            for rank in range(2)
+        ]
         for process in processes:
             process.start()
         for process in processes:
             process.join(240)
             process.kill()
-        left = sorted((json.loads(path.read_text()) for path in reasons.glob("*.json")), key=lambda reason: reason["time"])
+        left = sorted(
+            (json.loads(path.read_text()) for path in reasons.glob("*.json")), key=lambda reason: reason["time"]
+        )
         shutil.rmtree(reasons)
         if any(process.exitcode for process in processes):
             raise GazalError(left[0]["line"] if left else logs[0].read_text()[-1000:])
@@ -162,7 +206,9 @@ def test_two_processes_train_as_one_and_one_goes_on_from_their_checkpoint(strate
     with pytest.raises(GazalError, match="cut"):
         together("sft", run, TWO | {"strategy": strategy}, [Shards(run.path), Cut()])
     held = [json.loads((run / f"shard-{rank}.json").read_text()) for rank in range(2)]
-    assert all(own == whole for own, whole in held) if strategy == "ddp" else all(own < 0.6 * whole for own, whole in held)
+    assert (
+        all(own == whole for own, whole in held) if strategy == "ddp" else all(own < 0.6 * whole for own, whole in held)
+    )
     assert losses(run) == pytest.approx(losses(alone)[:CUT], rel=CURVE)
     said: list[str] = []
     train("sft", run.path, run.recipe.launch, say=said.append)
@@ -207,7 +253,11 @@ def test_launched_from_a_cell_killed_and_gone_on_with(make, alone) -> None:
 
     def kill_one(line: str) -> None:
         if line.startswith(f"step {STEPS}/") and not pids:
-            workers = [p for p in psutil.Process().children(recursive=True) if "gazal.training.worker" in p.cmdline() and "accelerate.commands.launch" not in p.cmdline()]
+            workers = [
+                p
+                for p in psutil.Process().children(recursive=True)
+                if "gazal.training.worker" in p.cmdline() and "accelerate.commands.launch" not in p.cmdline()
+            ]
             pids.extend(p.pid for p in workers)
             workers[-1].send_signal(signal.SIGKILL)
 
@@ -218,7 +268,11 @@ def test_launched_from_a_cell_killed_and_gone_on_with(make, alone) -> None:
     said: list[str] = []
     with run.stage("sft", parents=["data"]):
         last = run_stage("sft", run, say=said.append)
-    assert last["step"] == STEPS and any(line.startswith("goes on from checkpoint-") for line in said) and said[-1].startswith("merge parity")
+    assert (
+        last["step"] == STEPS
+        and any(line.startswith("goes on from checkpoint-") for line in said)
+        and said[-1].startswith("merge parity")
+    )
     assert_as_alone(run, alone)
     assert not (run / "sft" / ".workers.log").exists()
 
@@ -232,8 +286,12 @@ def test_a_workers_error_comes_back_as_its_one_line(make) -> None:
 
 
 def test_any_other_error_names_its_type_and_the_log(tmp_path) -> None:
-    (tmp_path / "log").write_text("Traceback …\n  traceback : Signal 15 (SIGTERM) received by PID 7\n")  # as the launcher ends the others
-    (tmp_path / "1.json").write_text(json.dumps({"line": "RuntimeError: Connection closed by peer", "clear": False, "time": 2.0}))
+    (tmp_path / "log").write_text(
+        "Traceback …\n  traceback : Signal 15 (SIGTERM) received by PID 7\n"
+    )  # as the launcher ends the others
+    (tmp_path / "1.json").write_text(
+        json.dumps({"line": "RuntimeError: Connection closed by peer", "clear": False, "time": 2.0})
+    )
     (tmp_path / "0.json").write_text(json.dumps({"line": "ValueError: no such thing", "clear": False, "time": 1.0}))
     assert reason("sft", tmp_path, tmp_path / "log").startswith("sft: a worker failed: ValueError: no such thing (see ")
 
@@ -263,7 +321,9 @@ def test_workers_end_with_the_notebook() -> None:
 
 def test_missing_deepspeed_is_one_line_at_once(make) -> None:
     run = make(TWO | {"strategy": "zero3"}, grpo={"rollouts": "trainer"})
-    with pytest.raises(GazalError, match=r"^launch.strategy=zero3: needs .*deepspeed \(pip install 'gazal\[gpu\]'\), not found here$"):
+    with pytest.raises(
+        GazalError, match=r"^launch.strategy=zero3: needs .*deepspeed \(pip install 'gazal\[gpu\]'\), not found here$"
+    ):
         run_stage("sft", run)
 
 
@@ -275,24 +335,44 @@ def test_several_machines_need_an_address_and_start_from_the_first(make, monkeyp
     monkeypatch.setenv("GAZAL_MACHINE_RANK", "1")
     with pytest.raises(GazalError, match="notebooks run on machine 0; here run `python -m gazal.training.launch sft"):
         run_stage("sft", run)
-    arguments, *_ = _validate_launch_command(launch_command_parser().parse_args(launch_command("sft", run.path, run.recipe)[3:]))
+    arguments, *_ = _validate_launch_command(
+        launch_command_parser().parse_args(launch_command("sft", run.path, run.recipe)[3:])
+    )
     assert (arguments.num_machines, arguments.num_processes, arguments.machine_rank) == (2, 4, 1)
     environment = prepare_multi_gpu_env(arguments)
-    assert (arguments.nproc_per_node, arguments.nnodes, arguments.node_rank, arguments.rdzv_endpoint) == ("2", "2", 1, "node0:29501")
+    assert (arguments.nproc_per_node, arguments.nnodes, arguments.node_rank, arguments.rdzv_endpoint) == (
+        "2",
+        "2",
+        1,
+        "node0:29501",
+    )
     assert environment["ACCELERATE_MIXED_PRECISION"] == "no"
 
 
 def test_shipped_configs_are_what_accelerate_reads(make) -> None:
     kinds = {path.stem: load_config_from_file(str(path)) for path in CONFIGS.glob("*.yaml")}
-    assert {name: config.distributed_type.value for name, config in kinds.items()} == {"ddp": "MULTI_GPU", "fsdp2": "FSDP", "zero3": "DEEPSPEED"}
+    assert {name: config.distributed_type.value for name, config in kinds.items()} == {
+        "ddp": "MULTI_GPU",
+        "fsdp2": "FSDP",
+        "zero3": "DEEPSPEED",
+    }
     assert kinds["fsdp2"].fsdp_config["fsdp_version"] == 2 and kinds["zero3"].deepspeed_config["zero_stage"] == 3
     known = vars(launch_command_parser().parse_args(["script.py"]))
     assert set(kinds["fsdp2"].fsdp_config) <= set(known) and set(kinds["zero3"].deepspeed_config) <= set(known)
     run = make(TWO | {"strategy": "fsdp2"}, grpo={"rollouts": "trainer"}, sft={"bf16": True})
-    arguments, *_ = _validate_launch_command(launch_command_parser().parse_args(launch_command("sft", run.path, run.recipe)[3:]))
+    arguments, *_ = _validate_launch_command(
+        launch_command_parser().parse_args(launch_command("sft", run.path, run.recipe)[3:])
+    )
     environment = prepare_multi_gpu_env(arguments)
-    assert {name: environment[name] for name in ("ACCELERATE_USE_FSDP", "FSDP_VERSION", "FSDP_RESHARD_AFTER_FORWARD", "ACCELERATE_MIXED_PRECISION")} == {
-        "ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_RESHARD_AFTER_FORWARD": "true", "ACCELERATE_MIXED_PRECISION": "bf16"}
+    assert {
+        name: environment[name]
+        for name in ("ACCELERATE_USE_FSDP", "FSDP_VERSION", "FSDP_RESHARD_AFTER_FORWARD", "ACCELERATE_MIXED_PRECISION")
+    } == {
+        "ACCELERATE_USE_FSDP": "true",
+        "FSDP_VERSION": "2",
+        "FSDP_RESHARD_AFTER_FORWARD": "true",
+        "ACCELERATE_MIXED_PRECISION": "bf16",
+    }
 
 
 def test_a_run_goes_on_under_another_launch_only(make) -> None:
@@ -303,12 +383,15 @@ def test_a_run_goes_on_under_another_launch_only(make) -> None:
         RunFolder(run.path, wider.model_copy(update={"seed": 2}))
 
 
-@pytest.mark.parametrize(("changes", "message"), [
-    ({"launch": {"processes": 3}}, "launch.processes: 3 do not share the 32 sequences of a step"),
-    ({"launch": {"processes": 4, "machines": 3}}, "launch.machines: 3 do not share 4 processes evenly"),
-    ({"launch": {"processes": 32}}, "launch.processes: 32 do not divide grpo.prompts_per_step 16"),
-    ({"launch": {"processes": 2, "strategy": "fsdp2"}}, "with launch.strategy fsdp2 set grpo.rollouts=trainer"),
-])
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"launch": {"processes": 3}}, "launch.processes: 3 do not share the 32 sequences of a step"),
+        ({"launch": {"processes": 4, "machines": 3}}, "launch.machines: 3 do not share 4 processes evenly"),
+        ({"launch": {"processes": 32}}, "launch.processes: 32 do not divide grpo.prompts_per_step 16"),
+        ({"launch": {"processes": 2, "strategy": "fsdp2"}}, "with launch.strategy fsdp2 set grpo.rollouts=trainer"),
+    ],
+)
 def test_impossible_launches_are_refused_by_the_recipe(changes, message) -> None:
     with pytest.raises(ValueError, match=message):
         Recipe.model_validate(changes)

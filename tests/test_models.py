@@ -73,7 +73,11 @@ def test_an_adapter_alone_names_the_merged_model(folder, merged, tmp_path):
     (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "embedded", "peft_type": "LORA"}')
     if merged:
         (tmp_path / "merged").mkdir()
-    wanted = f"give the merged model {tmp_path}/merged" if merged else "give the merged model, such as the folder merged/ that each stage writes beside it"
+    wanted = (
+        f"give the merged model {tmp_path}/merged"
+        if merged
+        else "give the merged model, such as the folder merged/ that each stage writes beside it"
+    )
     assert refusals(folder).endswith(f"an adapter without its base; {wanted}")
 
 
@@ -90,7 +94,15 @@ def test_a_base_model_without_template_gets_chatml_and_a_user_reads_it_once(fold
     write_items_jsonl(tmp_path / "quiz.jsonl", [make_item(n) for n in range(2)])
     for out in ("one", "two"):
         recipe = Recipe.model_validate({"evaluation": {"max_new_tokens": 8}})
-        evaluate_command(str(folder), [str(tmp_path / "quiz.jsonl")], limit=None, samples=None, out=tmp_path / out, recipe=recipe, say=lambda line: None)
+        evaluate_command(
+            str(folder),
+            [str(tmp_path / "quiz.jsonl")],
+            limit=None,
+            samples=None,
+            out=tmp_path / out,
+            recipe=recipe,
+            say=lambda line: None,
+        )
     line = "gazal: model tiny has no chat template: chats are written in plain ChatML; a base model is better asked with --set evaluation.prompt=plain"
     assert capsys.readouterr().err.splitlines().count(line) == 1
     assert load_tokenizer(folder).chat_template == CHATML_TEMPLATE
@@ -100,7 +112,10 @@ def test_a_pad_that_is_eos_is_no_hindrance_to_who_only_asks(folder, tmp_path):
     """As GPT-2 has it: one special token, and no template."""
     plain = Tokenizer(BPE())
     plain.pre_tokenizer = ByteLevel()
-    plain.train_from_iterator(["Question: which? A. one B. two Answer: A"] * 9, BpeTrainer(special_tokens=["<end>"], initial_alphabet=ByteLevel.alphabet(), show_progress=False))
+    plain.train_from_iterator(
+        ["Question: which? A. one B. two Answer: A"] * 9,
+        BpeTrainer(special_tokens=["<end>"], initial_alphabet=ByteLevel.alphabet(), show_progress=False),
+    )
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         (folder / name).unlink(missing_ok=True)
     PreTrainedTokenizerFast(tokenizer_object=plain, eos_token="<end>").save_pretrained(folder)
@@ -110,5 +125,13 @@ def test_a_pad_that_is_eos_is_no_hindrance_to_who_only_asks(folder, tmp_path):
     write_items_jsonl(tmp_path / "quiz.jsonl", [make_item(n) for n in range(5)])
     for prompt in ("plain", "chat"):
         made = Recipe.model_validate({"evaluation": {"prompt": prompt, "max_new_tokens": 8}})
-        scores = evaluate_command(str(folder), [str(tmp_path / "quiz.jsonl")], limit=None, samples=None, out=tmp_path / prompt, recipe=made, say=lambda line: None)
+        scores = evaluate_command(
+            str(folder),
+            [str(tmp_path / "quiz.jsonl")],
+            limit=None,
+            samples=None,
+            out=tmp_path / prompt,
+            recipe=made,
+            say=lambda line: None,
+        )
         assert scores["models"]["tiny"]["benchmarks"]["quiz"]["n"] == 5

@@ -66,14 +66,26 @@ def test_has_one_parameters_cell_with_its_parameters(notebook: nbformat.Notebook
     tree = ast.parse(cell.source)
     assert all(isinstance(node, ast.Assign) for node in tree.body)
     values = {node.targets[0].id: ast.literal_eval(node.value) for node in tree.body}
-    browser = {"EVAL": "runs/embedded", "BENCHMARK": "", "MODEL": "", "OUTCOME": "all", "REASON": "", "GROUP": "", "SHOW": 3}
-    expected = {"lab": {"RECIPE": "embedded", "SET": []}, "browse": browser}.get(kind(notebook), {"RECIPE": "embedded", "SET": [], "RUN": "", "BENCHMARKS": ""})
+    browser = {
+        "EVAL": "runs/embedded",
+        "BENCHMARK": "",
+        "MODEL": "",
+        "OUTCOME": "all",
+        "REASON": "",
+        "GROUP": "",
+        "SHOW": 3,
+    }
+    expected = {"lab": {"RECIPE": "embedded", "SET": []}, "browse": browser}.get(
+        kind(notebook), {"RECIPE": "embedded", "SET": [], "RUN": "", "BENCHMARKS": ""}
+    )
     assert values == expected and list(values) == [name for name in (*PARAMETERS, *browser) if name in expected]
     assert cell is code(notebook)[0]
 
 
 def test_next_cell_starts_the_run(notebook: nbformat.NotebookNode) -> None:
-    call = {"lab": "read_parameters(globals(), ", "browse": "open_samples(globals())"}.get(kind(notebook), "start(globals())")
+    call = {"lab": "read_parameters(globals(), ", "browse": "open_samples(globals())"}.get(
+        kind(notebook), "start(globals())"
+    )
     assert call in code(notebook)[1].source
 
 
@@ -110,17 +122,41 @@ def test_holds_no_machine_path(notebook: nbformat.NotebookNode) -> None:
     assert not [word for word in ("/home/", "/root/", "/Users/", "/tmp/", "/mnt/", "/opt/") if word in text]
 
 
-@pytest.mark.parametrize(("stage", "parents"), [("data", set()), ("sft", {"data"}), ("grpo", {"data", "sft"}), ("eval", {"data", "sft", "grpo"}), ("figures", {"eval"})])
+@pytest.mark.parametrize(
+    ("stage", "parents"),
+    [
+        ("data", set()),
+        ("sft", {"data"}),
+        ("grpo", {"data", "sft"}),
+        ("eval", {"data", "sft", "grpo"}),
+        ("figures", {"eval"}),
+    ],
+)
 def test_each_notebook_writes_its_own_stage_after_its_parents(stage: str, parents: set[str]) -> None:
-    tree = ast.parse("\n".join(cell.source for cell in code(nbformat.read(FOLDER / f"{NOTEBOOKS[stage]}.ipynb", as_version=4))))
-    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "stage"]
+    tree = ast.parse(
+        "\n".join(cell.source for cell in code(nbformat.read(FOLDER / f"{NOTEBOOKS[stage]}.ipynb", as_version=4)))
+    )
+    calls = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "stage"
+    ]
     (call,) = calls
     assert call.args[0].value == stage
     assert {element.value for word in call.keywords if word.arg == "parents" for element in word.value.elts} == parents
 
 
 def namespace(tmp_path: Path, **changes: object) -> dict[str, object]:
-    return {"RECIPE": "embedded", "SET": [], "RUN": str(tmp_path / "run"), "BENCHMARKS": "", "In": [], "Out": {}, "_": 1, "start": start} | changes
+    return {
+        "RECIPE": "embedded",
+        "SET": [],
+        "RUN": str(tmp_path / "run"),
+        "BENCHMARKS": "",
+        "In": [],
+        "Out": {},
+        "_": 1,
+        "start": start,
+    } | changes
 
 
 def test_start_opens_the_run(tmp_path: Path) -> None:

@@ -33,14 +33,29 @@ def items() -> list[Item]:
 
 
 def recipe(tiny_model: Path, stage: str = "grpo", model: dict | None = None, **values: object) -> Recipe:
-    sizes = {"sft": {"batch_size": 8, "checkpoint_steps": 1, "learning_rate": 1e-2}, "grpo": {
-        "steps": 2, "prompts_per_step": 2, "num_generations": 4, "batch_size": 8, "pass_rate_samples": 0, "max_completion_length": 12, "learning_rate": 1e-2,
-    }}
-    return Recipe.model_validate({"model": {"base": str(tiny_model), "system": ""} | (model or {}), stage: sizes[stage] | {"warmup_steps": 0, "bf16": False} | values})
+    sizes = {
+        "sft": {"batch_size": 8, "checkpoint_steps": 1, "learning_rate": 1e-2},
+        "grpo": {
+            "steps": 2,
+            "prompts_per_step": 2,
+            "num_generations": 4,
+            "batch_size": 8,
+            "pass_rate_samples": 0,
+            "max_completion_length": 12,
+            "learning_rate": 1e-2,
+        },
+    }
+    return Recipe.model_validate(
+        {
+            "model": {"base": str(tiny_model), "system": ""} | (model or {}),
+            stage: sizes[stage] | {"warmup_steps": 0, "bf16": False} | values,
+        }
+    )
 
 
 def rewards() -> list:
     """Two objectives of different scale that any text earns some of."""
+
     def letters(completions, **columns):
         return [10.0 * sum(c.isalpha() for c in turns[0]["content"]) for turns in completions]
 
@@ -86,8 +101,13 @@ def batch_of(trainer: GRPOTrainer, lengths: list[int], cap: int, shift: float) -
     with torch.no_grad():
         logps, *_ = trainer._get_per_token_logps_and_entropies(trainer.model, ids, attention, cap)
     return {
-        "prompt_ids": ids[:, :4], "prompt_mask": attention[:, :4], "completion_ids": ids[:, 4:], "completion_mask": mask,
-        "advantages": torch.tensor([1.0, -1.0, 0.5, -0.25], device=device), "old_per_token_logps": logps - shift, "num_items_in_batch": mask.sum(),
+        "prompt_ids": ids[:, :4],
+        "prompt_mask": attention[:, :4],
+        "completion_ids": ids[:, 4:],
+        "completion_mask": mask,
+        "advantages": torch.tensor([1.0, -1.0, 0.5, -0.25], device=device),
+        "old_per_token_logps": logps - shift,
+        "num_items_in_batch": mask.sum(),
     }, logps
 
 
@@ -113,14 +133,25 @@ def test_loss_types_follow_their_formula(loss_type, tiny_model, items, tmp_path)
 
 @pytest.mark.parametrize("high, clipped", [(None, True), (0.5, False)])
 def test_clip_higher_frees_only_the_upper_side(high, clipped, tiny_model, items, tmp_path):
-    trainer, _ = run(recipe(tiny_model, epsilon_high=high, loss_type="bnpo", prompts_per_step=1, batch_size=4, steps=1), items, tiny_model, tmp_path)
+    trainer, _ = run(
+        recipe(tiny_model, epsilon_high=high, loss_type="bnpo", prompts_per_step=1, batch_size=4, steps=1),
+        items,
+        tiny_model,
+        tmp_path,
+    )
     lengths = [3, 3, 3, 3]
     trainer.model.train()
-    up = trainer.compute_loss(trainer.model, batch_of(trainer, lengths, 12, math.log(1.4))[0]).item()  # every ratio is 1.4
+    up = trainer.compute_loss(
+        trainer.model, batch_of(trainer, lengths, 12, math.log(1.4))[0]
+    ).item()  # every ratio is 1.4
     gain = 1.2 if clipped else 1.4
-    assert up == pytest.approx(-(gain * (1.0 + 0.5) + 1.4 * (-1.0 - 0.25)) / 4, rel=1e-4)  # only gains are clipped above
+    assert up == pytest.approx(
+        -(gain * (1.0 + 0.5) + 1.4 * (-1.0 - 0.25)) / 4, rel=1e-4
+    )  # only gains are clipped above
     down = trainer.compute_loss(trainer.model, batch_of(trainer, lengths, 12, math.log(0.6))[0]).item()
-    assert down == pytest.approx(-(0.6 * (1.0 + 0.5) + 0.8 * (-1.0 - 0.25)) / 4, rel=1e-4)  # and losses below, at 1 - 0.2 either way
+    assert down == pytest.approx(
+        -(0.6 * (1.0 + 0.5) + 0.8 * (-1.0 - 0.25)) / 4, rel=1e-4
+    )  # and losses below, at 1 - 0.2 either way
 
 
 def test_kl_is_to_the_model_without_its_adapter(tiny_model, items, tmp_path):
@@ -135,7 +166,9 @@ def test_kl_is_to_the_model_without_its_adapter(tiny_model, items, tmp_path):
 def test_aggregation_by_hand_on_one_step(aggregation, tiny_model, items, tmp_path):
     made = recipe(tiny_model, aggregation=aggregation, steps=1)
     trainer, _ = run(made, items, tiny_model, tmp_path)
-    scores = torch.tensor([trainer._logs["rewards"][name] for name in trainer.reward_func_names], dtype=torch.float64).T.reshape(2, 4, 4)  # prompts, completions, rewards
+    scores = torch.tensor(
+        [trainer._logs["rewards"][name] for name in trainer.reward_func_names], dtype=torch.float64
+    ).T.reshape(2, 4, 4)  # prompts, completions, rewards
     weights = torch.tensor(made.grpo.rewards.weights(), dtype=torch.float64)
     if aggregation == "sum":  # weigh and add, then normalise in the group
         total = (scores * weights).sum(-1)
@@ -145,7 +178,9 @@ def test_aggregation_by_hand_on_one_step(aggregation, tiny_model, items, tmp_pat
         total = (each * weights).sum(-1)
         expected = (total - total.mean()) / (total.std() + 1e-4)
     assert scores.std(1).sum() > 0
-    assert torch.allclose(torch.tensor(list(trainer._logs["advantages"]), dtype=torch.float64), expected.flatten(), atol=1e-4)
+    assert torch.allclose(
+        torch.tensor(list(trainer._logs["advantages"]), dtype=torch.float64), expected.flatten(), atol=1e-4
+    )
 
 
 def exadam(weight: float, gradients: list[float], rate: float, decay: float, eps: float = 1e-8) -> list[float]:
@@ -183,14 +218,20 @@ def test_exadam_trains_both_stages_with_the_trainers_groups(tiny_model, items, t
     train_sft(recipe(tiny_model, "sft", optimizer="exadam"), items, tmp_path / "sft", say=lambda line: None)
     plain = recipe(tiny_model, "sft")
     train_sft(plain, items, tmp_path / "adamw", say=lambda line: None)
-    losses = [[json.loads(line)["loss"] for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()] for name in ("sft", "adamw")]
+    losses = [
+        [json.loads(line)["loss"] for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("sft", "adamw")
+    ]
     assert losses[0][0] == losses[1][0] and losses[0][-1] != losses[1][-1] and losses[0][-1] < losses[0][0]
     trainer, rows = run(recipe(tiny_model, optimizer="exadam"), items, tiny_model, tmp_path)
     optimizer = trainer.optimizer.optimizer  # inside accelerate's wrapper
     assert isinstance(optimizer, EXAdam) and len(rows) == 2 and rows[0]["grad_norm"] > 0
     names = {id(p): n for n, p in trainer.model.named_parameters()}
     grouped = [{names[id(p)] for p in group["params"]} for group in optimizer.param_groups]
-    assert grouped[0] | grouped[1] == {n for n, p in trainer.model.named_parameters() if p.requires_grad} and optimizer.param_groups[0]["eps"] == 1e-8
+    assert (
+        grouped[0] | grouped[1] == {n for n, p in trainer.model.named_parameters() if p.requires_grad}
+        and optimizer.param_groups[0]["eps"] == 1e-8
+    )
 
 
 def test_exadam_goes_on_from_a_checkpoint(tiny_model, items, tmp_path):
@@ -219,21 +260,32 @@ class StopAt(TrainerCallback):
 
 
 @NO_GPU
-@pytest.mark.parametrize("stage, model, values, option, module", [
-    ("sft", {"backend": "unsloth"}, {}, "model.backend=unsloth", "unsloth"),
-    ("grpo", {"backend": "unsloth"}, {}, "model.backend=unsloth", "unsloth"),
-    ("sft", {"load_in_4bit": True}, {}, "model.load_in_4bit=true", "bitsandbytes"),
-    ("sft", {}, {"optimizer": "adamw_8bit"}, "sft.optimizer=adamw_8bit", "bitsandbytes"),
-    ("grpo", {}, {"optimizer": "adamw_8bit"}, "grpo.optimizer=adamw_8bit", "bitsandbytes"),
-    ("grpo", {}, {"logits": "liger"}, "grpo.logits=liger", "liger-kernel"),
-    ("sft", {}, {"logits": "liger"}, "sft.logits=liger", "liger-kernel"),
-])
-def test_what_needs_a_gpu_is_refused_in_one_line_before_anything_is_loaded(stage, model, values, option, module, items, tmp_path):
+@pytest.mark.parametrize(
+    "stage, model, values, option, module",
+    [
+        ("sft", {"backend": "unsloth"}, {}, "model.backend=unsloth", "unsloth"),
+        ("grpo", {"backend": "unsloth"}, {}, "model.backend=unsloth", "unsloth"),
+        ("sft", {"load_in_4bit": True}, {}, "model.load_in_4bit=true", "bitsandbytes"),
+        ("sft", {}, {"optimizer": "adamw_8bit"}, "sft.optimizer=adamw_8bit", "bitsandbytes"),
+        ("grpo", {}, {"optimizer": "adamw_8bit"}, "grpo.optimizer=adamw_8bit", "bitsandbytes"),
+        ("grpo", {}, {"logits": "liger"}, "grpo.logits=liger", "liger-kernel"),
+        ("sft", {}, {"logits": "liger"}, "sft.logits=liger", "liger-kernel"),
+    ],
+)
+def test_what_needs_a_gpu_is_refused_in_one_line_before_anything_is_loaded(
+    stage, model, values, option, module, items, tmp_path
+):
     made = recipe(tmp_path / "no such model", stage, model, **values)
     with pytest.raises(GazalError) as error:
-        train_sft(made, items, tmp_path / "run") if stage == "sft" else train_grpo(made, items, tmp_path / "none", tmp_path / "run")
+        train_sft(made, items, tmp_path / "run") if stage == "sft" else train_grpo(
+            made, items, tmp_path / "none", tmp_path / "run"
+        )
     found = str(error.value)
-    assert found.startswith(f"{option}: needs an NVIDIA GPU") and found.endswith("not found here") and not (tmp_path / "run").exists()
+    assert (
+        found.startswith(f"{option}: needs an NVIDIA GPU")
+        and found.endswith("not found here")
+        and not (tmp_path / "run").exists()
+    )
     if importlib.util.find_spec(module.replace("-", "_")) is None:
         assert f"and {module} (pip install 'gazal[gpu]')" in found
 
@@ -248,15 +300,24 @@ def test_only_chosen_options_are_asked_for(tiny_model):
 
 def test_four_bit_is_nf4_with_double_quantisation_and_bf16_arithmetic():
     config = four_bit_config()
-    assert (config.load_in_4bit, config.bnb_4bit_quant_type, config.bnb_4bit_use_double_quant, config.bnb_4bit_compute_dtype) == (True, "nf4", True, torch.bfloat16)
+    assert (
+        config.load_in_4bit,
+        config.bnb_4bit_quant_type,
+        config.bnb_4bit_use_double_quant,
+        config.bnb_4bit_compute_dtype,
+    ) == (True, "nf4", True, torch.bfloat16)
 
 
 def test_unsloths_adapter_is_the_one_that_peft_makes(tiny_model):
     """What unsloth hands on to PEFT's LoraConfig gives the adapter of the transformers backend, layer by layer."""
     section = AdapterSection(rank=4, alpha=8)
-    made = [get_peft_model(load_model(tiny_model), config) for config in (
-        lora_config(section), LoraConfig(**unsloth_adapter(section), task_type="CAUSAL_LM"),
-    )]
+    made = [
+        get_peft_model(load_model(tiny_model), config)
+        for config in (
+            lora_config(section),
+            LoraConfig(**unsloth_adapter(section), task_type="CAUSAL_LM"),
+        )
+    ]
     shapes = [{n: tuple(p.shape) for n, p in model.named_parameters() if p.requires_grad} for model in made]
     assert shapes[0] == shapes[1] and any("magnitude" in name for name in shapes[0])
     assert made[0].peft_config["default"].use_rslora and made[1].peft_config["default"].use_rslora

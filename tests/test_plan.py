@@ -17,7 +17,16 @@ from gazal.cli import app
 from gazal.errors import GazalError
 from gazal.evaluation.asked import asked_models
 from gazal.models import load_model, lora_config
-from gazal.planning.answering import CHARACTERS, Load, cache_bytes, load_of, parameter_counts, plan_answers, served, stored_bytes
+from gazal.planning.answering import (
+    CHARACTERS,
+    Load,
+    cache_bytes,
+    load_of,
+    parameter_counts,
+    plan_answers,
+    served,
+    stored_bytes,
+)
 from gazal.planning.command import make_plan
 from gazal.planning.devices import Devices, known_devices, read_devices
 from gazal.planning.memory import assumed_tokens, resident, stage_memory, weight_bytes
@@ -37,11 +46,20 @@ def changed(recipe: Recipe, **values) -> Recipe:
 
 @pytest.fixture(scope="module")
 def small(tiny_model) -> Recipe:
-    return Recipe.model_validate({
-        "model": {"base": str(tiny_model), "system": ""}, "sft": {"batch_size": 8, "max_length": 64, "bf16": False, "adapter": {"rank": 8}},
-        "grpo": {"prompts_per_step": 4, "num_generations": 4, "batch_size": 8, "max_completion_length": 32, "bf16": False},
-        "evaluation": {"batch_tokens": 2048, "max_new_tokens": 32},
-    })
+    return Recipe.model_validate(
+        {
+            "model": {"base": str(tiny_model), "system": ""},
+            "sft": {"batch_size": 8, "max_length": 64, "bf16": False, "adapter": {"rank": 8}},
+            "grpo": {
+                "prompts_per_step": 4,
+                "num_generations": 4,
+                "batch_size": 8,
+                "max_completion_length": 32,
+                "bf16": False,
+            },
+            "evaluation": {"batch_tokens": 2048, "max_new_tokens": 32},
+        }
+    )
 
 
 def peak(recipe, stage="sft", prompt=64, devices=H100):
@@ -51,7 +69,10 @@ def peak(recipe, stage="sft", prompt=64, devices=H100):
 @pytest.mark.parametrize("name", ["Qwen/Qwen3-0.6B", "Qwen/Qwen3-8B", "HuggingFaceTB/SmolLM2-135M"])
 def test_shipped_shapes_have_the_published_parameter_counts(name):
     model = PAPER.model.model_copy(update={"base": name})
-    size, card = sizes(base_config(model), "bfloat16", PAPER.sft.adapter.model_copy(update={"rank": 8})), known_models()[name]
+    size, card = (
+        sizes(base_config(model), "bfloat16", PAPER.sft.adapter.model_copy(update={"rank": 8})),
+        known_models()[name],
+    )
     assert size.base / 1e9 == pytest.approx(card["parameters"], rel=0.01)
     if "without_embeddings" in card:
         assert (size.base - size.embeddings) / 1e9 == pytest.approx(card["without_embeddings"], rel=0.005)
@@ -81,7 +102,9 @@ def test_a_trace_counts_what_autograd_keeps(tiny_model, small):
         torch.manual_seed(0)
         from transformers import AutoModelForCausalLM
 
-        policy = get_peft_model(AutoModelForCausalLM.from_config(with_layers(config, layers)), lora_config(small.sft.adapter)).train()
+        policy = get_peft_model(
+            AutoModelForCausalLM.from_config(with_layers(config, layers)), lora_config(small.sft.adapter)
+        ).train()
         own = {p.untyped_storage().data_ptr() for p in policy.parameters()}
         kept: dict[int, tuple[StorageWeakRef, int]] = {}
 
@@ -111,7 +134,9 @@ def test_memory_grows_with_batch_length_and_rank(small):
 
 def test_checkpointing_and_chunks_take_less_memory_and_checkpointing_more_flops(small):
     text, adapter = config_text(base_config(small.model)), small.sft.adapter
-    plain, again, chunked = (trace(text, 8, "float32", adapter, 8, 64, "sft", **o) for o in ({}, {"checkpointing": True}, {"chunked": True}))
+    plain, again, chunked = (
+        trace(text, 8, "float32", adapter, 8, 64, "sft", **o) for o in ({}, {"checkpointing": True}, {"chunked": True})
+    )
     assert again.peak < plain.peak and again.flops > 1.2 * plain.flops
     assert chunked.flops < plain.flops  # without the head's products
 
@@ -121,11 +146,15 @@ def test_checkpointing_and_chunks_take_less_memory_and_checkpointing_more_flops(
 def test_sharding_divides_what_stays_and_ddp_does_not(strategy, processes):
     recipe = changed(PAPER, launch__strategy=strategy, launch__processes=processes)
     size = sizes(base_config(recipe.model), "bfloat16", recipe.sft.adapter)
-    parts, alone = (resident(one, "sft", size) for one in (recipe, changed(PAPER, launch__strategy="ddp", launch__processes=1)))
+    parts, alone = (
+        resident(one, "sft", size) for one in (recipe, changed(PAPER, launch__strategy="ddp", launch__processes=1))
+    )
     share = 1 if strategy == "ddp" else processes
     assert parts["optimizer"] == alone["optimizer"] / share and parts["adapter"] == alone["adapter"] / share
     assert alone["weights"] / share <= parts["weights"] <= alone["weights"]
-    assert parts["gradients"] == (2 * alone["gradients"] if strategy == "ddp" and processes > 1 else alone["gradients"] / share)
+    assert parts["gradients"] == (
+        2 * alone["gradients"] if strategy == "ddp" and processes > 1 else alone["gradients"] / share
+    )
 
 
 def test_four_bits_are_about_half_a_byte_for_the_layers():
@@ -138,15 +167,23 @@ def test_four_bits_are_about_half_a_byte_for_the_layers():
 def test_generation_is_bound_by_bandwidth_for_few_rows(small):
     config = base_config(small.model)
     slow, fast = (Devices(1, 1, 8e10, 1e15, bandwidth, "x") for bandwidth in (1e12, 2e12))
-    assert generation_seconds(small, config, 1, 32, 64, slow, 0.4) > 1.9 * generation_seconds(small, config, 1, 32, 64, fast, 0.4)
-    assert generation_seconds(small, config, 1, 32, 64, slow, 0.4, small.grpo) > 1.5 * generation_seconds(small, config, 1, 32, 64, slow, 0.4)
+    assert generation_seconds(small, config, 1, 32, 64, slow, 0.4) > 1.9 * generation_seconds(
+        small, config, 1, 32, 64, fast, 0.4
+    )
+    assert generation_seconds(small, config, 1, 32, 64, slow, 0.4, small.grpo) > 1.5 * generation_seconds(
+        small, config, 1, 32, 64, slow, 0.4
+    )
 
 
 def test_sets_of_changes_come_by_price_and_once():
-    changes = [Change((("a", i),), price, group) for i, (price, group) in enumerate([(1, "x"), (2, "x"), (3, "y"), (10, "z")])]
+    changes = [
+        Change((("a", i),), price, group) for i, (price, group) in enumerate([(1, "x"), (2, "x"), (3, "y"), (10, "z")])
+    ]
     chosen = list(by_price(changes))
     assert [sum(c.price for c in one) for one in chosen] == sorted(sum(c.price for c in one) for one in chosen)
-    assert len(chosen) == len({tuple(c.values for c in one) for one in chosen}) == 3 + 1 + 2 + 3 + 2  # x or y alone, z, pairs, triples
+    assert (
+        len(chosen) == len({tuple(c.values for c in one) for one in chosen}) == 3 + 1 + 2 + 3 + 2
+    )  # x or y alone, z, pairs, triples
 
 
 @pytest.mark.parametrize(("room", "batch"), [(0.97, 64), (0.6, 64)])
@@ -175,10 +212,21 @@ def test_changes_offered_are_valid_recipes():
         assert apply(PAPER, [change]) is not None, change
 
 
-@pytest.mark.parametrize(("text", "machines", "count", "memory"), [
-    ("80GB", 1, 1, 80e9), ("1x80GB", 1, 1, 80e9), ("8x80gb", 1, 8, 80e9), ("2x8x80GB", 2, 8, 80e9), ("8xh100", 1, 8, 80e9),
-    ("rtx4090", 1, 1, 24e9), ("2xrtx4090", 1, 2, 24e9), ("2x4xRTX4090", 2, 4, 24e9), ("1x40GiB", 1, 1, 40 * 2**30), ("h200", 1, 1, 141e9),
-])
+@pytest.mark.parametrize(
+    ("text", "machines", "count", "memory"),
+    [
+        ("80GB", 1, 1, 80e9),
+        ("1x80GB", 1, 1, 80e9),
+        ("8x80gb", 1, 8, 80e9),
+        ("2x8x80GB", 2, 8, 80e9),
+        ("8xh100", 1, 8, 80e9),
+        ("rtx4090", 1, 1, 24e9),
+        ("2xrtx4090", 1, 2, 24e9),
+        ("2x4xRTX4090", 2, 4, 24e9),
+        ("1x40GiB", 1, 1, 40 * 2**30),
+        ("h200", 1, 1, 141e9),
+    ],
+)
 def test_devices(text, machines, count, memory):
     found = read_devices(text)
     assert (found.machines, found.count, found.memory, found.cpu) == (machines, count, memory, False)
@@ -189,19 +237,26 @@ def test_every_known_device_has_figures_and_a_source():
         assert one["memory"] > 0 and one["flops"] > 1e13 and one["bandwidth"] > 1e11 and one["source"]
 
 
-@pytest.mark.parametrize(("command", "words"), [
-    ("--devices 8xfridge", "--devices 8xfridge: expected cpu"),
-    ("--devices 0x80GB", "--devices 0x80GB: expected"),
-    ("--devices 1x2x3x80GB", "expected"),
-    ("--devices 1x0GB", "expected"),
-    ("--devices 1x80GB --tflops 5", "give both, or neither"),
-    ("--devices 1x80GB --recipe nowhere", "no such recipe"),
-    ("--devices 1x1GB --recipe qwen3-32b", "makes it fit"),
-    ("--devices 1x80GB --set model.base=nowhere", "no such folder, and no hub id"),
-])
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("--devices 8xfridge", "--devices 8xfridge: expected cpu"),
+        ("--devices 0x80GB", "--devices 0x80GB: expected"),
+        ("--devices 1x2x3x80GB", "expected"),
+        ("--devices 1x0GB", "expected"),
+        ("--devices 1x80GB --tflops 5", "give both, or neither"),
+        ("--devices 1x80GB --recipe nowhere", "no such recipe"),
+        ("--devices 1x1GB --recipe qwen3-32b", "makes it fit"),
+        ("--devices 1x80GB --set model.base=nowhere", "no such folder, and no hub id"),
+    ],
+)
 def test_bad_input_is_one_line(command, words):
     result = CliRunner().invoke(app, ["plan", *shlex.split(command)])
-    assert isinstance(result.exception, GazalError) and words in str(result.exception) and "\n" not in str(result.exception)
+    assert (
+        isinstance(result.exception, GazalError)
+        and words in str(result.exception)
+        and "\n" not in str(result.exception)
+    )
 
 
 def test_fewer_devices_than_processes_are_planned_with_what_they_can_run():
@@ -209,7 +264,9 @@ def test_fewer_devices_than_processes_are_planned_with_what_they_can_run():
     assert fitted_launch(PAPER, eight) == ()
     (change,) = fitted_launch(PAPER, one)
     assert apply(PAPER, [change]).launch.processes == 1
-    assert apply(PAPER, fitted_launch(PAPER, read_devices("6x80GB"))).launch.processes == 4  # five and six do not share 16 prompts
+    assert (
+        apply(PAPER, fitted_launch(PAPER, read_devices("6x80GB"))).launch.processes == 4
+    )  # five and six do not share 16 prompts
 
 
 def test_unknown_hub_model_without_a_hub_says_what_to_do(monkeypatch):
@@ -222,7 +279,16 @@ def test_the_plan_says_its_assumptions_and_no_cost_without_a_price(small, tmp_pa
     lines: list[str] = []
     make_plan(small, read_devices("1x80GB"), tmp_path, prompt=64, price=2.5, say=lines.append)
     text = "\n".join(lines)
-    for words in ("trainable", "sft.max_length", "at utilisation 0.4", "optimizer", "KV cache", "rollout copy", "fits", "USD at 2.5 USD"):
+    for words in (
+        "trainable",
+        "sft.max_length",
+        "at utilisation 0.4",
+        "optimizer",
+        "KV cache",
+        "rollout copy",
+        "fits",
+        "USD at 2.5 USD",
+    ):
         assert words in text, words
     lines.clear()
     make_plan(small, read_devices("1x80GB"), tmp_path, prompt=64, say=lines.append)
@@ -234,14 +300,19 @@ PUBLISHED = load_recipe("published")
 
 def answered(name, devices="8xh100", recipe=PUBLISHED, load=Load(7491, 212, False), mfu=0.4):
     (one,) = asked_models([name], recipe)
-    return served(one, base_config(recipe.model.model_copy(update={"base": one.spec})), load, read_devices(devices), mfu)
+    return served(
+        one, base_config(recipe.model.model_copy(update={"base": one.spec})), load, read_devices(devices), mfu
+    )
 
 
 @pytest.mark.parametrize("name", PUBLISHED.models)
 def test_every_published_model_has_a_shipped_shape_of_its_size_and_fits_eight_devices(name):
     spec = PUBLISHED.models[name].model
     parameters, looked_up = parameter_counts(base_config(PUBLISHED.model.model_copy(update={"base": spec})))
-    assert parameters / 1e9 == pytest.approx(known_models()[spec]["parameters"], rel=0.01) and 0 < looked_up < 0.1 * parameters
+    assert (
+        parameters / 1e9 == pytest.approx(known_models()[spec]["parameters"], rel=0.01)
+        and 0 < looked_up < 0.1 * parameters
+    )
     found = answered(name)
     assert not found.reason and found.rows > 1 and found.hours > 0
 
@@ -254,7 +325,9 @@ def test_memory_of_a_served_model_by_hand():
     assert found.parts["weights"] == pytest.approx(2 * 32.76e9 / 8, rel=0.001)
     assert found.parts["cache"] == pytest.approx(256 * (212 + 2048) * 262_144 / 8)
     eight = answered("llama-3.1-405b").parts["weights"] * 8
-    assert eight == pytest.approx(2 * 405.85e9 - 124 * 3 * 16384 * 53248, rel=0.001)  # 124 layers' feed-forward matrices in 8 bits
+    assert eight == pytest.approx(
+        2 * 405.85e9 - 124 * 3 * 16384 * 53248, rel=0.001
+    )  # 124 layers' feed-forward matrices in 8 bits
 
 
 def test_a_served_model_takes_longer_with_less_bandwidth_and_more_to_say():
@@ -269,7 +342,9 @@ def test_a_served_model_takes_longer_with_less_bandwidth_and_more_to_say():
 
 
 def test_what_does_not_fit_says_what_it_takes():
-    assert "weights and a sequence of 8,192 tokens (evaluation.context) take" in answered("qwen-2.5-72b", "1x80GB").reason
+    assert (
+        "weights and a sequence of 8,192 tokens (evaluation.context) take" in answered("qwen-2.5-72b", "1x80GB").reason
+    )
     assert not answered("qwen-3-32b", "1x80GB").reason
     whole = load_recipe("published", ["evaluation.context=null"])
     assert "a sequence of 40,960 tokens" in answered("qwen-3-32b", "1x80GB", whole).reason
@@ -280,7 +355,9 @@ def test_prompts_are_counted_from_the_benchmarks_or_from_what_was_measured(tmp_p
     twice = load_recipe("published", ["evaluation.samples=2", "evaluation.permute=1", "evaluation.benchmark_limit=10"])
     assert load_of(twice, None).prompts == 4 * 10 * 4
     path = tmp_path / "mine.jsonl"
-    path.write_text('{"id": "1", "question": "' + 196 * "x" + '", "options": {"A": "1", "B": "2"}, "answer_idx": "A"}\n')
+    path.write_text(
+        '{"id": "1", "question": "' + 196 * "x" + '", "options": {"A": "1", "B": "2"}, "answer_idx": "A"}\n'
+    )
     mine = load_recipe("published", [f"evaluation.benchmarks=[{path}]", "model.system=''"])
     assert load_of(mine, tmp_path).tokens - 20 == (196 + 2 * 5) / CHARACTERS and load_of(mine, tmp_path).prompts == 1
     with pytest.raises(GazalError, match="mine.jsonl: its size is not known here; give --benchmarks"):
@@ -294,14 +371,27 @@ def test_the_plan_of_the_published_recipe_names_each_model_and_its_cost():
         assert any(line.startswith(name + " ") for line in lines), name
     assert "an upper bound" in lines[-1] and "USD at 2.5 USD per device hour" in lines[-2]
     lines.clear()
-    with pytest.raises(GazalError, match="1 of the models cannot be asked on 1 × h100: qwen-2.5-72b: weights") as refusal:
+    with pytest.raises(
+        GazalError, match="1 of the models cannot be asked on 1 × h100: qwen-2.5-72b: weights"
+    ) as refusal:
         plan_answers(PUBLISHED, read_devices("h100"), ["qwen-2.5-72b", "qwen-3-32b"], say=lines.append)
-    assert "\n" not in str(refusal.value) and any(line.startswith("qwen-3-32b ") for line in lines) and not any(line.startswith("qwq") for line in lines)
+    assert (
+        "\n" not in str(refusal.value)
+        and any(line.startswith("qwen-3-32b ") for line in lines)
+        and not any(line.startswith("qwq") for line in lines)
+    )
 
 
 def test_a_model_in_this_process_is_planned_on_one_device(tiny_model):
     lines: list[str] = []
-    recipe = load_recipe("published", [f"models.qwen-3-32b.model={tiny_model}", "models.qwen-3-32b.engine=transformers", "models.gazal-r1.model=openai:http://x/v1#y"])
+    recipe = load_recipe(
+        "published",
+        [
+            f"models.qwen-3-32b.model={tiny_model}",
+            "models.qwen-3-32b.engine=transformers",
+            "models.gazal-r1.model=openai:http://x/v1#y",
+        ],
+    )
     plan_answers(recipe, H100, ["qwen-3-32b"], say=lines.append)
     assert next(line for line in lines if line.startswith("qwen-3-32b")).split()[1] == "1"
     with pytest.raises(GazalError, match="gazal-r1: a server"):

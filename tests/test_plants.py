@@ -56,15 +56,22 @@ def test_appended_options_are_parsed_off_again(seed: int) -> None:
 
 
 def test_grams_are_as_described() -> None:
-    assert list(bench.grams("One, two  THREE four five six-seven eight nine.")) == ["one two three four five sixseven eight nine"]
-    assert list(bench.grams("A question of seven words is never flagged")) == ["a question of seven words is never flagged"]
+    assert list(bench.grams("One, two  THREE four five six-seven eight nine.")) == [
+        "one two three four five sixseven eight nine"
+    ]
+    assert list(bench.grams("A question of seven words is never flagged")) == [
+        "a question of seven words is never flagged"
+    ]
     assert list(bench.grams("seven words are not enough for it")) == []
 
 
 @real
 def test_a_thousand_plants_in_stated_shares() -> None:
     made = plants.make_plants(FOLDER, 3)
-    assert Counter(plant.kind for plant in made) == {kind: count for kind, (count, _, _) in plants.KINDS.items()} and len(made) == 1000
+    assert (
+        Counter(plant.kind for plant in made) == {kind: count for kind, (count, _, _) in plants.KINDS.items()}
+        and len(made) == 1000
+    )
     assert made == plants.make_plants(FOLDER, 3)
     assert len({(plant.test, plant.test_id) for plant in made}) == 1000  # each of another test item
     known = {row["id"] for stem in plants.OTHERS for row in plants.rows(FOLDER, stem)}
@@ -80,11 +87,25 @@ def test_recall_and_false_positives(tmp_path: Path) -> None:
     for path, rows in zip(files, ([plant.row for plant in made], others), strict=True):
         path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     tests = {name: FOLDER / f"{stem}.jsonl.gz" for name, stem in plants.TESTS.items()}
-    found = {(match.file, match.row) for match in find_duplicates(files, tests, CurationSection(), say=lambda line: None) if match.against != "train"}
+    found = {
+        (match.file, match.row)
+        for match in find_duplicates(files, tests, CurationSection(), say=lambda line: None)
+        if match.against != "train"
+    }
     counted = bench.counted(made, [row["id"] for row in others], found)
     hits, planted = counted["recall"]
-    assert hits / planted >= 0.98 and len(counted["real_flagged"]) <= 0.002 * len(others) and counted["known_found"] >= 5
-    for kind in ("verbatim", "options appended", "options reordered", "disguised", "short stem", "abstract in rationale", "same pmid"):
+    assert (
+        hits / planted >= 0.98 and len(counted["real_flagged"]) <= 0.002 * len(others) and counted["known_found"] >= 5
+    )
+    for kind in (
+        "verbatim",
+        "options appended",
+        "options reordered",
+        "disguised",
+        "short stem",
+        "abstract in rationale",
+        "same pmid",
+    ):
         assert counted["kinds"][kind][0] >= 0.99 * counted["kinds"][kind][1], kind
     assert counted["kinds"]["numbers changed"][0] <= 1
 
@@ -98,4 +119,6 @@ def test_documents_and_one_measurement(tmp_path: Path) -> None:
     for method in ("ours", "command"):
         run = bench.measured(method, FOLDER, [path], tmp_path / "out.json")
         assert run["found"] == [] and run["peak_mib"] > 50
-        assert run["inside"] > 0 and (method == "command" or run["inside"] >= size["copies"])  # a filter may have taken a copy first
+        assert run["inside"] > 0 and (
+            method == "command" or run["inside"] >= size["copies"]
+        )  # a filter may have taken a copy first

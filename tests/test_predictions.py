@@ -56,7 +56,9 @@ class Scripted:
 
 
 def run(out, engine, items=ITEMS, settings=SETTINGS, **options):
-    return predict(engine, items, settings, out, **{"prompting": Prompting("s"), "seed": 1, "say": lambda line: None, **options})
+    return predict(
+        engine, items, settings, out, **{"prompting": Prompting("s"), "seed": 1, "say": lambda line: None, **options}
+    )
 
 
 def test_rows_are_in_item_order_then_sample(tmp_path):
@@ -67,7 +69,9 @@ def test_rows_are_in_item_order_then_sample(tmp_path):
     assert [(r["item_id"], r["sample"]) for r in rows] == [(item.id, s) for item in ITEMS for s in (0, 1)]
     assert [r["n_tokens"] for r in rows] == [5 + i for i in range(20)]
     assert [r["correct"] for r in rows] == [True, False] * 10
-    assert {(r["letter"], r["reason"], r["finish_reason"]) for r in rows if r["sample"]} == {(None, "declined", "length")}
+    assert {(r["letter"], r["reason"], r["finish_reason"]) for r in rows if r["sample"]} == {
+        (None, "declined", "length")
+    }
     assert read_header(out)["model"] == "one" and len(read_predictions(out)) == 20
     assert os.listdir(tmp_path / "m") == ["b.parquet"]
 
@@ -88,12 +92,20 @@ def test_an_interrupted_run_goes_on_and_ends_in_the_same_bytes(tmp_path):
     assert engine.asked == []
 
 
-@pytest.mark.parametrize(("change", "word"), [
-    ({"engine": Scripted("two")}, r"model \('one', wanted 'two'\)"), ({"items": ITEMS[:9]}, r"benchmark \(other items, options or keys\)"),
-    ({"settings": EvaluationSection(samples=1)}, r"sampling \(samples: 2, wanted 1\)"), ({"seed": 2}, r"sampling \(seed: 1, wanted 2\)"),
-    ({"prompting": Prompting("other")}, r"prompt \(system: 's', wanted 'other'\)"),
-    ({"engine": Scripted("two"), "seed": 2}, r"model \('one', wanted 'two'\), another sampling \(seed: 1, wanted 2\)"),
-])
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"engine": Scripted("two")}, r"model \('one', wanted 'two'\)"),
+        ({"items": ITEMS[:9]}, r"benchmark \(other items, options or keys\)"),
+        ({"settings": EvaluationSection(samples=1)}, r"sampling \(samples: 2, wanted 1\)"),
+        ({"seed": 2}, r"sampling \(seed: 1, wanted 2\)"),
+        ({"prompting": Prompting("other")}, r"prompt \(system: 's', wanted 'other'\)"),
+        (
+            {"engine": Scripted("two"), "seed": 2},
+            r"model \('one', wanted 'two'\), another sampling \(seed: 1, wanted 2\)",
+        ),
+    ],
+)
 @pytest.mark.parametrize("cut", [False, True])
 def test_predictions_of_something_else_are_refused_or_replaced(tmp_path, change, word, cut):
     out = tmp_path / "b.parquet"
@@ -124,20 +136,29 @@ def test_an_older_header_says_what_it_does_not_say(tmp_path):
     header = read_header(out)
     del header["sampling"]["stop_when_answered"], header["prompt"]
     pq.write_table(pq.read_table(out).replace_schema_metadata({"gazal": json.dumps(header)}), out)
-    with pytest.raises(GazalError, match=r"another sampling \(does not say stop_when_answered\), another prompt \(does not say system, opens_think, "):
+    with pytest.raises(
+        GazalError,
+        match=r"another sampling \(does not say stop_when_answered\), another prompt \(does not say system, opens_think, ",
+    ):
         run(out, Scripted())
     pq.write_table(pq.read_table(out).replace_schema_metadata({}), out)
     with pytest.raises(GazalError, match="b.parquet: does not say which model and benchmark"):
         run(out, Scripted())
 
 
-@pytest.mark.parametrize(("spoil", "message"), [
-    (lambda lines: [b"{]\n"], "row 1: not of a file of partial predictions .*; remove it"),
-    (lambda lines: [b"[1]\n", *lines[1:]], "does not say which model"),
-    (lambda lines: [*lines[:2], b"\0" * 50 + b"\n", *lines[3:]], "row 3: not of a file .*remove rows 3 and on to keep those before"),
-    (lambda lines: [*lines[:2], b'[[99, "x", 1, "stop"]]\n'], "row 3: .*no prompt 99"),
-    (lambda lines: [*lines[:2], b'[[1,"x",1,"stop"]]\n'], "row 3: .*not as written here"),
-])
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda lines: [b"{]\n"], "row 1: not of a file of partial predictions .*; remove it"),
+        (lambda lines: [b"[1]\n", *lines[1:]], "does not say which model"),
+        (
+            lambda lines: [*lines[:2], b"\0" * 50 + b"\n", *lines[3:]],
+            "row 3: not of a file .*remove rows 3 and on to keep those before",
+        ),
+        (lambda lines: [*lines[:2], b'[[99, "x", 1, "stop"]]\n'], "row 3: .*no prompt 99"),
+        (lambda lines: [*lines[:2], b'[[1,"x",1,"stop"]]\n'], "row 3: .*not as written here"),
+    ],
+)
 def test_spoilt_partial_files_are_one_line_and_stay(tmp_path, spoil, message):
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "b.parquet", Scripted(stop_after=3))
@@ -208,7 +229,13 @@ def test_prompts_are_built_when_asked_for():
 
     prompts = Prompts(ITEMS, 3, counting := Counting())
     assert len(prompts) == 30 and counting.built == 0
-    assert [prompts[at] for at in (0, 2, 3, 29, -1)] == ["item-0", "item-0", "item-1", "item-9", "item-9"] and counting.built == 5
+    assert [prompts[at] for at in (0, 2, 3, 29, -1)] == [
+        "item-0",
+        "item-0",
+        "item-1",
+        "item-9",
+        "item-9",
+    ] and counting.built == 5
     for at in (30, -31):
         with pytest.raises(IndexError):
             prompts[at]
@@ -216,7 +243,13 @@ def test_prompts_are_built_when_asked_for():
 
 def test_a_completion_is_read_once(tmp_path, monkeypatch):
     read = []
-    monkeypatch.setattr(predictions, "extract", lambda text, options, think_open, real=predictions.extract: read.append(text) or real(text, options, think_open))
+    monkeypatch.setattr(
+        predictions,
+        "extract",
+        lambda text, options, think_open, real=predictions.extract: (
+            read.append(text) or real(text, options, think_open)
+        ),
+    )
     run(tmp_path / "b.parquet", Scripted())
     assert len(read) == 20
 
@@ -225,8 +258,14 @@ def test_datasets_loads_the_documented_columns(tmp_path):
     out = run(tmp_path / "b.parquet", Scripted())
     loaded = datasets.load_dataset("parquet", data_files=str(out), split="train", cache_dir=str(tmp_path / "cache"))
     assert {name: feature.dtype for name, feature in loaded.features.items()} == {
-        "item_id": "string", "sample": "int64", "completion": "string", "n_tokens": "int64", "finish_reason": "string",
-        "letter": "string", "reason": "string", "correct": "bool",
+        "item_id": "string",
+        "sample": "int64",
+        "completion": "string",
+        "n_tokens": "int64",
+        "finish_reason": "string",
+        "letter": "string",
+        "reason": "string",
+        "correct": "bool",
     }
     assert loaded.num_rows == 20 and loaded[1]["letter"] is None and loaded[0]["correct"] is True
 
@@ -248,7 +287,12 @@ class Logged(Scripted):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills a fork")
 def test_killed_at_any_moment_nothing_is_asked_twice(tmp_path):
-    items, chance, log, out = [make_item(n) for n in range(300)], random.Random(6), tmp_path / "log", tmp_path / "cut.parquet"
+    items, chance, log, out = (
+        [make_item(n) for n in range(300)],
+        random.Random(6),
+        tmp_path / "log",
+        tmp_path / "cut.parquet",
+    )
     plain, kills = run(tmp_path / "plain.parquet", Scripted(), items).read_bytes(), 0
     while not out.exists():
         pid = os.fork()
@@ -323,24 +367,33 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in KiB on Linux alone")
 def test_a_hundred_thousand_items_stay_under_a_gibibyte_and_a_half(tmp_path):
     done = subprocess.run(
-        [sys.executable, "-c", SCALE, str(tmp_path), "100000"], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": os.path.dirname(__file__)},
+        [sys.executable, "-c", SCALE, str(tmp_path), "100000"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.path.dirname(__file__)},
     )
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) < 1.5 * 2**30
     assert pq.ParquetFile(tmp_path / "stub" / "b.parquet").metadata.num_rows == 100_000
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(0.4, "0 s"), (59.6, "1 min 00 s"), (185, "3 min 05 s"), (7620, "2 h 07 min"), (90061, "25 h 01 min")])
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.4, "0 s"), (59.6, "1 min 00 s"), (185, "3 min 05 s"), (7620, "2 h 07 min"), (90061, "25 h 01 min")],
+)
 def test_durations_are_readable(seconds, text):
     assert duration(seconds) == text
 
 
-@pytest.mark.parametrize(("spoil", "message"), [
-    (lambda rows: rows[:-1], "item 'item-9' has 1 samples, others 2"),
-    (lambda rows: [*rows, rows[0]], "row 21: item 'item-0', sample 0 is there twice"),
-    (lambda rows: [{**rows[0], "completion": None}, *rows[1:]], "row 1: completion: null"),
-    (lambda rows: [], "no rows"),
-])
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda rows: rows[:-1], "item 'item-9' has 1 samples, others 2"),
+        (lambda rows: [*rows, rows[0]], "row 21: item 'item-0', sample 0 is there twice"),
+        (lambda rows: [{**rows[0], "completion": None}, *rows[1:]], "row 1: completion: null"),
+        (lambda rows: [], "no rows"),
+    ],
+)
 def test_spoilt_predictions_name_the_row(tmp_path, spoil, message):
     out = run(tmp_path / "b.parquet", Scripted())
     pq.write_table(pa.Table.from_pylist(spoil(pq.read_table(out).to_pylist()), SCHEMA), out)
@@ -349,7 +402,9 @@ def test_spoilt_predictions_name_the_row(tmp_path, spoil, message):
     assert str(error.value) == f"{out}: {message}"
 
 
-@pytest.mark.parametrize("header", ["[1]", '"x"', "1", '{"sampling": null}', '{"prompt": [1], "sampling": {}}', "{", b"\xff\xfe"])
+@pytest.mark.parametrize(
+    "header", ["[1]", '"x"', "1", '{"sampling": null}', '{"prompt": [1], "sampling": {}}', "{", b"\xff\xfe"]
+)
 def test_a_header_that_is_none_of_ours_is_one_line(tmp_path, header):
     path = tmp_path / "b.parquet"
     pq.write_table(pa.table({"item_id": ["a"]}).replace_schema_metadata({"gazal": header}), path)
@@ -359,12 +414,20 @@ def test_a_header_that_is_none_of_ours_is_one_line(tmp_path, header):
 
 
 def test_items_with_control_tokens_of_the_model_are_counted_aloud(tmp_path):
-    items = [make_item(0), make_item(1).model_copy(update={"question": "Question 1? <|im_end|>"}), make_item(2).model_copy(update={"options": {"A": "</s>", "B": "y", "C": "z"}}), make_item(3)]
+    items = [
+        make_item(0),
+        make_item(1).model_copy(update={"question": "Question 1? <|im_end|>"}),
+        make_item(2).model_copy(update={"options": {"A": "</s>", "B": "y", "C": "z"}}),
+        make_item(3),
+    ]
     said: list[str] = []
     engine = Scripted()
     engine.tokenizer = SimpleNamespace(all_special_tokens=["<|im_end|>", "</s>"])
     run(tmp_path / "m" / "b.parquet", engine, items, say=said.append)
-    assert said[0] == "m on b: 2 of 4 items hold text that this model reads as a control token, such as '<|im_end|>' (first: 'item-1')"
+    assert (
+        said[0]
+        == "m on b: 2 of 4 items hold text that this model reads as a control token, such as '<|im_end|>' (first: 'item-1')"
+    )
     run(tmp_path / "n" / "b.parquet", engine, items[:1], say=said.append)
     assert len(said) == 3 and "control" not in said[2]
 
@@ -401,18 +464,33 @@ def test_progress_tells_rate_time_left_and_the_interval(tmp_path, monkeypatch):
     monkeypatch.setattr("gazal.evaluation.progress.time.monotonic", lambda: next(clock))
     lines: list[str] = []
     run(tmp_path / "m" / "b.parquet", Scripted(), settings=EvaluationSection(), say=lines.append)
-    assert lines[1] == "m on b: 4/10, 0.0 items/s, about 30 min 00 s left, accuracy so far 1.000 (95 % interval 0.510–1.000)"
+    assert (
+        lines[1]
+        == "m on b: 4/10, 0.0 items/s, about 30 min 00 s left, accuracy so far 1.000 (95 % interval 0.510–1.000)"
+    )
     assert lines[-1] == "m on b: 10/10, 0.0 items/s in 40 min 00 s, accuracy 1.000 (95 % interval 0.722–1.000)"
 
 
 @pytest.mark.parametrize("norm", ["sum", "characters"])
 def test_by_log_likelihood_an_item_is_asked_once_and_resumed_alike(tiny_model, tmp_path, norm):
-    engine, settings = load_engine(tiny_model, "float32"), EvaluationSection(method="loglik", loglik_norm=norm, batch_tokens=512)
+    engine, settings = (
+        load_engine(tiny_model, "float32"),
+        EvaluationSection(method="loglik", loglik_norm=norm, batch_tokens=512),
+    )
     out = run(tmp_path / "m" / "b.parquet", engine, settings=settings)
     frame, whole = read_predictions(out), out.read_bytes()
-    assert list(frame["item_id"]) == [item.id for item in ITEMS] and set(frame["n_tokens"]) == {0} and set(frame["reason"]) == {"ok"}
-    assert list(frame["letter"]) == [read_letter(text, norm) for text in frame["completion"]] and read_header(out)["sampling"]["method"] == "loglik"
-    assert list(frame["correct"]) == [letter == item.answer_idx for letter, item in zip(frame["letter"], ITEMS, strict=True)]
+    assert (
+        list(frame["item_id"]) == [item.id for item in ITEMS]
+        and set(frame["n_tokens"]) == {0}
+        and set(frame["reason"]) == {"ok"}
+    )
+    assert (
+        list(frame["letter"]) == [read_letter(text, norm) for text in frame["completion"]]
+        and read_header(out)["sampling"]["method"] == "loglik"
+    )
+    assert list(frame["correct"]) == [
+        letter == item.answer_idx for letter, item in zip(frame["letter"], ITEMS, strict=True)
+    ]
     partial, saved = tmp_path / "m" / "b.partial.jsonl", []
     out.unlink()
 

@@ -24,7 +24,18 @@ from gazal.models import load_tokenizer
 from gazal.prompts import CHATML_TEMPLATE, build_messages, completion_text
 from gazal.recipe import Recipe
 from gazal.sft.train import sft_dataset, sft_trainer, train_sft
-from gazal.training.preflight import EXAMPLE, Check, check_end, check_lengths, check_pad, check_tags, check_template, preflight_grpo, preflight_sft, report
+from gazal.training.preflight import (
+    EXAMPLE,
+    Check,
+    check_end,
+    check_lengths,
+    check_pad,
+    check_tags,
+    check_template,
+    preflight_grpo,
+    preflight_sft,
+    report,
+)
 from gazal.training.probes import judge_rewards, untouched
 
 SMOLLM2 = (  # from the GGUF file of SmolLM2-135M-Instruct: it puts a system turn of its own before a user's first turn
@@ -39,7 +50,12 @@ def shipped(name: str) -> str:
     return (Path(trl.__file__).parent / "chat_templates" / f"{name}.jinja").read_text(encoding="utf-8")
 
 
-TEMPLATES = {"chatml": CHATML_TEMPLATE, "qwen3": shipped("qwen3"), "qwen3 for training": shipped("qwen3_training"), "smollm2": SMOLLM2}
+TEMPLATES = {
+    "chatml": CHATML_TEMPLATE,
+    "qwen3": shipped("qwen3"),
+    "qwen3 for training": shipped("qwen3_training"),
+    "smollm2": SMOLLM2,
+}
 
 
 @pytest.fixture(scope="module")
@@ -54,10 +70,19 @@ def tokenizer(tiny_model) -> PreTrainedTokenizerBase:
 
 @pytest.fixture(scope="module")
 def recipe(tiny_model) -> Recipe:
-    return Recipe.model_validate({
-        "model": {"base": str(tiny_model), "system": ""}, "sft": {"batch_size": 8, "learning_rate": 1e-2, "warmup_steps": 0, "bf16": False},
-        "grpo": {"prompts_per_step": 2, "num_generations": 4, "batch_size": 4, "max_completion_length": 16, "bf16": False},
-    })
+    return Recipe.model_validate(
+        {
+            "model": {"base": str(tiny_model), "system": ""},
+            "sft": {"batch_size": 8, "learning_rate": 1e-2, "warmup_steps": 0, "bf16": False},
+            "grpo": {
+                "prompts_per_step": 2,
+                "num_generations": 4,
+                "batch_size": 4,
+                "max_completion_length": 16,
+                "bf16": False,
+            },
+        }
+    )
 
 
 def changed(recipe: Recipe, section: str, **values: object) -> Recipe:
@@ -65,7 +90,10 @@ def changed(recipe: Recipe, section: str, **values: object) -> Recipe:
 
 
 def pairs(items: list[Item], system: str = "") -> list[tuple[list[dict[str, str]], list[dict[str, str]]]]:
-    return [(build_messages(item, system), [{"role": "assistant", "content": completion_text(item, item.reasoning)}]) for item in items]
+    return [
+        (build_messages(item, system), [{"role": "assistant", "content": completion_text(item, item.reasoning)}])
+        for item in items
+    ]
 
 
 def outcomes(checks: list[Check]) -> dict[str, str]:
@@ -79,20 +107,31 @@ def test_template_passes_and_trl_trains_what_is_prompted(name, system, tokenizer
     assert check_template(tokenizer, pairs(items, system), False).outcome == "pass"
     trainer = sft_trainer(recipe, sft_dataset(items[:3], system), tokenizer, tmp_path, [])
     for row, (prompt, turn) in zip(trainer.train_dataset, pairs(items[:3], system), strict=True):
-        asked = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=True, return_dict=True)["input_ids"]
+        asked = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=True, return_dict=True)[
+            "input_ids"
+        ]
         trained = [label for label in row["labels"] if label != -100]
         assert row["input_ids"] == asked + trained and row["labels"][: len(asked)] == [-100] * len(asked)
-        assert tokenizer.decode(trained) == turn[0]["content"] + "<|im_end|>\n"  # think block once, as written, then EOS
+        assert (
+            tokenizer.decode(trained) == turn[0]["content"] + "<|im_end|>\n"
+        )  # think block once, as written, then EOS
 
 
-@pytest.mark.parametrize("name, opens, why", [
-    ("deepseek_r1_distill", False, "opens <think> in the prompt: set model.prompt_opens_think"),  # open-r1#235, trl#6966
-    ("deepseek_r1_distill", True, "drops or doubles it"),  # it cuts the block out of the turn
-    ("qwen3_5_think", False, "opens <think> in the prompt: set model.prompt_opens_think"),
-    ("qwen3_5_nothink", False, "closes the think block in the prompt"),
-    ("qwen3", True, "does not open <think>"),
-    ("gemma", False, "System role not supported"),
-])
+@pytest.mark.parametrize(
+    "name, opens, why",
+    [
+        (
+            "deepseek_r1_distill",
+            False,
+            "opens <think> in the prompt: set model.prompt_opens_think",
+        ),  # open-r1#235, trl#6966
+        ("deepseek_r1_distill", True, "drops or doubles it"),  # it cuts the block out of the turn
+        ("qwen3_5_think", False, "opens <think> in the prompt: set model.prompt_opens_think"),
+        ("qwen3_5_nothink", False, "closes the think block in the prompt"),
+        ("qwen3", True, "does not open <think>"),
+        ("gemma", False, "System role not supported"),
+    ],
+)
 def test_real_templates_that_do_not_fit(name, opens, why, tokenizer, items):
     tokenizer.chat_template = shipped(name)
     check = check_template(tokenizer, pairs(items[:2], "Think first."), opens)
@@ -104,13 +143,30 @@ def test_a_template_that_opens_think_passes_when_the_recipe_says_so(tokenizer, i
     assert check_template(tokenizer, pairs(items), True).outcome == "pass"
 
 
-@pytest.mark.parametrize("template, why", [
-    (CHATML_TEMPLATE.replace("message['content']", "('<think>\\n' if message['role'] == 'assistant' else '') + message['content']"), "<think> stands 2 times"),
-    (CHATML_TEMPLATE.replace("message['content']", "message['content'].split('</think>')[-1]"), "<think> stands 0 times"),
-    (CHATML_TEMPLATE.replace("message['content']", "message['content'] | upper"), "<think> stands 0 times"),
-    (CHATML_TEMPLATE.replace("message['content']", "message['content'] | replace('Step', 'Stage')"), "changes the completion's text"),
-    (CHATML_TEMPLATE.replace("'<|im_start|>assistant\\n' }}{% endif %}", "'<|im_start|>model\\n' }}{% endif %}"), "does not begin with what is prompted"),
-])
+@pytest.mark.parametrize(
+    "template, why",
+    [
+        (
+            CHATML_TEMPLATE.replace(
+                "message['content']", "('<think>\\n' if message['role'] == 'assistant' else '') + message['content']"
+            ),
+            "<think> stands 2 times",
+        ),
+        (
+            CHATML_TEMPLATE.replace("message['content']", "message['content'].split('</think>')[-1]"),
+            "<think> stands 0 times",
+        ),
+        (CHATML_TEMPLATE.replace("message['content']", "message['content'] | upper"), "<think> stands 0 times"),
+        (
+            CHATML_TEMPLATE.replace("message['content']", "message['content'] | replace('Step', 'Stage')"),
+            "changes the completion's text",
+        ),
+        (
+            CHATML_TEMPLATE.replace("'<|im_start|>assistant\\n' }}{% endif %}", "'<|im_start|>model\\n' }}{% endif %}"),
+            "does not begin with what is prompted",
+        ),
+    ],
+)
 def test_a_changed_template_is_caught(template, why, tokenizer, items):
     assert template != CHATML_TEMPLATE
     tokenizer.chat_template = template
@@ -123,7 +179,9 @@ def test_tokens_that_merge_across_the_prompt_are_caught(tokenizer, items):
     item = items[0].model_copy(update={"reasoning": "Step 1: yes"})
     turn = [{"role": "assistant", "content": "Step 1: <think>\nyes\n</think>\n\n**Answer:** A"}]
     assert len(tokenizer("Step 1: ")["input_ids"]) == 1
-    tokenizer.chat_template = CHATML_TEMPLATE.replace("'<|im_start|>assistant\\n' }}", f"'<|im_start|>assistant\\n{opening}' }}}}")
+    tokenizer.chat_template = CHATML_TEMPLATE.replace(
+        "'<|im_start|>assistant\\n' }}", f"'<|im_start|>assistant\\n{opening}' }}}}"
+    )
     check = check_template(tokenizer, [(build_messages(item, ""), turn)], False)
     assert check.outcome == "fail" and "tokens merge" in check.why, check.why
 
@@ -172,12 +230,18 @@ def test_sft_preflight_of_a_packed_recipe_fills_its_rows(recipe, items):
 
 
 def test_long_examples_warn_and_all_too_long_fails(recipe, items):
-    lengths = sorted(len(ids) for ids in load_tokenizer(recipe.model.base).apply_chat_template(
-        [prompt + turn for prompt, turn in pairs(items, recipe.model.system)], tokenize=True, return_dict=True)["input_ids"])
+    lengths = sorted(
+        len(ids)
+        for ids in load_tokenizer(recipe.model.base).apply_chat_template(
+            [prompt + turn for prompt, turn in pairs(items, recipe.model.system)], tokenize=True, return_dict=True
+        )["input_ids"]
+    )
     warned = preflight_sft(changed(recipe, "sft", max_length=lengths[-2]), items)
     assert outcomes(warned)["length"] == "warn" and f"× {lengths[-2]} tokens" in warned[-1].why  # the longest that fits
     report(warned, lambda line: None)
-    with pytest.raises(GazalError, match=r"preflight: length: 24 of 24 \(100.0%\) are longer than sft.max_length \(16 tokens\)"):
+    with pytest.raises(
+        GazalError, match=r"preflight: length: 24 of 24 \(100.0%\) are longer than sft.max_length \(16 tokens\)"
+    ):
         report(preflight_sft(changed(recipe, "sft", max_length=16), items), lambda line: None)
 
 
@@ -194,7 +258,9 @@ def little_memory() -> Iterator[None]:
     """256 MiB: on the GPU where there is one, else more than this process has."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-        torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 2**28) / torch.cuda.get_device_properties(0).total_memory)
+        torch.cuda.set_per_process_memory_fraction(
+            (torch.cuda.memory_reserved() + 2**28) / torch.cuda.get_device_properties(0).total_memory
+        )
         try:
             yield
         finally:
@@ -212,7 +278,9 @@ def test_what_does_not_fit_in_memory_fails_at_once(recipe, items):
     huge = changed(recipe, "sft", batch_size=512)
     with little_memory():
         checks = preflight_sft(huge, items)
-    assert outcomes(checks)["longest batch"] == "fail" and "do not fit in memory: lower sft.batch_size" in checks[-1].why
+    assert (
+        outcomes(checks)["longest batch"] == "fail" and "do not fit in memory: lower sft.batch_size" in checks[-1].why
+    )
     with pytest.raises(GazalError, match=r"preflight: longest batch: 512 × .*\(trl#2688, trl#4585\)"):
         report(checks, lambda line: None)
 
@@ -221,7 +289,11 @@ def test_training_after_preflight_is_byte_identical(recipe, items, tmp_path):
     train_sft(recipe, items, tmp_path / "plain", say=lambda line: None)
     states = random.getstate(), np.random.get_state()[1].tobytes(), torch.get_rng_state()
     assert outcomes(preflight_sft(recipe, items))["longest batch"] == "pass"
-    assert random.getstate() == states[0] and np.random.get_state()[1].tobytes() == states[1] and torch.equal(torch.get_rng_state(), states[2])
+    assert (
+        random.getstate() == states[0]
+        and np.random.get_state()[1].tobytes() == states[1]
+        and torch.equal(torch.get_rng_state(), states[2])
+    )
     train_sft(recipe, items, tmp_path / "checked", say=lambda line: None)
     files = ["adapter/adapter_model.safetensors", "merged/model.safetensors"]
     assert all((tmp_path / "plain" / f).read_bytes() == (tmp_path / "checked" / f).read_bytes() for f in files)
@@ -242,7 +314,10 @@ def test_grpo_preflight_runs_the_longest_batch_and_reads_a_random_models_rewards
     assert outcomes(quiet)["rewards differ"] == "skipped" and outcomes(quiet)["longest batch"] == "pass"
 
 
-@given(st.lists(st.lists(st.sampled_from([0.0, 0.2, 1.3]), min_size=3, max_size=3), min_size=1, max_size=4), st.integers(0, 12))
+@given(
+    st.lists(st.lists(st.sampled_from([0.0, 0.2, 1.3]), min_size=3, max_size=3), min_size=1, max_size=4),
+    st.integers(0, 12),
+)
 def test_reward_probe_judges_groups(groups, found):
     rewards = np.array(groups)
     differ, answers = judge_rewards(rewards, 0.5, found)
@@ -258,4 +333,8 @@ def test_generators_are_put_back_after_an_error():
     with pytest.raises(ValueError), untouched():
         torch.rand(3), np.random.rand(700), random.random()
         raise ValueError
-    assert random.getstate() == states[0] and np.random.get_state()[1].tobytes() == states[1] and torch.equal(torch.get_rng_state(), states[2])
+    assert (
+        random.getstate() == states[0]
+        and np.random.get_state()[1].tobytes() == states[1]
+        and torch.equal(torch.get_rng_state(), states[2])
+    )

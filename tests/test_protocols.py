@@ -40,15 +40,32 @@ def letters(name: str, completion: str, options: dict = OPTIONS) -> list[str | N
 
 
 def test_an_unknown_protocol_names_the_known_ones() -> None:
-    with pytest.raises(GazalError, match="--protocol ours_: expected one of ours, best_of_first_and_last, last_letter, mmlu_pro, default_a"):
+    with pytest.raises(
+        GazalError,
+        match="--protocol ours_: expected one of ours, best_of_first_and_last, last_letter, mmlu_pro, default_a",
+    ):
         read("ours_", "C")
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)
-@pytest.mark.parametrize("form", [
-    "**Answer:** C", "Answer: C", "The answer is (C).", "The correct answer is C", "\\boxed{C}", "\\boxed{\\text{C}}", "<answer>C</answer>", '{"answer": "C"}',
-    "Final answer: C. Heparin", "Option C", "C", "(C)", "**C. Heparin**",
-])
+@pytest.mark.parametrize(
+    "form",
+    [
+        "**Answer:** C",
+        "Answer: C",
+        "The answer is (C).",
+        "The correct answer is C",
+        "\\boxed{C}",
+        "\\boxed{\\text{C}}",
+        "<answer>C</answer>",
+        '{"answer": "C"}',
+        "Final answer: C. Heparin",
+        "Option C",
+        "C",
+        "(C)",
+        "**C. Heparin**",
+    ],
+)
 @pytest.mark.parametrize("before", ["", THINKING])
 def test_all_agree_on_plain_answers(name: str, form: str, before: str) -> None:
     found = read(name, before + form)
@@ -56,31 +73,34 @@ def test_all_agree_on_plain_answers(name: str, form: str, before: str) -> None:
 
 
 # Each as the scorers' own users report it, or as their descriptions have it.
-@pytest.mark.parametrize(("name", "completion", "expected"), [
-    ("best_of_first_and_last", "heparin, not aspirin", ["C", "A"]),
-    ("best_of_first_and_last", "The answer is A. No, the answer is C.", ["A", "C"]),
-    ("best_of_first_and_last", "The answer is heparin", ["C"]),
-    ("best_of_first_and_last", "The answer is Because", ["B"]),
-    ("best_of_first_and_last", "A patient with B or C", ["B", "C"]),
-    ("best_of_first_and_last", "Reasoning: B\n## Final Response\n\nD it is", ["D"]),
-    ("best_of_first_and_last", "heparine infusion", ["C"]),
-    ("best_of_first_and_last", "metfromin", ["D"]),
-    ("last_letter", "Answer: C. I am sure", ["I"]),
-    ("last_letter", "the answer is c", [None]),
-    ("last_letter", "<think>A or B</think>", ["B"]),
-    ("last_letter", "BC vitamin-D", ["D"]),
-    ("mmlu_pro", "the answer is (B), or the answer is C", ["B"]),
-    ("mmlu_pro", "The answer is Definitely C", ["D"]),
-    ("mmlu_pro", "Answer: B, answer: A\nAnswer: D", ["A"]),
-    ("mmlu_pro", "Answer: B", ["B"]),
-    ("mmlu_pro", "A, B, or rather C", ["C"]),
-    ("default_a", "", ["A"]),
-    ("default_a", "I cannot determine this.", ["A"]),
-    ("default_a", "heparin", ["A"]),
-    ("default_a", "C or D", ["C"]),
-    ("default_a", "C/D", ["C"]),
-    ("default_a", "Option D is better.\nThat is all.", ["D"]),
-])
+@pytest.mark.parametrize(
+    ("name", "completion", "expected"),
+    [
+        ("best_of_first_and_last", "heparin, not aspirin", ["C", "A"]),
+        ("best_of_first_and_last", "The answer is A. No, the answer is C.", ["A", "C"]),
+        ("best_of_first_and_last", "The answer is heparin", ["C"]),
+        ("best_of_first_and_last", "The answer is Because", ["B"]),
+        ("best_of_first_and_last", "A patient with B or C", ["B", "C"]),
+        ("best_of_first_and_last", "Reasoning: B\n## Final Response\n\nD it is", ["D"]),
+        ("best_of_first_and_last", "heparine infusion", ["C"]),
+        ("best_of_first_and_last", "metfromin", ["D"]),
+        ("last_letter", "Answer: C. I am sure", ["I"]),
+        ("last_letter", "the answer is c", [None]),
+        ("last_letter", "<think>A or B</think>", ["B"]),
+        ("last_letter", "BC vitamin-D", ["D"]),
+        ("mmlu_pro", "the answer is (B), or the answer is C", ["B"]),
+        ("mmlu_pro", "The answer is Definitely C", ["D"]),
+        ("mmlu_pro", "Answer: B, answer: A\nAnswer: D", ["A"]),
+        ("mmlu_pro", "Answer: B", ["B"]),
+        ("mmlu_pro", "A, B, or rather C", ["C"]),
+        ("default_a", "", ["A"]),
+        ("default_a", "I cannot determine this.", ["A"]),
+        ("default_a", "heparin", ["A"]),
+        ("default_a", "C or D", ["C"]),
+        ("default_a", "C/D", ["C"]),
+        ("default_a", "Option D is better.\nThat is all.", ["D"]),
+    ],
+)
 def test_what_each_is_known_to_read(name: str, completion: str, expected: list[str | None]) -> None:
     assert letters(name, completion) == expected
     assert read(OURS, "I cannot determine this.", "heparin, not aspirin", "").letters == [None] * 3
@@ -92,7 +112,11 @@ def test_i_cannot_determine_this_is_an_option_to_those_who_guess() -> None:
         assert found.how == ["guessed"] and set(found.readings[0]) <= set(OPTIONS), name
     assert read("last_letter", "we cannot determine this.").how == ["no_letter"]
     ten = {letter: f"drug {letter.lower()}" for letter in "ABCDEFGHIJ"}
-    assert letters("last_letter", "I cannot determine this.", ten) == letters("best_of_first_and_last", "I cannot determine this.", ten) == ["I"]
+    assert (
+        letters("last_letter", "I cannot determine this.", ten)
+        == letters("best_of_first_and_last", "I cannot determine this.", ten)
+        == ["I"]
+    )
 
 
 def test_first_and_last_are_weighed_over_the_whole_data_set() -> None:
@@ -123,11 +147,16 @@ def test_the_random_letter_is_seeded_and_near_chance() -> None:
 
 
 @settings(max_examples=60)
-@given(st.lists(st.text(st.sampled_from("ABCI answeri s:()\n.*é"), max_size=60), min_size=1, max_size=6), st.sampled_from("ABCD"))
+@given(
+    st.lists(st.text(st.sampled_from("ABCI answeri s:()\n.*é"), max_size=60), min_size=1, max_size=6),
+    st.sampled_from("ABCD"),
+)
 def test_any_text_is_graded(texts: list[str], key: str) -> None:
     for name, rule in PROTOCOLS.items():
         found = read(name, *texts, key=key)
-        assert found.readings.shape == (len(texts), rule.readings) and len(found.how) == len(found.letters) == len(texts)
+        assert found.readings.shape == (len(texts), rule.readings) and len(found.how) == len(found.letters) == len(
+            texts
+        )
         assert ((found.correct >= 0) & (found.correct <= 1)).all()
         assert all(letter is None or letter in "ABCDEFGHIJKLMN" for letter in found.readings.ravel())
         for how, row in zip(found.how, found.readings, strict=True):
@@ -137,7 +166,13 @@ def test_any_text_is_graded(texts: list[str], key: str) -> None:
 
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_is_fast_and_linear(name: str) -> None:
-    text = "<think>\n" + "a finding and Another one. " * 40 + "\n</think>\n" + "it fits the course " * 30 + "\n**Answer:** C"
+    text = (
+        "<think>\n"
+        + "a finding and Another one. " * 40
+        + "\n</think>\n"
+        + "it fits the course " * 30
+        + "\n**Answer:** C"
+    )
     began = time.process_time()
     assert read(name, *[text] * 10_000).correct.mean() == 1
     assert time.process_time() - began < 8
@@ -174,7 +209,18 @@ def predictions(outcomes: str) -> list[dict]:
         text = {"u": "It depends.", "e": "", "c": f"Answer: {item.answer_idx}\nAnswer: {wrong}"}.get(outcome)
         if text is None:
             text = f"<think>\nStep 1: weigh.\n</think>\n\n## Clinical Assessment\n**Answer:** {item.answer_idx if outcome == 'r' else wrong}"
-        made.append({"item_id": item.id, "sample": 0, "completion": text, "n_tokens": 10, "finish_reason": "stop", "letter": "A", "reason": "ok", "correct": False})
+        made.append(
+            {
+                "item_id": item.id,
+                "sample": 0,
+                "completion": text,
+                "n_tokens": 10,
+                "finish_reason": "stop",
+                "letter": "A",
+                "reason": "ok",
+                "correct": False,
+            }
+        )
     return made
 
 
@@ -195,13 +241,19 @@ def test_scoring_by_another_protocol_stands_beside_ours(folder: Path) -> None:
         scores = score_folder(folder, name)
         assert json.loads((folder / f"scores.{name}.json").read_text()) == scores and scores["protocol"] == name
         assert scores["paired"] == [] and scores["baselines"] == ours["baselines"]
-        assert scores["models"]["grpo"]["benchmarks"]["test"]["accuracy"] == ours["models"]["grpo"]["benchmarks"]["test"]["accuracy"]
+        assert (
+            scores["models"]["grpo"]["benchmarks"]["test"]["accuracy"]
+            == ours["models"]["grpo"]["benchmarks"]["test"]["accuracy"]
+        )
         base[name] = scores["models"]["base"]["benchmarks"]["test"]
         assert base[name]["ci95"][0] <= base[name]["accuracy"] <= base[name]["ci95"][1]
         assert f"Scored by the protocol {name}, not by ours" in results_table(scores)
     assert (folder / "scores.json").read_bytes() == kept and "not by ours" not in results_table(ours)
     assert ours["models"]["base"]["benchmarks"]["test"]["accuracy"] == 0.25
-    assert base["best_of_first_and_last"]["n"] == 10 and base["best_of_first_and_last"]["reasons"] == {"guessed": 4, "read": 6}
+    assert base["best_of_first_and_last"]["n"] == 10 and base["best_of_first_and_last"]["reasons"] == {
+        "guessed": 4,
+        "read": 6,
+    }
     assert base["best_of_first_and_last"]["accuracy"] >= 0.6 and base["best_of_first_and_last"]["unparsed"] == 0
     assert base["last_letter"]["accuracy"] == 0.25 and base["last_letter"]["reasons"] == {"no_letter": 6, "read": 6}
     guessed_right = base["mmlu_pro"]["accuracy"] * 12 - 6  # of six answers that are drawn
@@ -218,7 +270,9 @@ def test_a_protocol_that_counts_nothing_gives_nothing(folder: Path) -> None:
 
 def test_without_the_options_no_other_protocol_can_score(folder: Path) -> None:
     (folder / "items/test.jsonl").unlink()
-    with pytest.raises(GazalError, match="test cannot be scored by last_letter: no items/test.jsonl beside the predictions"):
+    with pytest.raises(
+        GazalError, match="test cannot be scored by last_letter: no items/test.jsonl beside the predictions"
+    ):
         score_folder(folder, "last_letter")
     assert not (folder / "scores.last_letter.json").exists()
     assert compare_protocols(folder) == {} and not (folder / "protocols.json").exists()
@@ -246,7 +300,9 @@ def test_a_run_without_honest_completions_has_no_agreement(folder: Path) -> None
 
 
 def gazal(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "gazal", *map(str, arguments)], capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [sys.executable, "-m", "gazal", *map(str, arguments)], capture_output=True, text=True, check=False
+    )
 
 
 def test_command_line(folder: Path) -> None:
@@ -256,7 +312,11 @@ def test_command_line(folder: Path) -> None:
     assert other.returncode == 0 and (folder / "scores.default_a.json").exists()
     assert other.stdout.splitlines()[0].startswith("| accuracy, %") and "not by ours" in other.stdout.splitlines()[-1]
     unknown = gazal("score", folder, "--protocol", "last")
-    assert unknown.returncode == 1 and unknown.stderr == "gazal: --protocol last: expected one of ours, best_of_first_and_last, last_letter, mmlu_pro, default_a\n"
+    assert (
+        unknown.returncode == 1
+        and unknown.stderr
+        == "gazal: --protocol last: expected one of ours, best_of_first_and_last, last_letter, mmlu_pro, default_a\n"
+    )
 
 
 def test_reading_is_of_the_prompt_that_opened_the_block() -> None:

@@ -43,14 +43,20 @@ def test_executed_notebooks_hold_no_machine_paths(run):
     for notebook in (run / "notebooks").glob("*.ipynb"):
         text = notebook.read_text(encoding="utf-8")
         assert str(Path(__file__).resolve().parent.parent) not in text
-        assert not any(output["output_type"] == "error" for cell in json.loads(text)["cells"] for output in cell.get("outputs", []))
+        assert not any(
+            output["output_type"] == "error" for cell in json.loads(text)["cells"] for output in cell.get("outputs", [])
+        )
 
 
 def test_relative_names_are_relative_to_where_the_command_was_started(tmp_path, monkeypatch):
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "own.jsonl").write_text("{}", encoding="utf-8")
-    code = "from pathlib import Path\nassert Path('own.jsonl').is_file(), Path.cwd()\nprint(Path('own.jsonl').resolve())"
-    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)]), tmp_path / "elsewhere" / "source.ipynb")
+    code = (
+        "from pathlib import Path\nassert Path('own.jsonl').is_file(), Path.cwd()\nprint(Path('own.jsonl').resolve())"
+    )
+    nbformat.write(
+        nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)]), tmp_path / "elsewhere" / "source.ipynb"
+    )
     monkeypatch.chdir(tmp_path)
     _execute(tmp_path / "elsewhere" / "source.ipynb", tmp_path / "done.ipynb", {})
     assert str(tmp_path) not in (tmp_path / "done.ipynb").read_text(encoding="utf-8")

@@ -46,7 +46,7 @@ class Whole:
     def before(self, stage: str, path: Path) -> Path:
         """A copy of the run as it was before ``stage``, which the run itself has had."""
         stages = list(PARENTS)[: list(PARENTS).index(stage) + 1]
-        for name in stages[len(self.seconds):]:
+        for name in stages[len(self.seconds) :]:
             began = time.monotonic()
             self.changes[name] = int(self.finish(name, self.run)[-1])
             self.seconds[name] = time.monotonic() - began
@@ -77,21 +77,60 @@ class Whole:
 def whole(tiny_model, tmp_path_factory) -> Iterator[Whole]:
     root = tmp_path_factory.mktemp("resume")
     write_items_jsonl(root / "quiz.jsonl", synthesize(6, 9, variety="plain"))
-    adapter = {"rank": 4, "alpha": 4, "dropout": 0.1}  # with dropout the weights depend on the state of the random numbers
-    recipe = Recipe.model_validate({
-        "threads": 1, "model": {"base": str(tiny_model), "system": ""}, "data": {"sft": 24, "grpo": 6, "dev": 4, "test": 12, "variety": "plain"},
-        "sft": {"batch_size": 4, "gradient_accumulation": 2, "epochs": 2.0, "learning_rate": 1e-2, "warmup_steps": 1, "checkpoint_steps": 1, "bf16": False, "adapter": adapter},
-        # Three steps an epoch, so that the last step is not at an epoch's end; two forward passes of one generation.
-        "grpo": {"steps": 5, "prompts_per_step": 2, "num_generations": 8, "batch_size": 8, "learning_rate": 1e-2, "warmup_steps": 0, "checkpoint_steps": 1, "bf16": False,
-                 "pass_rate_samples": 2, "pass_rate_low": 0.0, "pass_rate_high": 1.0, "max_completion_length": 40, "probe_prompts": 0, "adapter": adapter,
-                 "health": {"zero_signal_steps": 0, "max_truncated": 1.0}, "rewards": {"length_kind": "cosine", "max_tokens": 40}},
-        "evaluation": {"benchmarks": [str(root / "quiz.jsonl")], "max_new_tokens": 12, "batch_tokens": 512, "temperature": 0.7},
-    })
+    adapter = {
+        "rank": 4,
+        "alpha": 4,
+        "dropout": 0.1,
+    }  # with dropout the weights depend on the state of the random numbers
+    recipe = Recipe.model_validate(
+        {
+            "threads": 1,
+            "model": {"base": str(tiny_model), "system": ""},
+            "data": {"sft": 24, "grpo": 6, "dev": 4, "test": 12, "variety": "plain"},
+            "sft": {
+                "batch_size": 4,
+                "gradient_accumulation": 2,
+                "epochs": 2.0,
+                "learning_rate": 1e-2,
+                "warmup_steps": 1,
+                "checkpoint_steps": 1,
+                "bf16": False,
+                "adapter": adapter,
+            },
+            # Three steps an epoch, so that the last step is not at an epoch's end; two forward passes of one generation.
+            "grpo": {
+                "steps": 5,
+                "prompts_per_step": 2,
+                "num_generations": 8,
+                "batch_size": 8,
+                "learning_rate": 1e-2,
+                "warmup_steps": 0,
+                "checkpoint_steps": 1,
+                "bf16": False,
+                "pass_rate_samples": 2,
+                "pass_rate_low": 0.0,
+                "pass_rate_high": 1.0,
+                "max_completion_length": 40,
+                "probe_prompts": 0,
+                "adapter": adapter,
+                "health": {"zero_signal_steps": 0, "max_truncated": 1.0},
+                "rewards": {"length_kind": "cosine", "max_tokens": 40},
+            },
+            "evaluation": {
+                "benchmarks": [str(root / "quiz.jsonl")],
+                "max_new_tokens": 12,
+                "batch_tokens": 512,
+                "temperature": 0.7,
+            },
+        }
+    )
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["resume_stages"])
 
     def start(stage: str, path: Path, **options: int) -> multiprocessing.Process:
-        process = context.Process(target=run_stage, args=(stage, path, recipe, path.with_suffix(".log")), kwargs=options)
+        process = context.Process(
+            target=run_stage, args=(stage, path, recipe, path.with_suffix(".log")), kwargs=options
+        )
         process.start()
         return process
 
@@ -103,18 +142,31 @@ def whole(tiny_model, tmp_path_factory) -> Iterator[Whole]:
 
 def left(run: Path, stage: str) -> dict[str, object]:
     """What a stage left, by name: hashes; of the metrics the rows, without the times in them."""
-    files = [path for path in (run / stage).rglob("*") if path.is_file() and CHECKPOINTS not in path.parts and path.name != "manifest.json"]
+    files = [
+        path
+        for path in (run / stage).rglob("*")
+        if path.is_file() and CHECKPOINTS not in path.parts and path.name != "manifest.json"
+    ]
     if stage == "figures":
         files += [*(run / "tables").iterdir(), run / "paper.pdf"]
-    found: dict[str, object] = {str(path.relative_to(run)): sha256(path) for path in files if path.name != "metrics.jsonl"}
+    found: dict[str, object] = {
+        str(path.relative_to(run)): sha256(path) for path in files if path.name != "metrics.jsonl"
+    }
     for path in (run / stage).glob("metrics.jsonl"):
-        found["metrics"] = [{k: v for k, v in json.loads(line).items() if k not in TIMES} for line in path.read_text().splitlines()]
+        found["metrics"] = [
+            {k: v for k, v in json.loads(line).items() if k not in TIMES} for line in path.read_text().splitlines()
+        ]
     return found
 
 
 def progress(run: Path, stage: str) -> int:
     """How much of a stage a kill left to go on from."""
-    patterns = {"sft": f"{CHECKPOINTS}/checkpoint-*", "grpo": f"{CHECKPOINTS}/checkpoint-*", "eval": "*/*.p*", "figures": "*.p*"}
+    patterns = {
+        "sft": f"{CHECKPOINTS}/checkpoint-*",
+        "grpo": f"{CHECKPOINTS}/checkpoint-*",
+        "eval": "*/*.p*",
+        "figures": "*.p*",
+    }
     return len(list((run / stage).glob(patterns[stage])))
 
 
@@ -177,9 +229,12 @@ def truncate(path: Path) -> None:
 
 
 SPOILS: dict[str, Callable[[Path], None]] = {
-    "a truncated file": lambda c: truncate(c / "optimizer.pt"), "other bytes": lambda c: (c / "scheduler.pt").write_bytes(b"0" * (c / "scheduler.pt").stat().st_size),
-    "a missing file": lambda c: (c / "adapter_model.safetensors").unlink(), "a missing list": lambda c: (c / WHOLE).unlink(),
-    "an empty list": lambda c: (c / WHOLE).write_text("{}"), "a cut list": lambda c: truncate(c / WHOLE),
+    "a truncated file": lambda c: truncate(c / "optimizer.pt"),
+    "other bytes": lambda c: (c / "scheduler.pt").write_bytes(b"0" * (c / "scheduler.pt").stat().st_size),
+    "a missing file": lambda c: (c / "adapter_model.safetensors").unlink(),
+    "a missing list": lambda c: (c / WHOLE).unlink(),
+    "an empty list": lambda c: (c / WHOLE).write_text("{}"),
+    "a cut list": lambda c: truncate(c / WHOLE),
 }
 
 
@@ -200,7 +255,9 @@ def test_a_torn_checkpoint_is_recognised(whole, spoil, tmp_path):
 def test_the_checkpoint_before_a_torn_one_gives_the_same_bytes(whole, tmp_path):
     path = whole.cut_sft(tmp_path / "run")
     truncate(path / "sft" / CHECKPOINTS / "checkpoint-6" / "adapter_model.safetensors")
-    (path / "sft" / CHECKPOINTS / ".staging" / "checkpoint-6").mkdir(parents=True)  # what a kill while it was written leaves
+    (path / "sft" / CHECKPOINTS / ".staging" / "checkpoint-6").mkdir(
+        parents=True
+    )  # what a kill while it was written leaves
     said = whole.finish("sft", path)
     assert "checkpoint-6 is torn: not used" in said and "goes on from checkpoint-5" in said
     assert left(path, "sft") == left(whole.run, "sft")
@@ -221,8 +278,13 @@ def test_checkpoints_of_other_data_are_not_used(whole, tmp_path):
     items = read_items(path / "data" / "sft.parquet", training=True)
     write_items_parquet(path / "data" / "sft.parquet", items[::-1])
     said = whole.finish("sft", path)
-    assert said[:2] == [f"checkpoint-{n} was made from other data, another model or other settings: not used" for n in (6, 5)]
-    assert left(path, "sft")["sft/adapter/adapter_model.safetensors"] != left(whole.run, "sft")["sft/adapter/adapter_model.safetensors"]
+    assert said[:2] == [
+        f"checkpoint-{n} was made from other data, another model or other settings: not used" for n in (6, 5)
+    ]
+    assert (
+        left(path, "sft")["sft/adapter/adapter_model.safetensors"]
+        != left(whole.run, "sft")["sft/adapter/adapter_model.safetensors"]
+    )
 
 
 def test_the_next_stage_removes_checkpoints_and_stale_files(tmp_path):
@@ -231,7 +293,10 @@ def test_the_next_stage_removes_checkpoints_and_stale_files(tmp_path):
         (folder / CHECKPOINTS).mkdir()
         (folder / CHECKPOINTS / "big").write_text("x")
         (folder / "out").write_text("x")
-    assert json.loads((folder / "manifest.json").read_text())["outputs"].keys() == {"out"} and (folder / CHECKPOINTS / "big").exists()
+    assert (
+        json.loads((folder / "manifest.json").read_text())["outputs"].keys() == {"out"}
+        and (folder / CHECKPOINTS / "big").exists()
+    )
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     (run.path / "tables").mkdir()
@@ -276,9 +341,17 @@ def test_two_processes_do_not_write_one_run_folder(tmp_path):
     holder = subprocess.Popen([sys.executable, "-c", HOLD, str(lock)], stdout=subprocess.PIPE, text=True)
     assert holder.stdout.readline() == "held\n"
     lines: list[str] = []
-    with pytest.raises(GazalError, match=rf"process {holder.pid} \(stage sft\) is at work there; stage grpo can begin when that ends"), only_one(lock, "stage grpo", 0.5, lines.append):
+    with (
+        pytest.raises(
+            GazalError,
+            match=rf"process {holder.pid} \(stage sft\) is at work there; stage grpo can begin when that ends",
+        ),
+        only_one(lock, "stage grpo", 0.5, lines.append),
+    ):
         pytest.fail("both have the lock")
-    assert lines == [f"process {holder.pid} (stage sft) is still at work in this run folder: waiting up to 0 s for it to end"]
+    assert lines == [
+        f"process {holder.pid} (stage sft) is still at work in this run folder: waiting up to 0 s for it to end"
+    ]
     holder.kill()  # a killed holder leaves no lock behind
     holder.wait()
     with only_one(lock, "stage grpo", 0.0, lines.append):
@@ -287,7 +360,9 @@ def test_two_processes_do_not_write_one_run_folder(tmp_path):
 
 def test_a_stage_waits_for_an_orphan_to_end(tmp_path):
     run = RunFolder(tmp_path, Recipe())
-    orphan = subprocess.Popen([sys.executable, "-c", HOLD.replace("60", "1"), str(tmp_path / ".lock")], stdout=subprocess.PIPE, text=True)
+    orphan = subprocess.Popen(
+        [sys.executable, "-c", HOLD.replace("60", "1"), str(tmp_path / ".lock")], stdout=subprocess.PIPE, text=True
+    )
     assert orphan.stdout.readline() == "held\n"
     with run.stage("data") as folder:
         (folder / "out").write_text("x")

@@ -59,7 +59,11 @@ def test_tokens_hold_exactly_the_repeats_asked_for(length: int, repeated: int, s
 
 def test_length_shapes() -> None:
     shapes = length_shapes(CFG).set_index(["kind", "outcome", "tokens"])["value"]
-    assert shapes["cosine", "right", 0] == 1.0 and shapes["cosine", "right", 100] == pytest.approx(0.75) and shapes["cosine", "right", 250] == 0.5
+    assert (
+        shapes["cosine", "right", 0] == 1.0
+        and shapes["cosine", "right", 100] == pytest.approx(0.75)
+        and shapes["cosine", "right", 250] == 0.5
+    )
     assert (shapes["cosine", "wrong"] == 0.0).all()
     assert shapes["overlong", "right", 150] == 0.0 and shapes["overlong", "right", 200] == -1.0
     assert (shapes["overlong", "right"] == shapes["overlong", "wrong"]).all()
@@ -84,7 +88,10 @@ def test_example_table_is_what_the_rewards_say() -> None:
         assert table.loc[name, "reason"] == extract(text, OPTIONS).reason.value
     right = table.index.str.startswith("right") | (table["letter"] == KEY)
     assert table.loc[right, "total"].min() > table.loc[~right, "total"].max()
-    assert set(table.loc[~right, "letter"]) == {"A", "none"} and table.loc["right, in format", "total"] == table["total"].max()
+    assert (
+        set(table.loc[~right, "letter"]) == {"A", "none"}
+        and table.loc["right, in format", "total"] == table["total"].max()
+    )
     assert set(table["reason"]) >= {"ok", "conflicting_answers", "negated", "declined", "unclosed_think", "empty"}
 
 
@@ -94,10 +101,17 @@ def test_landscape_lies_within_the_bounds_and_right_above_wrong(cfg: RewardConfi
     right, wrong = (landscape(cfg, text, lengths, repeats) for text in (RIGHT, WRONG))
     low, high = cfg.bounds()
     assert right.shape == wrong.shape == (len(repeats), len(lengths)) and not np.isnan(right[0]).any()
-    assert np.isnan(right).tolist() == np.isnan(wrong).tolist() == [[r > 0 and n < r + cfg.repetition_ngram for n in lengths] for r in repeats]
+    assert (
+        np.isnan(right).tolist()
+        == np.isnan(wrong).tolist()
+        == [[r > 0 and n < r + cfg.repetition_ngram for n in lengths] for r in repeats]
+    )
     assert low - 1e-9 <= np.nanmin(wrong) and np.nanmax(wrong) < np.nanmin(right) and np.nanmax(right) <= high + 1e-9
     table = limits(cfg)
-    assert table["empty or truncated"] == pytest.approx(low) == table["least possible"] and table["gap from best wrong to worst right"] > 0
+    assert (
+        table["empty or truncated"] == pytest.approx(low) == table["least possible"]
+        and table["gap from best wrong to worst right"] > 0
+    )
 
 
 def test_landscape_reads_length_and_repetition() -> None:
@@ -108,7 +122,13 @@ def test_landscape_reads_length_and_repetition() -> None:
 
 @pytest.mark.parametrize("cfg", CONFIGS)
 def test_figures_draw_under_every_configuration(cfg: RewardConfig) -> None:
-    for figure in (fig_length(cfg), fig_repetition(cfg), fig_examples(cfg), fig_landscape(cfg), fig_families(family_table(read_cases()[:30], cfg), cfg)):
+    for figure in (
+        fig_length(cfg),
+        fig_repetition(cfg),
+        fig_examples(cfg),
+        fig_landscape(cfg),
+        fig_families(family_table(read_cases()[:30], cfg), cfg),
+    ):
         pixels = np.asarray(Image.open(io.BytesIO(picture(figure).data)).convert("L"))
         assert pixels.shape[1] >= 1000 and pixels.std() > 10, "an empty picture"
 
@@ -187,7 +207,9 @@ def test_explorer_takes_other_options() -> None:
 
 
 def test_the_notebook_takes_two_parameters() -> None:
-    recipe = read_parameters({"RECIPE": "embedded", "SET": ["grpo.rewards.length_kind=overlong"], "In": [], "f": len}, ("RECIPE", "SET"))
+    recipe = read_parameters(
+        {"RECIPE": "embedded", "SET": ["grpo.rewards.length_kind=overlong"], "In": [], "f": len}, ("RECIPE", "SET")
+    )
     assert recipe.grpo.rewards.length_kind == "overlong"
     with pytest.raises(GazalError, match="unknown RECIPES"):
         read_parameters({"RECIPE": "embedded", "SET": [], "RECIPES": "x"}, ("RECIPE", "SET"))
@@ -208,7 +230,9 @@ def test_notebook_runs_headless(tmp_path: Path) -> None:
     assert len(pictures) == 5 and all(Image.open(io.BytesIO(base64.b64decode(png))).width >= 1000 for png in pictures)
     assert [output for output in outputs if "application/vnd.jupyter.widget-view+json" in output.get("data", {})]
     assert str(NOTEBOOK.parent.parent) not in str(outputs)
-    assert any("'accuracy': 3.0" in output.get("data", {}).get("text/plain", "") for output in outputs), "the override did not arrive"
+    assert any("'accuracy': 3.0" in output.get("data", {}).get("text/plain", "") for output in outputs), (
+        "the override did not arrive"
+    )
 
 
 def test_notebook_carries_the_disclaimer() -> None:

@@ -13,7 +13,14 @@ from pydantic import ValidationError
 
 from gazal.errors import GazalError
 from gazal.lines import extract_lines, reward_lines
-from gazal.rewards import COMPONENTS, RewardConfig, length_reward, repetition_reward, score_completion, trl_reward_functions
+from gazal.rewards import (
+    COMPONENTS,
+    RewardConfig,
+    length_reward,
+    repetition_reward,
+    score_completion,
+    trl_reward_functions,
+)
 
 OPTIONS = {"A": "Aspirin", "B": "Warfarin", "C": "Heparin", "D": "Metformin"}
 CFG = RewardConfig(max_tokens=200)
@@ -62,7 +69,12 @@ def test_repetition_counts_repeated_ngrams_up_to_the_budget() -> None:
 
 @pytest.mark.parametrize(
     "cfg",
-    [CFG, RewardConfig(length_kind="overlong"), RewardConfig(length_kind="none", format_partial=0.5), RewardConfig(repetition_max_penalty=0.0)],
+    [
+        CFG,
+        RewardConfig(length_kind="overlong"),
+        RewardConfig(length_kind="none", format_partial=0.5),
+        RewardConfig(repetition_max_penalty=0.0),
+    ],
 )
 def test_empty_and_truncated_get_exactly_the_least(cfg: RewardConfig) -> None:
     least = cfg.bounds()[0]
@@ -97,7 +109,9 @@ def test_impossible_configurations_are_refused(bad: dict[str, object]) -> None:
 
 def test_every_field_says_what_it_is_and_where_it_comes_from() -> None:
     for name, field in RewardConfig.model_fields.items():
-        assert field.description and any(f"source: {s}" in field.description for s in ("paper", "card", "chosen, ")), name
+        assert field.description and any(f"source: {s}" in field.description for s in ("paper", "card", "chosen, ")), (
+            name
+        )
 
 
 weights = st.floats(0, 3)
@@ -113,7 +127,9 @@ configs = st.builds(
 )  # fmt: skip
 texts = st.one_of(
     st.text(max_size=120),
-    st.sampled_from([RIGHT, WRONG, RIGHT + "\nmore", "Answer: C", "C or A", "<think>Step 1: C", "heparin", "heparin, not aspirin"]),
+    st.sampled_from(
+        [RIGHT, WRONG, RIGHT + "\nmore", "Answer: C", "C or A", "<think>Step 1: C", "heparin", "heparin, not aspirin"]
+    ),
     st.builds(completion, st.sampled_from("ABCD"), st.text(max_size=80)),
 )
 
@@ -154,7 +170,11 @@ def test_padding_never_dilutes_repetition(ids: list[int], padding: list[int], cf
     assert max(repetition_reward(ids + padding, cfg), repetition_reward(padding + ids, cfg)) <= alone + 1e-12
 
 
-@given(st.lists(st.integers(-3, 3) | st.integers(0, 2**40), max_size=80) | st.lists(st.sampled_from(["a", "b", "c"]), max_size=80), st.integers(1, 9))
+@given(
+    st.lists(st.integers(-3, 3) | st.integers(0, 2**40), max_size=80)
+    | st.lists(st.sampled_from(["a", "b", "c"]), max_size=80),
+    st.integers(1, 9),
+)
 @settings(max_examples=300)
 def test_repetition_is_all_n_grams_less_the_distinct_ones(tokens: list[object], size: int) -> None:
     grams = list(zip(*(tokens[i:] for i in range(size)), strict=False))
@@ -203,7 +223,10 @@ def test_each_completion_is_extracted_once_for_all_four(monkeypatch: pytest.Monk
 
     original = rewards.extract
     monkeypatch.setattr(rewards, "extract", lambda *args: calls.append(args[0]) or original(*args))
-    completions, columns = [RIGHT, WRONG], {"options": [OPTIONS] * 2, "answer_idx": ["C"] * 2, "completion_ids": [[1, EOS]] * 2}
+    completions, columns = (
+        [RIGHT, WRONG],
+        {"options": [OPTIONS] * 2, "answer_idx": ["C"] * 2, "completion_ids": [[1, EOS]] * 2},
+    )
     functions = trl_reward_functions(CFG)
     columns_of = [function(completions, **columns) for function in functions]
     assert calls == [RIGHT, WRONG] and columns_of[0] == [1.0, 0.0]
@@ -217,7 +240,11 @@ def run(function: object, *rows: object) -> list[dict[str, object]]:
 
 
 def test_extract_lines() -> None:
-    rows = [{"completion": RIGHT, "options": OPTIONS}, "\n", {"completion": "Rest.", "options": OPTIONS | {"E": None}, "id": 3}]
+    rows = [
+        {"completion": RIGHT, "options": OPTIONS},
+        "\n",
+        {"completion": "Rest.", "options": OPTIONS | {"E": None}, "id": 3},
+    ]
     assert run(extract_lines, *rows) == [{"letter": "C", "reason": "ok"}, {"letter": None, "reason": "no_answer"}]
     prefilled = {"completion": "</think>Answer: C", "options": OPTIONS, "think_open": True}
     assert run(extract_lines, prefilled) == [{"letter": "C", "reason": "ok"}]
@@ -243,7 +270,9 @@ def test_bad_lines_are_one_clear_line(row: object, what: str) -> None:
     for function in (extract_lines, reward_lines):
         with pytest.raises(GazalError) as error:
             run(function, good, row)
-        assert str(error.value).startswith("<stdin>: row 2") and what in str(error.value) and "\n" not in str(error.value)
+        assert (
+            str(error.value).startswith("<stdin>: row 2") and what in str(error.value) and "\n" not in str(error.value)
+        )
 
 
 @pytest.mark.parametrize(
@@ -257,9 +286,24 @@ def test_bad_reward_fields(change: dict[str, object], what: str) -> None:
 
 
 def test_hostile_text_is_scored_in_linear_time() -> None:
-    for piece in ("Step 1: x ", "Step 1", "\n", "*", "**Answer:** C\n", "Answer: C. ", "</think>", "<think>\nStep 1: x\n</think>\nAnswer: C ***"):
+    for piece in (
+        "Step 1: x ",
+        "Step 1",
+        "\n",
+        "*",
+        "**Answer:** C\n",
+        "Answer: C. ",
+        "</think>",
+        "<think>\nStep 1: x\n</think>\nAnswer: C ***",
+    ):
         text = "<think>\nStep 1: x\n</think>\n" + piece * (500_000 // len(piece))
         start = time.process_time()
         score_completion(text, OPTIONS, "C", token_ids=[1, EOS], cfg=CFG)
-        score_completion("<think>\n" + piece * (500_000 // len(piece)) + "</think>\nAnswer: C", OPTIONS, "C", token_ids=[1, EOS], cfg=CFG)
+        score_completion(
+            "<think>\n" + piece * (500_000 // len(piece)) + "</think>\nAnswer: C",
+            OPTIONS,
+            "C",
+            token_ids=[1, EOS],
+            cfg=CFG,
+        )
         assert time.process_time() - start < 1.0, piece

@@ -93,8 +93,17 @@ def test_the_same_recipe_opens_the_folder_again(run: RunFolder) -> None:
     assert RunFolder(run.path, Recipe()).done("data") and (run / "recipe.yaml").read_bytes() == before
 
 
-@pytest.mark.parametrize(("overrides", "key"), [(["seed=7"], "seed"), (["grpo.adapter.rank=4"], "grpo.adapter.rank"), (["evaluation.benchmarks=[medqa]"], "evaluation.benchmarks")])
-def test_another_recipes_folder_names_the_key_and_touches_nothing(tmp_path: Path, overrides: list[str], key: str) -> None:
+@pytest.mark.parametrize(
+    ("overrides", "key"),
+    [
+        (["seed=7"], "seed"),
+        (["grpo.adapter.rank=4"], "grpo.adapter.rank"),
+        (["evaluation.benchmarks=[medqa]"], "evaluation.benchmarks"),
+    ],
+)
+def test_another_recipes_folder_names_the_key_and_touches_nothing(
+    tmp_path: Path, overrides: list[str], key: str
+) -> None:
     path = tmp_path / "run"
     RunFolder(path, load_recipe("embedded"))
     before = (path / "recipe.yaml").read_bytes()
@@ -132,7 +141,9 @@ def test_code_version_here_is_a_commit_or_unknown() -> None:
 def test_code_version_tells_commit_from_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def git(*words: str) -> str:
         identity = ["-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "commit.gpgsign=false"]
-        return subprocess.run(["git", *identity, *words], cwd=tmp_path, check=True, capture_output=True, text=True).stdout.strip()
+        return subprocess.run(
+            ["git", *identity, *words], cwd=tmp_path, check=True, capture_output=True, text=True
+        ).stdout.strip()
 
     monkeypatch.setattr(runs, "ROOT", tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))

@@ -33,7 +33,18 @@ class Script(SimpleNamespace):
     """``act(body, number)`` says what becomes of a request; ``asked`` are the bodies, ``sent`` the pieces of each stream that went out."""
 
     def __init__(self) -> None:
-        super().__init__(act=lambda body, number: "ok", text=TEXT, thought="", usage=50, model=None, streams=True, finish="stop", delay=0.0, hung=0.0, retry_after="")
+        super().__init__(
+            act=lambda body, number: "ok",
+            text=TEXT,
+            thought="",
+            usage=50,
+            model=None,
+            streams=True,
+            finish="stop",
+            delay=0.0,
+            hung=0.0,
+            retry_after="",
+        )
         self.asked, self.paths, self.sent, self.lock = [], [], [], threading.Lock()
 
 
@@ -54,7 +65,9 @@ class Handler(BaseHTTPRequestHandler):
                 time.sleep(action)
                 action = "ok"
             if isinstance(action, tuple):
-                self.whole(action[0], action[1].encode(), "text/html" if action[1].startswith("<") else "application/json")
+                self.whole(
+                    action[0], action[1].encode(), "text/html" if action[1].startswith("<") else "application/json"
+                )
             elif body.get("stream") and script.streams:
                 self.stream(body, number, action)
             else:
@@ -76,8 +89,16 @@ class Handler(BaseHTTPRequestHandler):
 
     def in_one_piece(self, body) -> None:
         script = self.script
-        choice = {"index": 0, "finish_reason": script.finish, **self.message(body, "message", script.text, script.thought)}
-        usage = {"usage": {"prompt_tokens": 3, "completion_tokens": script.usage, "total_tokens": 3 + script.usage}} if script.usage else {}
+        choice = {
+            "index": 0,
+            "finish_reason": script.finish,
+            **self.message(body, "message", script.text, script.thought),
+        }
+        usage = (
+            {"usage": {"prompt_tokens": 3, "completion_tokens": script.usage, "total_tokens": 3 + script.usage}}
+            if script.usage
+            else {}
+        )
         self.whole(200, json.dumps(self.head(body) | {"choices": [choice]} | usage).encode())
 
     def whole(self, status: int, raw: bytes, kind: str = "application/json") -> None:
@@ -97,12 +118,19 @@ class Handler(BaseHTTPRequestHandler):
         while action == "comments":
             self.chunk(b": still there\n\n")
             time.sleep(0.05)
-        parts = [("thought", piece) for piece in pieces_of(script.thought)] + [("text", piece) for piece in pieces_of(script.text)]
+        parts = [("thought", piece) for piece in pieces_of(script.thought)] + [
+            ("text", piece) for piece in pieces_of(script.text)
+        ]
         for at, (kind, piece) in enumerate(parts):
             if action in ("cut", "silent end", "garbage", "error inside") and at == len(parts) // 2:
                 break
             content, thought = (piece, None) if kind == "text" else (None, piece)
-            self.event({**self.head(body), "choices": [{"index": 0, "finish_reason": None, **self.message(body, "delta", content, thought)}]})
+            self.event(
+                {
+                    **self.head(body),
+                    "choices": [{"index": 0, "finish_reason": None, **self.message(body, "delta", content, thought)}],
+                }
+            )
             script.sent[number] += 1
             time.sleep(script.delay)
         if action == "cut":
@@ -115,9 +143,24 @@ class Handler(BaseHTTPRequestHandler):
         elif action == "done alone":
             self.chunk(b"data: [DONE]\n\n")
         elif action != "silent end":
-            self.event({**self.head(body), "choices": [{"index": 0, "finish_reason": script.finish, **self.message(body, "delta", "")}]})
+            self.event(
+                {
+                    **self.head(body),
+                    "choices": [{"index": 0, "finish_reason": script.finish, **self.message(body, "delta", "")}],
+                }
+            )
             if script.usage and "stream_options" in body:
-                self.event({**self.head(body), "choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": script.usage, "total_tokens": 3 + script.usage}})
+                self.event(
+                    {
+                        **self.head(body),
+                        "choices": [],
+                        "usage": {
+                            "prompt_tokens": 3,
+                            "completion_tokens": script.usage,
+                            "total_tokens": 3 + script.usage,
+                        },
+                    }
+                )
             self.chunk(b"data: [DONE]\n\n")
         self.wfile.write(b"0\r\n\r\n")
 
@@ -147,16 +190,36 @@ def server(monkeypatch) -> Iterator[Script]:
 
 def ask(server: Script, prompts=CHATS, model="my-model", done=(), retries=2, **settings):
     settings = EvaluationSection(**{"max_new_tokens": 64, "concurrency": 3, **settings})
-    return sorted(reply for batch in OpenAIEngine(server.url, model, retries).complete(prompts, settings, 5, done) for reply in batch)
+    return sorted(
+        reply
+        for batch in OpenAIEngine(server.url, model, retries).complete(prompts, settings, 5, done)
+        for reply in batch
+    )
 
 
 def test_a_chat_is_asked_as_the_settings_say(server):
-    ask(server, Prompts(ITEMS[:2], 2, Prompting("Be brief.")), temperature=0.7, top_p=0.8, top_k=20, thinking="off", samples=2)
+    ask(
+        server,
+        Prompts(ITEMS[:2], 2, Prompting("Be brief.")),
+        temperature=0.7,
+        top_p=0.8,
+        top_k=20,
+        thinking="off",
+        samples=2,
+    )
     assert set(server.paths) == {"/v1/chat/completions"} and len(server.asked) == 4
     body = min(server.asked, key=lambda body: (body["messages"][-1]["content"], body["seed"]))
     assert body["messages"] == CHATS[0]
-    assert (body["model"], body["temperature"], body["top_p"], body["top_k"], body["max_tokens"]) == ("my-model", 0.7, 0.8, 20, 64)
-    assert body["chat_template_kwargs"] == {"enable_thinking": False} and sorted(body["seed"] for body in server.asked) == [5, 5, 6, 6]
+    assert (body["model"], body["temperature"], body["top_p"], body["top_k"], body["max_tokens"]) == (
+        "my-model",
+        0.7,
+        0.8,
+        20,
+        64,
+    )
+    assert body["chat_template_kwargs"] == {"enable_thinking": False} and sorted(
+        body["seed"] for body in server.asked
+    ) == [5, 5, 6, 6]
     server.asked.clear()
     ask(server)
     assert not {"top_k", "chat_template_kwargs"} & server.asked[0].keys()
@@ -166,10 +229,14 @@ def test_plain_text_is_asked_as_plain_text(server):
     prompts = Prompts(ITEMS[:3], 1, Prompting(style="plain"))
     server.text = " B\n\nQuestion: and next?\nAnswer: D\n"
     replies = ask(server, prompts)
-    assert set(server.paths) == {"/v1/completions"} and sorted(body["prompt"] for body in server.asked) == sorted(prompts)
+    assert set(server.paths) == {"/v1/completions"} and sorted(body["prompt"] for body in server.asked) == sorted(
+        prompts
+    )
     assert {(reply.text, reply.finish_reason) for reply in replies} == {(" B", "stop")}
     assert {reply.text for reply in ask(server, prompts, stop_when_answered=False)} == {server.text}
-    with pytest.raises(GazalError, match="model my-model: evaluation.thinking=on is a chat template's, and plain prompts have none"):
+    with pytest.raises(
+        GazalError, match="model my-model: evaluation.thinking=on is a chat template's, and plain prompts have none"
+    ):
         ask(server, prompts, thinking="on")
 
 
@@ -196,14 +263,20 @@ def test_whole_answers_are_counted_by_the_server_and_cut_alike(server, streams):
 @pytest.mark.parametrize("streams", [True, False])
 def test_a_think_block_that_the_server_cut_out_comes_back(server, streams):
     server.streams, server.thought, server.text = streams, "Step 1: **Answer:** C\nguess.\n", "\n\n**Answer:** B"
-    assert {reply.text for reply in ask(server)} == {"<think>\nStep 1: **Answer:** C\nguess.\n</think>\n\n**Answer:** B"}
+    assert {reply.text for reply in ask(server)} == {
+        "<think>\nStep 1: **Answer:** C\nguess.\n</think>\n\n**Answer:** B"
+    }
     server.text, server.finish = "", "length"
-    assert {(reply.text, reply.finish_reason) for reply in ask(server)} == {("<think>\nStep 1: **Answer:** C\nguess.", "length")}
+    assert {(reply.text, reply.finish_reason) for reply in ask(server)} == {
+        ("<think>\nStep 1: **Answer:** C\nguess.", "length")
+    }
 
 
 def test_a_think_block_that_the_prompt_opened_is_not_cut(server):
     server.text = "Step 1:\n**Answer:** C\n</think>\n\n**Answer:** B\n\nmore"
-    assert {reply.text for reply in ask(server, Prompts(ITEMS, 1, Prompting(opens_think=True)))} == {server.text[: -len("\n\nmore")]}
+    assert {reply.text for reply in ask(server, Prompts(ITEMS, 1, Prompting(opens_think=True)))} == {
+        server.text[: -len("\n\nmore")]
+    }
 
 
 def test_without_a_count_pieces_or_words_are_counted_and_the_latter_said(server, caplog):
@@ -212,10 +285,15 @@ def test_without_a_count_pieces_or_words_are_counted_and_the_latter_said(server,
     assert not caplog.records
     server.streams, server.text = False, "**Answer:** B"
     assert {reply.n_tokens for reply in ask(server)} == {7}
-    assert [record.message for record in caplog.records] == ["my-model: the server does not say how many tokens its answers have: words and marks are counted, which are fewer"]
+    assert [record.message for record in caplog.records] == [
+        "my-model: the server does not say how many tokens its answers have: words and marks are counted, which are fewer"
+    ]
 
 
-@pytest.mark.parametrize("served", ["my-model", "my-model@main", "/models/my-model", "org/my-model:latest", "my-model-2024-08-06", "MY-MODEL"])
+@pytest.mark.parametrize(
+    "served",
+    ["my-model", "my-model@main", "/models/my-model", "org/my-model:latest", "my-model-2024-08-06", "MY-MODEL"],
+)
 def test_other_ways_to_write_a_name_are_the_same_model(server, served):
     server.model = served
     assert len(ask(server)) == 12
@@ -224,26 +302,47 @@ def test_other_ways_to_write_a_name_are_the_same_model(server, served):
 @pytest.mark.parametrize("streams", [True, False])
 def test_another_models_name_is_refused(server, streams):
     server.model, server.streams = "/home/me/gpt-x", streams
-    with pytest.raises(GazalError, match=r"^model my-model: the server answers as model 'gpt-x', not 'my-model' \(item \d+ of 12, http://127.0.0.1:\d+: .*#gpt-x\)$"):
+    with pytest.raises(
+        GazalError,
+        match=r"^model my-model: the server answers as model 'gpt-x', not 'my-model' \(item \d+ of 12, http://127.0.0.1:\d+: .*#gpt-x\)$",
+    ):
         ask(server)
 
 
 BAD = {
     "html": ((200, "<html>hi</html>"), "'s answer is no chat completion .*text/html; the URL often ends in /v1"),
-    "404": ((404, '{"error": {"message": "no model my-model"}}'), r" failed .*has no such model or path .*\(status 404: no model my-model\)"),
-    "401": ((401, '{"error": {"message": "bad key sk-secret-123"}}'), r" failed .*does not accept the key in OPENAI_API_KEY \(status 401: bad key \[key\]\)"),
+    "404": (
+        (404, '{"error": {"message": "no model my-model"}}'),
+        r" failed .*has no such model or path .*\(status 404: no model my-model\)",
+    ),
+    "401": (
+        (401, '{"error": {"message": "bad key sk-secret-123"}}'),
+        r" failed .*does not accept the key in OPENAI_API_KEY \(status 401: bad key \[key\]\)",
+    ),
     "500": ((500, '{"error": {"message": "out of memory"}}'), r" failed .*failed \(status 500: out of memory\)"),
-    "no choices": ((200, '{"model": "my-model", "choices": []}'), r"'s answer is no chat completion .*it has no choices"),
+    "no choices": (
+        (200, '{"model": "my-model", "choices": []}'),
+        r"'s answer is no chat completion .*it has no choices",
+    ),
     "other json": ((200, '{"hello": 1}'), r"'s answer is no chat completion .*other JSON"),
-    "a list": ((200, '[1]'), r"'s answer is no chat completion .*other JSON"),
-    "error under 200": ((200, '{"error": {"message": "provider down", "code": 502}}'), r" failed .*it says provider down"),
+    "a list": ((200, "[1]"), r"'s answer is no chat completion .*other JSON"),
+    "error under 200": (
+        (200, '{"error": {"message": "provider down", "code": 502}}'),
+        r" failed .*it says provider down",
+    ),
     "broken body": ((200, '{"choices": [{'), r" failed .*a broken body, 3 times"),
     "cut": ("cut", r" failed .*the connection broke .*, 3 times"),
     "silent end": ("silent end", r" failed .*the stream ended in the middle, 3 times"),
     "garbage": ("garbage", r" failed .*a broken stream .*, 3 times"),
     "error inside": ("error inside", r" failed .*the model crashed"),
-    "top_k": ((422, '{"detail": "Unexpected fields in the request: {top_k}"}'), r" failed .*it takes no top_k: set evaluation.top_k=0"),
-    "thinking": ((400, '{"error": {"message": "unknown field chat_template_kwargs"}}'), r" failed .*set evaluation.thinking=template"),
+    "top_k": (
+        (422, '{"detail": "Unexpected fields in the request: {top_k}"}'),
+        r" failed .*it takes no top_k: set evaluation.top_k=0",
+    ),
+    "thinking": (
+        (400, '{"error": {"message": "unknown field chat_template_kwargs"}}'),
+        r" failed .*set evaluation.thinking=template",
+    ),
     "comments": ("comments", r" failed .*no whole answer within 0.3 s; evaluation.timeout sets how long it has"),
     "late": (1.5, r" failed .*no answer within 0.3 s .*evaluation.timeout sets how long it has"),
 }
@@ -255,12 +354,21 @@ def test_each_failure_is_one_line_and_what_was_answered_is_kept(server, case, tm
     action, message = BAD[case]
     bad = ITEMS[7].question
     server.act = lambda body, number: action if bad in body["messages"][-1]["content"] else "ok"
-    settings = EvaluationSection(max_new_tokens=64, concurrency=2, timeout=0.3 if case in ("late", "comments") else 20, top_k=20, thinking="on")
+    settings = EvaluationSection(
+        max_new_tokens=64, concurrency=2, timeout=0.3 if case in ("late", "comments") else 20, top_k=20, thinking="on"
+    )
     engine = OpenAIEngine(server.url, "my-model", retries=0 if case == "late" else 2)
     with pytest.raises(GazalError, match=rf"^model my-model: the server{message}") as raised:
-        predict(engine, ITEMS, settings, tmp_path / "quiz.parquet", prompting=Prompting(), seed=1, say=lambda line: None)
+        predict(
+            engine, ITEMS, settings, tmp_path / "quiz.parquet", prompting=Prompting(), seed=1, say=lambda line: None
+        )
     line = str(raised.value)
-    assert "item 8 of 12" in line and server.url.removesuffix("/v1") in line and "\n" not in line and "sk-secret" not in line
+    assert (
+        "item 8 of 12" in line
+        and server.url.removesuffix("/v1") in line
+        and "\n" not in line
+        and "sk-secret" not in line
+    )
     server.act = lambda body, number: "ok"
     before, said = len(server.asked), []
     predict(engine, ITEMS, settings, tmp_path / "quiz.parquet", prompting=Prompting(), seed=1, say=said.append)
@@ -282,7 +390,14 @@ def test_what_breaks_once_is_asked_again(server):
     assert {reply.text for reply in ask(server)} == {KEPT} and len(server.asked) == 24
 
 
-@pytest.mark.parametrize(("said", "field"), [("stream_options is not supported", "stream_options"), ("streaming is not supported", "stream"), ("use max_completion_tokens instead of max_tokens", "max_tokens")])
+@pytest.mark.parametrize(
+    ("said", "field"),
+    [
+        ("stream_options is not supported", "stream_options"),
+        ("streaming is not supported", "stream"),
+        ("use max_completion_tokens instead of max_tokens", "max_tokens"),
+    ],
+)
 def test_a_request_is_put_in_words_that_the_server_takes(server, said, field):
     server.act = lambda body, number: (400, json.dumps({"error": {"message": said}})) if field in body else "ok"
     assert {reply.text for reply in ask(server)} == {KEPT}
@@ -290,14 +405,19 @@ def test_a_request_is_put_in_words_that_the_server_takes(server, said, field):
 
 
 def test_no_server_at_all():
-    with pytest.raises(GazalError, match=r"model x: the server failed \(before the first item, http://127.0.0.1:9: cannot be reached"):
+    with pytest.raises(
+        GazalError, match=r"model x: the server failed \(before the first item, http://127.0.0.1:9: cannot be reached"
+    ):
         list(OpenAIEngine("http://127.0.0.1:9/v1", "x", 0).complete(CHATS, EvaluationSection(), 1, ()))
 
 
 def test_a_hung_server_is_given_up_after_two_short_probes(server, monkeypatch, caplog):
     monkeypatch.setattr("gazal.evaluation.server.PROBE", 0.2)
     server.hung, began = 1.0, time.monotonic()
-    with pytest.raises(GazalError, match=r"^model my-model: the server failed \(before the first item, .*no answer within 0.2 s .*it takes connections and says nothing: .*, 2 times\)$"):
+    with pytest.raises(
+        GazalError,
+        match=r"^model my-model: the server failed \(before the first item, .*no answer within 0.2 s .*it takes connections and says nothing: .*, 2 times\)$",
+    ):
         ask(server, timeout=600)
     assert time.monotonic() - began < 5 and server.asked == []
     assert ["asked again, try 2 of 2" in record.message for record in caplog.records] == [True]
@@ -310,7 +430,9 @@ def test_a_request_out_of_time_is_asked_again_only_where_others_were_answered(se
         ask(server, timeout=0.4, retries=4, concurrency=2, stop_when_answered=False)
     questions = [body["messages"][-1]["content"] for body in server.asked[3 if answers else 0 :]]
     assert len(questions) == len(set(questions)) * (2 if answers else 1)
-    assert ["try 2 of 2" in record.message for record in caplog.records] == [True] * answers  # said once, for all in flight
+    assert ["try 2 of 2" in record.message for record in caplog.records] == [
+        True
+    ] * answers  # said once, for all in flight
 
 
 def test_each_further_try_is_said_and_one_that_the_server_puts_off_too_long_is_not_made(server, caplog):
@@ -329,7 +451,10 @@ def test_silence_is_said(server, monkeypatch, caplog):
     monkeypatch.setattr("gazal.evaluation.server.SILENCE", 0.2)
     server.act = lambda body, number: 0.7
     assert len(ask(server, Prompts(ITEMS[:1], 1, Prompting()), timeout=20)) == 1
-    assert any("nothing from the server for " in record.message and "1 requests wait, each for up to 20 s" in record.message for record in caplog.records)
+    assert any(
+        "nothing from the server for " in record.message and "1 requests wait, each for up to 20 s" in record.message
+        for record in caplog.records
+    )
 
 
 def test_odd_ends_of_whole_answers(server, caplog):
@@ -339,13 +464,17 @@ def test_odd_ends_of_whole_answers(server, caplog):
     assert {(reply.text, reply.finish_reason) for reply in ask(server, stop_when_answered=False)} == {(TEXT, "stop")}
     server.text, server.finish = None, "tool_calls"
     assert {(reply.text, reply.finish_reason) for reply in ask(server)} == {("", "stop")}
-    assert [record.message for record in caplog.records] == ["my-model: an answer has no text (finish_reason 'tool_calls'); it counts as empty"]
+    assert [record.message for record in caplog.records] == [
+        "my-model: an answer has no text (finish_reason 'tool_calls'); it counts as empty"
+    ]
 
 
 def test_the_name_that_the_server_goes_by_is_said(server, caplog):
     server.model = "my-model-2024-08-06"
     ask(server)
-    assert [record.message for record in caplog.records] == ["my-model: the server answers as model 'my-model-2024-08-06'"]
+    assert [record.message for record in caplog.records] == [
+        "my-model: the server answers as model 'my-model-2024-08-06'"
+    ]
 
 
 def test_replies_come_as_they_end_and_none_twice(server):
@@ -361,7 +490,9 @@ def test_replies_come_as_they_end_and_none_twice(server):
 def test_an_interrupt_waits_for_no_answer(server):
     before = set(threading.enumerate())
     server.act = lambda body, number: "ok" if number == 0 else 1.0
-    batches = OpenAIEngine(server.url, "my-model").complete(CHATS, EvaluationSection(max_new_tokens=64, concurrency=3), 5, ())
+    batches = OpenAIEngine(server.url, "my-model").complete(
+        CHATS, EvaluationSection(max_new_tokens=64, concurrency=3), 5, ()
+    )
     next(batches)
     began = time.monotonic()
     waiting = set(threading.enumerate()) - before

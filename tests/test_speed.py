@@ -9,7 +9,13 @@ import numpy as np
 import pytest
 import torch
 from peft import PeftModel, get_peft_model
-from transformers import GenerationConfig, LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+from transformers import (
+    GenerationConfig,
+    LogitsProcessorList,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
 
 from gazal.data.synth import synthesize
 from gazal.errors import GazalError
@@ -68,7 +74,9 @@ def test_rollout_model_follows_the_policy(tiny_model, adapter):
         assert all(torch.equal(before[name], value) for name, value in policy.state_dict().items())
     assert (found - start).abs().max() > 0.1
     prompts = [row[:8].tolist() for row in tokens(12)]
-    made, wanted = (sorted(generate(model, tokenizer, prompts, max_new_tokens=16)) for model in (merged.model, policy.eval()))
+    made, wanted = (
+        sorted(generate(model, tokenizer, prompts, max_new_tokens=16)) for model in (merged.model, policy.eval())
+    )
     assert made == wanted
 
 
@@ -101,7 +109,16 @@ def test_bias_and_bf16_weights_are_merged_as_peft_does(tiny_model):
     from transformers import Qwen2Config, Qwen2ForCausalLM  # its q, k and v have biases
 
     torch.manual_seed(0)
-    base = Qwen2ForCausalLM(Qwen2Config(vocab_size=700, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1))
+    base = Qwen2ForCausalLM(
+        Qwen2Config(
+            vocab_size=700,
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+        )
+    )
     policy = get_peft_model(base.to(torch.bfloat16), lora_config(AdapterSection(rank=4, alpha=8)))
     train(policy, 2)
     found, expected = MergedModel(policy).refresh().state_dict(), fresh_merge(policy)
@@ -118,16 +135,28 @@ def test_what_cannot_be_merged_is_refused(tiny_model):
 def test_greedy_is_transformers_generate(tiny_model, dtype):
     model, tokenizer = load_model(tiny_model, dtype), load_tokenizer(tiny_model)
     ids = tokens(5, 12)
-    expected = model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=GenerationConfig(max_new_tokens=24, do_sample=False, eos_token_id=None, pad_token_id=tokenizer.pad_token_id))
+    expected = model.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        generation_config=GenerationConfig(
+            max_new_tokens=24, do_sample=False, eos_token_id=None, pad_token_id=tokenizer.pad_token_id
+        ),
+    )
     made = sorted(generate(model, tokenizer, ids.tolist(), max_new_tokens=24))
     assert [done.ids for done in made] == expected[:, ids.shape[1] :].tolist()
     assert model.config._attn_implementation == "sdpa"
 
 
-@pytest.mark.parametrize(("temperature", "top_p", "top_k"), [(1.0, 1.0, 0), (0.7, 0.8, 20), (0.7, 0.5, 0), (1.3, 1.0, 5)])
+@pytest.mark.parametrize(
+    ("temperature", "top_p", "top_k"), [(1.0, 1.0, 0), (0.7, 0.8, 20), (0.7, 0.5, 0), (1.3, 1.0, 5)]
+)
 def test_pick_draws_from_the_distribution_of_transformers_warpers(temperature, top_p, top_k):
     logits = 3 * torch.randn(1, 50, generator=torch.Generator().manual_seed(1))
-    warpers = [TemperatureLogitsWarper(temperature), *([TopKLogitsWarper(top_k)] if top_k else []), *([TopPLogitsWarper(top_p)] if top_p < 1 else [])]
+    warpers = [
+        TemperatureLogitsWarper(temperature),
+        *([TopKLogitsWarper(top_k)] if top_k else []),
+        *([TopPLogitsWarper(top_p)] if top_p < 1 else []),
+    ]
     expected = LogitsProcessorList(warpers)(None, logits).softmax(-1)[0].double()
     count = 20_000  # evenly spread draws measure the probabilities themselves, to 1 / count each
     draws = (torch.arange(count, dtype=torch.float64) + 0.5) / count
@@ -147,7 +176,9 @@ def test_a_completion_depends_on_its_own_draws_only(tiny_model, monkeypatch):
     second = list(generate(model, tokenizer, prompts, **options))
     assert any(len(one.ids) < 24 for one in second)
     for whole, cut in zip(first, second, strict=True):
-        assert cut.ids == whole.ids[: len(cut.ids)] and (cut.finish_reason == "stop") == (cut.ids[-1] in (stop, tokenizer.eos_token_id))
+        assert cut.ids == whole.ids[: len(cut.ids)] and (cut.finish_reason == "stop") == (
+            cut.ids[-1] in (stop, tokenizer.eos_token_id)
+        )
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +187,9 @@ def items():
 
 
 def trainer_of(tiny_model, items, folder, **sft):
-    recipe = Recipe.model_validate({"model": {"base": str(tiny_model)}, "sft": {"batch_size": 4, "bf16": False, "max_length": 600, **sft}})
+    recipe = Recipe.model_validate(
+        {"model": {"base": str(tiny_model)}, "sft": {"batch_size": 4, "bf16": False, "max_length": 600, **sft}}
+    )
     torch.manual_seed(0)
     return sft_trainer(recipe, sft_dataset(items, ""), load_tokenizer(tiny_model), folder, [])
 
@@ -178,11 +211,17 @@ def test_packed_examples_are_whole_and_see_only_themselves(tiny_model, items, tm
     for batch in packed.get_train_dataloader():
         assert "attention_mask" not in batch
         with torch.no_grad():
-            together = model(input_ids=batch["input_ids"], position_ids=batch["position_ids"], use_cache=False).logits[0]
+            together = model(input_ids=batch["input_ids"], position_ids=batch["position_ids"], use_cache=False).logits[
+                0
+            ]
         lengths, places = sequence_lengths(batch)
         assert int(lengths.sum()) == places and int(lengths.max()) <= 600
         several = max(several, len(lengths))
-        parts = [batch["input_ids"][0].split(lengths.tolist()), batch["labels"][0].split(lengths.tolist()), together.split(lengths.tolist())]
+        parts = [
+            batch["input_ids"][0].split(lengths.tolist()),
+            batch["labels"][0].split(lengths.tolist()),
+            together.split(lengths.tolist()),
+        ]
         count = (batch["labels"] != -100).sum()
         losses = []
         for ids, labels, logits in zip(*parts, strict=True):
@@ -202,7 +241,9 @@ def test_grouped_batches_hold_every_example_with_less_padding(tiny_model, items,
     for sampling in ("random", "grouped"):
         trainer = trainer_of(tiny_model, items, tmp_path, sampling=sampling)
         batches = [sequence_lengths(batch) for batch in trainer.get_train_dataloader()]
-        assert sorted(torch.cat([lengths for lengths, _ in batches]).tolist()) == sorted(map(len, trainer.train_dataset["input_ids"]))
+        assert sorted(torch.cat([lengths for lengths, _ in batches]).tolist()) == sorted(
+            map(len, trainer.train_dataset["input_ids"])
+        )
         shares[sampling] = 1 - sum(int(lengths.sum()) for lengths, _ in batches) / sum(places for _, places in batches)
     assert shares["grouped"] < 0.85 * shares["random"]
 
@@ -215,7 +256,9 @@ def test_grouped_and_packed_is_refused():
 @pytest.mark.parametrize("packing", [False, True])
 def test_logits_in_chunks_give_the_same_loss_and_gradients(tiny_model, items, tmp_path, packing):
     losses, gradients = [], []
-    trainers = [trainer_of(tiny_model, items, tmp_path, logits=logits, packing=packing) for logits in ("full", "chunked")]
+    trainers = [
+        trainer_of(tiny_model, items, tmp_path, logits=logits, packing=packing) for logits in ("full", "chunked")
+    ]
     batch = next(iter(trainers[0].get_train_dataloader()))
     assert int((batch["labels"] != -100).sum()) > 256  # more than one chunk
     for trainer in trainers:
@@ -232,7 +275,18 @@ def test_logits_in_chunks_give_the_same_loss_and_gradients(tiny_model, items, tm
 
 
 def test_each_step_logs_what_it_trained(tiny_model, items, tmp_path):
-    recipe = Recipe.model_validate({"model": {"base": str(tiny_model), "system": ""}, "sft": {"batch_size": 4, "max_length": 600, "gradient_accumulation": 2, "bf16": False, "learning_rate": 1e-2}})
+    recipe = Recipe.model_validate(
+        {
+            "model": {"base": str(tiny_model), "system": ""},
+            "sft": {
+                "batch_size": 4,
+                "max_length": 600,
+                "gradient_accumulation": 2,
+                "bf16": False,
+                "learning_rate": 1e-2,
+            },
+        }
+    )
     train_sft(recipe, items, tmp_path, say=lambda line: None)
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     trainer = trainer_of(tiny_model, items, tmp_path)
@@ -246,7 +300,11 @@ def test_each_step_logs_what_it_trained(tiny_model, items, tmp_path):
 
 def test_model_flops_are_those_of_palm_with_frozen_weights(tiny_model):
     policy = new_policy(tiny_model)
-    embedding, attention, mlp = 700, 2 * (2 * 16) * 32 + 2 * 16 * 32, 3 * 32 * 64  # the tied embedding is the output matrix
+    embedding, attention, mlp = (
+        700,
+        2 * (2 * 16) * 32 + 2 * 16 * 32,
+        3 * 32 * 64,
+    )  # the tied embedding is the output matrix
     vocabulary = policy.config.vocab_size
     adapter = 4 * (2 * (32 + 32) + 2 * (32 + 16) + 3 * (32 + 64))
     assert flops_per_token(policy) == 4 * (vocabulary * 32 + attention + mlp) + 6 * adapter and vocabulary <= embedding
@@ -258,4 +316,8 @@ def test_lengths_of_padded_packed_and_grpo_batches():
     padded = {"attention_mask": torch.tensor([[1, 1, 0], [1, 1, 1]])}
     packed = {"position_ids": torch.tensor([[0, 1, 2, 0, 1]])}
     grpo = {"prompt_mask": torch.tensor([[0, 1], [1, 1]]), "completion_mask": torch.tensor([[1, 0, 0], [1, 1, 1]])}
-    assert [(lengths.tolist(), places) for lengths, places in map(sequence_lengths, (padded, packed, grpo))] == [([2, 3], 6), ([3, 2], 5), ([2, 5], 10)]
+    assert [(lengths.tolist(), places) for lengths, places in map(sequence_lengths, (padded, packed, grpo))] == [
+        ([2, 3], 6),
+        ([3, 2], 5),
+        ([2, 5], 10),
+    ]

@@ -13,8 +13,22 @@ from scipy.stats import binomtest
 from statsmodels.stats.proportion import proportion_confint
 
 from gazal.evaluation.stats import (
-    POWER, RESAMPLES, bootstrap, detectable, detectable_above, effective_size, holm, interval, macro_f1, maj_at_k, mcnemar_power,
-    paired_interval, paired_p, pass_at_k, ratio, steps_of_k,
+    POWER,
+    RESAMPLES,
+    bootstrap,
+    detectable,
+    detectable_above,
+    effective_size,
+    holm,
+    interval,
+    macro_f1,
+    maj_at_k,
+    mcnemar_power,
+    paired_interval,
+    paired_p,
+    pass_at_k,
+    ratio,
+    steps_of_k,
 )
 
 
@@ -34,7 +48,9 @@ def test_clustered_intervals_lie_between_the_extremes(values):
     assert high - low <= widest + 1e-9
 
 
-@pytest.mark.parametrize("strength", [0.5, 2.0, 20.0])  # of the beta distribution that items' chances come from: small = clustered
+@pytest.mark.parametrize(
+    "strength", [0.5, 2.0, 20.0]
+)  # of the beta distribution that items' chances come from: small = clustered
 def test_clustered_intervals_agree_with_a_bootstrap_of_items(strength):
     rng = np.random.default_rng(7)
     means = rng.binomial(4, rng.beta(0.4 * strength, 0.6 * strength, 300)) / 4
@@ -56,7 +72,9 @@ def test_clustered_intervals_cover_the_truth():
 @pytest.mark.parametrize(("items", "samples"), [(5, 4), (5, 8), (10, 8)])
 def test_few_clustered_items_are_covered_as_well(items, samples):
     """The spread of few items is itself uncertain: Korn and Graubard's t quantiles (without them 0.85 to 0.92 here)."""
-    means = np.random.default_rng(9).binomial(samples, np.random.default_rng(10).beta(0.6, 1.4, (2000, items))) / samples  # true accuracy 0.3
+    means = (
+        np.random.default_rng(9).binomial(samples, np.random.default_rng(10).beta(0.6, 1.4, (2000, items))) / samples
+    )  # true accuracy 0.3
     assert np.mean([low <= 0.3 <= high for low, high in (interval(row, samples) for row in means)]) >= 0.935
 
 
@@ -73,18 +91,27 @@ def test_a_ratio_is_no_surer_than_the_items_it_comes_from():
         covered = []
         for _ in range(600):
             whole = rng.integers(1, 20, items).astype(float)
-            low, high = ratio(rng.binomial(whole.astype(int), rng.beta(p * strength, (1 - p) * strength, items)).astype(float), whole)[1]
+            low, high = ratio(
+                rng.binomial(whole.astype(int), rng.beta(p * strength, (1 - p) * strength, items)).astype(float), whole
+            )[1]
             covered.append(low <= p <= high)
         assert np.mean(covered) >= least
 
 
-@pytest.mark.parametrize(("items", "discordant", "difference"), [(20, 0.06, 0.04), (50, 0.02, 0.02), (50, 0.06, 0.04), (200, 0.02, 0.02), (200, 0.4, 0.3)])
+@pytest.mark.parametrize(
+    ("items", "discordant", "difference"),
+    [(20, 0.06, 0.04), (50, 0.02, 0.02), (50, 0.06, 0.04), (200, 0.02, 0.02), (200, 0.4, 0.3)],
+)
 def test_paired_intervals_cover_the_truth_where_few_items_differ(items, discordant, difference):
     """A plain bootstrap covers 0.63, 0.65, 0.92, 0.90 and 0.95 here: items on which the two differ that were not drawn cannot be drawn again."""
-    drawn = np.random.default_rng(12).multinomial(items, [(discordant + difference) / 2, (discordant - difference) / 2, 1 - discordant], 1000)
+    drawn = np.random.default_rng(12).multinomial(
+        items, [(discordant + difference) / 2, (discordant - difference) / 2, 1 - discordant], 1000
+    )
     kinds, counts = np.unique(drawn, axis=0, return_counts=True)
     ends = [paired_interval(np.repeat([1.0, -1.0, 0.0], row)) for row in kinds]
-    assert sum(count for (low, high), count in zip(ends, counts, strict=True) if low <= difference <= high) / 1000 >= 0.93
+    assert (
+        sum(count for (low, high), count in zip(ends, counts, strict=True) if low <= difference <= high) / 1000 >= 0.93
+    )
     assert all(low <= row[0] / items - row[1] / items <= high for (low, high), row in zip(ends, kinds, strict=True))
 
 
@@ -113,7 +140,9 @@ def test_bootstrap_is_a_bootstrap():
 
 
 def test_holm_is_holm():
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])  # by hand: 4, 3, 2, 1 times, never falling
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx(
+        [0.03, 0.06, 0.06, 0.02]
+    )  # by hand: 4, 3, 2, 1 times, never falling
     assert holm([]) == [] and holm([0.2]) == [0.2] and max(holm([0.6, 0.7])) <= 1
 
 
@@ -126,7 +155,11 @@ def test_the_detectable_difference_is_seen_in_80_percent_of_simulations(n, disco
         a, b = np.repeat([0.0, 1.0], [better, worse]), np.repeat([1.0, 0.0], [better, worse])
         seen += paired_p(a, b) <= 0.05 if better + worse else 0
     assert seen / 3000 == pytest.approx(POWER, abs=0.03)
-    assert mcnemar_power(n, psi, difference - 0.01) < POWER < mcnemar_power(n, max(psi, difference + 0.02), difference + 0.02)
+    assert (
+        mcnemar_power(n, psi, difference - 0.01)
+        < POWER
+        < mcnemar_power(n, max(psi, difference + 0.02), difference + 0.02)
+    )
 
 
 def test_the_detectable_difference_tends_to_connors():
@@ -135,7 +168,9 @@ def test_the_detectable_difference_tends_to_connors():
     assert detectable(5000, 0.3) == pytest.approx(detectable(5000, 0.3, samples=4), rel=0.02)
     assert 0 < detectable(100, 0.3, samples=4) < detectable(100, 0.3)  # the exact test is conservative
     assert detectable(6, 0.1) is not None and detectable(5, 0.1) is None  # five of five are p = 0.0625
-    assert detectable(5, 0.5, samples=4) is None is detectable(1, 0.25, samples=4)  # swapping within five items gives no p below 0.06
+    assert (
+        detectable(5, 0.5, samples=4) is None is detectable(1, 0.25, samples=4)
+    )  # swapping within five items gives no p below 0.06
 
 
 @given(st.integers(1, 600), st.floats(0, 1), st.sampled_from([1, 4]))
@@ -173,7 +208,9 @@ def test_macro_f1_by_hand():
     wilson = proportion_confint(0, 6, method="wilson")  # where all are right or none is, a bootstrap has no width
     assert macro_f1(true, np.full_like(true, -1)) == (0, *wilson) == macro_f1(true, (true + 1) % 3)
     assert macro_f1(true, true) == pytest.approx((1, 1 - wilson[1], 1))
-    assert macro_f1(true + 2, found + 2 * (found >= 0))[0] == pytest.approx(value)  # classes that never occur do not count
+    assert macro_f1(true + 2, found + 2 * (found >= 0))[0] == pytest.approx(
+        value
+    )  # classes that never occur do not count
 
 
 def test_macro_f1_intervals_are_those_of_resampled_items():

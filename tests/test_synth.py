@@ -11,7 +11,10 @@ from math import log2
 
 import numpy as np
 import pytest
-from open_medicine.mcp.calculators.renal_dose_adjustment import RenalDoseAdjustmentParams, calculate_renal_dose_adjustment
+from open_medicine.mcp.calculators.renal_dose_adjustment import (
+    RenalDoseAdjustmentParams,
+    calculate_renal_dose_adjustment,
+)
 from scipy.stats import chisquare
 
 from gazal.data.hpo import _ancestors, _read_files, load_phenotypes
@@ -40,7 +43,12 @@ def by_type(items: list[Item]) -> dict[str, list[Item]]:
 
 
 def synthetic_splits(section: DataSection, seed: int) -> dict[str, list[Item]]:
-    return {split: [Item.model_validate_json(line) for line in synthetic_lines(section, split, getattr(section, split), seed)] for split in BUCKETS}
+    return {
+        split: [
+            Item.model_validate_json(line) for line in synthetic_lines(section, split, getattr(section, split), seed)
+        ]
+        for split in BUCKETS
+    }
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +63,11 @@ def annotated() -> dict[str, dict[str, list[int]]]:
     names: dict[str, str] = {}
     for stanza in (folder / "hp.obo").read_text(encoding="utf-8").split("\n[Term]\n")[1:]:
         names[re.search(r"^id: (\S+)", stanza, re.M)[1]] = re.search(r"^name: (.+)", stanza, re.M)[1]
-    lines = [line for line in (folder / "phenotype.hpoa").read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
+    lines = [
+        line
+        for line in (folder / "phenotype.hpoa").read_text(encoding="utf-8").splitlines()
+        if not line.startswith("#")
+    ]
     found: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
     for row in csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE):
         if row["database_id"].startswith("ORPHA:") and row["aspect"] == "P" and row["hpo_id"] in names:
@@ -108,7 +120,9 @@ def pair_of(item: Item) -> list[str]:
 
 def patient_of(item: Item) -> tuple[str, str, int]:
     """Drug, metric and clearance."""
-    metric, value, drug = re.match(r"Patient: \d+-year-old (?:woman|man), (CrCl|eGFR): (\d+) mL/min\S*\.\nDrug: (.+)\.\n", item.question).groups()
+    metric, value, drug = re.match(
+        r"Patient: \d+-year-old (?:woman|man), (CrCl|eGFR): (\d+) mL/min\S*\.\nDrug: (.+)\.\n", item.question
+    ).groups()
     return drug, metric, int(value)
 
 
@@ -129,7 +143,7 @@ def subject_matter(item: Item) -> tuple:
 
 def calculator(title: str):
     """(fields present) -> the calculator's own result, and criterion name -> field."""
-    (module_name, params_name), = [(m, p) for m, (t, p) in CALCULATORS.items() if t == title]
+    ((module_name, params_name),) = [(m, p) for m, (t, p) in CALCULATORS.items() if t == title]
     module = importlib.import_module(f"open_medicine.mcp.calculators.{module_name}")
     (params,) = [value for name, value in vars(module).items() if name.lower() == params_name.lower()]
     calculate = getattr(module, f"calculate_{module_name}")
@@ -143,17 +157,28 @@ def calculator(title: str):
 def test_counts_types_and_ids(items: list[Item]) -> None:
     assert Counter(item.reasoning_type for item in items) == dict.fromkeys(REASONING_TYPES, N // 4)
     assert len({item.id for item in items}) == N
-    assert [item.reasoning_type for item in synthesize(6, 0, variety="plain")] == ["diagnosis", "uncertainty", "treatment", "prognosis", "diagnosis", "uncertainty"]
+    assert [item.reasoning_type for item in synthesize(6, 0, variety="plain")] == [
+        "diagnosis",
+        "uncertainty",
+        "treatment",
+        "prognosis",
+        "diagnosis",
+        "uncertainty",
+    ]
 
 
 def test_same_seed_same_items_other_seed_others() -> None:
     first, again, other = synthesize(40, 3), synthesize(40, 3), synthesize(40, 4)
     assert [item.model_dump() for item in first] == [item.model_dump() for item in again]
-    assert not {item.id for item in first} & {item.id for item in other} - {item.id for item in first if item.reasoning_type == "treatment"}
+    assert not {item.id for item in first} & {item.id for item in other} - {
+        item.id for item in first if item.reasoning_type == "treatment"
+    }
 
 
 def test_one_type_alone_gives_the_same_items_as_among_all() -> None:
-    assert synthesize(10, 3, ("prognosis",)) == [item for item in synthesize(40, 3) if item.reasoning_type == "prognosis"]
+    assert synthesize(10, 3, ("prognosis",)) == [
+        item for item in synthesize(40, 3) if item.reasoning_type == "prognosis"
+    ]
 
 
 def test_options_are_distinct_and_the_answer_is_the_keys_text(items: list[Item]) -> None:
@@ -166,7 +191,9 @@ def test_options_are_distinct_and_the_answer_is_the_keys_text(items: list[Item])
 def test_every_trace_ends_with_the_answer_and_names_no_other(items: list[Item]) -> None:
     for item in items:
         for trace in (item.reasoning, item.reasoning_brief):
-            assert re.findall(r"answer: (\w+)", trace) == [item.answer_idx] and trace.endswith(f"; answer: {item.answer_idx}")
+            assert re.findall(r"answer: (\w+)", trace) == [item.answer_idx] and trace.endswith(
+                f"; answer: {item.answer_idx}"
+            )
             assert "<" not in trace and "think" not in trace
 
 
@@ -187,11 +214,15 @@ def test_diagnosis_key_and_traces_are_true(by_type: dict, annotated: dict) -> No
         assert [letter for letter in sums if sums[letter] == max(sums.values())] == [item.answer_idx]
         *lines, last = steps(item.reasoning)
         assert by_option(item, lines) == {
-            letter: f"{item.options[letter]}: " + "".join(f"{f}: {v}; " for f, v in zip(findings, row, strict=True)) + f"total: {sum(row)}"
+            letter: f"{item.options[letter]}: "
+            + "".join(f"{f}: {v}; " for f, v in zip(findings, row, strict=True))
+            + f"total: {sum(row)}"
             for letter, row in levels.items()
         }
         *lines, brief_last = steps(item.reasoning_brief)
-        assert by_option(item, lines) == {letter: f"{item.options[letter]}: total: {total}" for letter, total in sums.items()}
+        assert by_option(item, lines) == {
+            letter: f"{item.options[letter]}: total: {total}" for letter, total in sums.items()
+        }
         assert last == brief_last == f"highest total: {max(sums.values())}; answer: {item.answer_idx}"
         assert item.matches == {letter: sum(v > 0 for v in row) for letter, row in levels.items()}
 
@@ -199,30 +230,41 @@ def test_diagnosis_key_and_traces_are_true(by_type: dict, annotated: dict) -> No
 def test_uncertainty_key_and_traces_are_true(by_type: dict, annotated: dict) -> None:
     for item in by_type["uncertainty"]:
         first, second = pair_of(item)
-        levels = {letter: (level(annotated, first, f), level(annotated, second, f)) for letter, f in item.options.items()}
+        levels = {
+            letter: (level(annotated, first, f), level(annotated, second, f)) for letter, f in item.options.items()
+        }
         assert all(min(pair) >= 0 and max(pair) > 0 for pair in levels.values())
         gains = {letter: gain(*pair) for letter, pair in levels.items()}
         best, runner_up = sorted(gains.values(), reverse=True)[:2]
         assert gains[item.answer_idx] == best and best - runner_up > 0.04
         *lines, last = steps(item.reasoning)
         assert by_option(item, lines) == {
-            letter: f"{item.options[letter]}: {first}: {a}; {second}: {b}; gain: {round(100 * gain(a, b))}" for letter, (a, b) in levels.items()
+            letter: f"{item.options[letter]}: {first}: {a}; {second}: {b}; gain: {round(100 * gain(a, b))}"
+            for letter, (a, b) in levels.items()
         }
         *lines, brief_last = steps(item.reasoning_brief)
-        assert by_option(item, lines) == {letter: f"{item.options[letter]}: gain: {round(100 * g)}" for letter, g in gains.items()}
+        assert by_option(item, lines) == {
+            letter: f"{item.options[letter]}: gain: {round(100 * g)}" for letter, g in gains.items()
+        }
         assert last == brief_last == f"highest gain: {round(100 * best)}; answer: {item.answer_idx}"
 
 
 @pytest.mark.parametrize(("a", "b"), list(itertools.product(RATES, RATES)))
 def test_information_gain_is_mutual_information(a: int, b: int) -> None:
-    assert information_gain(a, b) == information_gain(b, a) == round(100 * gain(a, b)) and (information_gain(a, b) == 0) == (a == b)
+    assert information_gain(a, b) == information_gain(b, a) == round(100 * gain(a, b)) and (
+        information_gain(a, b) == 0
+    ) == (a == b)
 
 
 def renal(drug: str, metric: str, value: float) -> str:
-    source = json.loads((files("open_medicine") / "mcp/calculators/data/renal_dose_adjustments.json").read_text(encoding="utf-8"))
+    source = json.loads(
+        (files("open_medicine") / "mcp/calculators/data/renal_dose_adjustments.json").read_text(encoding="utf-8")
+    )
     (key,) = [name for name in source if name.replace("_", "-") == drug]
     assert {"CrCl": "crcl", "eGFR": "egfr"}[metric] == source[key]["label_renal_metric"]
-    result = calculate_renal_dose_adjustment(RenalDoseAdjustmentParams(drug_name=key, renal_value=value, renal_metric=metric.lower()))
+    result = calculate_renal_dose_adjustment(
+        RenalDoseAdjustmentParams(drug_name=key, renal_value=value, renal_metric=metric.lower())
+    )
     return " ".join(result.value["adjusted_dose"].split())
 
 
@@ -243,7 +285,9 @@ def test_treatment_key_and_traces_are_true(by_type: dict) -> None:
         *lines, last = steps(item.reasoning)
         inside = []
         for letter, line in by_option(item, lines).items():
-            low, high, said, verdict = re.fullmatch(r"range: (\d+) (?:to (\d+)|and above); (\d+): (inside|outside)", line).groups()
+            low, high, said, verdict = re.fullmatch(
+                r"range: (\d+) (?:to (\d+)|and above); (\d+): (inside|outside)", line
+            ).groups()
             tier = tiers[drug][item.options[letter]]
             assert int(said) == value and (int(low), high and int(high)) == (tier.low, tier.high)
             assert (verdict == "inside") == (int(low) <= value <= (int(high) if high else 1000))
@@ -259,7 +303,9 @@ def test_prognosis_key_and_traces_are_true(by_type: dict) -> None:
         assert 2 <= len(present) == len(set(present)) <= 5
         score = calculator(title)
         result = score(present)
-        assert [letter for letter, text in item.options.items() if text.split(" points")[0] == f"{result.value:g}"] == [item.answer_idx]
+        assert [letter for letter, text in item.options.items() if text.split(" points")[0] == f"{result.value:g}"] == [
+            item.answer_idx
+        ]
         label = item.answer.partition(", ")[2]
         assert label and all(word in result.interpretation.lower() for word in label.lower().split())
         *lines, last = steps(item.reasoning)
@@ -283,7 +329,13 @@ def test_risk_label_depends_on_the_total_alone() -> None:
 
 
 def test_prognosis_options_are_neighbouring_totals_of_the_same_score(by_type: dict) -> None:
-    tables = {score.name: {f"{total:g} points" + (f", {label}" if label else ""): n for n, (total, label) in enumerate(totals(score).items())} for score in load_scores()}
+    tables = {
+        score.name: {
+            f"{total:g} points" + (f", {label}" if label else ""): n
+            for n, (total, label) in enumerate(totals(score).items())
+        }
+        for score in load_scores()
+    }
     for item in by_type["prognosis"]:
         places = sorted(tables[present_of(item)[0]][text] for text in item.options.values())
         assert places == list(range(places[0], places[0] + 4))
@@ -294,7 +346,9 @@ def test_prognosis_options_are_neighbouring_totals_of_the_same_score(by_type: di
 
 
 def test_options_come_from_one_database_and_hold_no_subtype_of_another(by_type: dict, annotated: dict) -> None:
-    groups = [list(item.options.values()) for item in by_type["diagnosis"]] + [pair_of(item) for item in by_type["uncertainty"]]
+    groups = [list(item.options.values()) for item in by_type["diagnosis"]] + [
+        pair_of(item) for item in by_type["uncertainty"]
+    ]
     for names in groups:
         assert all(name in annotated for name in names)
         for a, b in itertools.combinations(names, 2):
@@ -327,7 +381,8 @@ def test_no_finding_is_rated_below_a_reported_subterm_of_it(by_type: dict, annot
     for disease, finding in asked_pairs(by_type):
         level = int(pool.levels[pool.diseases.index(disease), pool.findings.index(finding)])
         wrong += [
-            (disease, finding, term) for term, rows in annotated[disease].items()
+            (disease, finding, term)
+            for term, rows in annotated[disease].items()
             if len(set(rows)) == 1 and rows[0] > level and finding in _ancestors(term, parents)
         ]
     assert not wrong
@@ -335,13 +390,29 @@ def test_no_finding_is_rated_below_a_reported_subterm_of_it(by_type: dict, annot
 
 def test_treatment_asks_whole_clearances_only(by_type: dict) -> None:
     assert all(0 <= patient_of(item)[2] <= 130 for item in by_type["treatment"])
-    assert all(isinstance(bound, int) for drug in load_drugs() for tier in drug.tiers for bound in (tier.low, tier.high) if bound is not None)
+    assert all(
+        isinstance(bound, int)
+        for drug in load_drugs()
+        for tier in drug.tiers
+        for bound in (tier.low, tier.high)
+        if bound is not None
+    )
     assert len({patient_of(item)[0] for item in by_type["treatment"]}) == len(load_drugs()) >= 20
 
 
 def test_every_dose_tier_is_equally_often_the_key(by_type: dict) -> None:
     counts = Counter(len(item.options) for item in by_type["treatment"])
-    hits = Counter((len(item.options), next(n for n, t in enumerate(next(d for d in load_drugs() if d.name == patient_of(item)[0]).tiers) if t.dose == item.answer)) for item in by_type["treatment"])
+    hits = Counter(
+        (
+            len(item.options),
+            next(
+                n
+                for n, t in enumerate(next(d for d in load_drugs() if d.name == patient_of(item)[0]).tiers)
+                if t.dose == item.answer
+            ),
+        )
+        for item in by_type["treatment"]
+    )
     for (size, _), seen in hits.items():
         assert abs(seen / counts[size] - 1 / size) < 4.5 * (1 / size / counts[size]) ** 0.5
 
@@ -371,18 +442,26 @@ def test_the_most_annotated_option_is_near_chance(by_type: dict, kind: str) -> N
 def test_popularity_counts_reported_findings(by_type: dict) -> None:
     pool = load_phenotypes(150, 0)
     counts = dict(zip(pool.diseases, pool.annotation_counts().tolist(), strict=True))
-    assert all(item.popularity == {letter: counts[name] for letter, name in item.options.items()} for item in by_type["diagnosis"])
+    assert all(
+        item.popularity == {letter: counts[name] for letter, name in item.options.items()}
+        for item in by_type["diagnosis"]
+    )
 
 
 def test_the_longest_option_is_near_chance(items: list[Item], by_type: dict) -> None:
     for group in (items, *by_type.values()):
-        assert abs(rate(group, [{k: len(v) for k, v in item.options.items()} for item in group]) - chance(group)) <= 0.01
+        assert (
+            abs(rate(group, [{k: len(v) for k, v in item.options.items()} for item in group]) - chance(group)) <= 0.01
+        )
 
 
 def test_a_prior_over_diseases_learnt_on_one_half_is_near_chance_on_the_other(by_type: dict) -> None:
     items = by_type["diagnosis"]
     learn, check = items[::2], items[1::2]
-    asked, right = Counter(name for item in learn for name in item.options.values()), Counter(item.answer for item in learn)
+    asked, right = (
+        Counter(name for item in learn for name in item.options.values()),
+        Counter(item.answer for item in learn),
+    )
     prior = {name: (right[name] + 1) / (asked[name] + 4) for name in asked}
     assert abs(rate(check, [{k: prior.get(v, 0.25) for k, v in item.options.items()} for item in check]) - 0.25) <= 0.10
 
@@ -396,7 +475,10 @@ def test_letters_are_balanced(by_type: dict) -> None:
 
 
 def test_the_right_total_is_the_lowest_to_the_highest_option_equally_often(by_type: dict) -> None:
-    ranks = Counter(sorted(item.options.values(), key=lambda t: float(t.split(" ")[0])).index(item.answer) for item in by_type["prognosis"])
+    ranks = Counter(
+        sorted(item.options.values(), key=lambda t: float(t.split(" ")[0])).index(item.answer)
+        for item in by_type["prognosis"]
+    )
     assert max(ranks.values()) / sum(ranks.values()) < 0.27 and len(ranks) == 4
 
 
@@ -410,7 +492,9 @@ def test_counting_matched_findings_does_not_solve_diagnosis(by_type: dict) -> No
 
 
 def test_splits_share_no_question_and_no_subject_matter(splits: dict[str, list[Item]]) -> None:
-    questions = {name: {(item.question, frozenset(item.options.values())) for item in items} for name, items in splits.items()}
+    questions = {
+        name: {(item.question, frozenset(item.options.values())) for item in items} for name, items in splits.items()
+    }
     matters = {name: {subject_matter(item) for item in items} for name, items in splits.items()}
     ids = {name: {item.id for item in items} for name, items in splits.items()}
     for a, b in itertools.combinations(splits, 2):
@@ -433,7 +517,12 @@ def test_the_bucket_follows_from_what_is_asked(items: list[Item], splits: dict[s
     seen: dict[tuple, int] = {}
     for item in [*items, *itertools.chain(*splits.values())]:
         assert seen.setdefault(subject_matter(item), item.bucket) == item.bucket
-    assert chisquare(np.bincount([item.bucket // 10 for item in items if item.reasoning_type == "diagnosis"], minlength=10)).pvalue > 1e-4
+    assert (
+        chisquare(
+            np.bincount([item.bucket // 10 for item in items if item.reasoning_type == "diagnosis"], minlength=10)
+        ).pvalue
+        > 1e-4
+    )
 
 
 def test_splits_follow_the_seed() -> None:

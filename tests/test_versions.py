@@ -12,7 +12,18 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parent.parent
-STACK = {"jupyterlab", "papermill", "torch", "transformers", "peft", "trl", "datasets", "accelerate", "unsloth", "seaborn"}
+STACK = {
+    "jupyterlab",
+    "papermill",
+    "torch",
+    "transformers",
+    "peft",
+    "trl",
+    "datasets",
+    "accelerate",
+    "unsloth",
+    "seaborn",
+}
 # Installed without its MCP server, which the calculators do not need.
 NOT_INSTALLED = {("open-medicine", "mcp")}
 
@@ -48,7 +59,9 @@ def installed(lock: dict[str, str]) -> dict[str, metadata.Distribution]:
     lines = (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines()
     here = [Requirement(line) for line in lines if line and not line.startswith("#")]
     return {
-        canonicalize_name(r.name): metadata.distribution(r.name) for r in here if r.marker is None or r.marker.evaluate()
+        canonicalize_name(r.name): metadata.distribution(r.name)
+        for r in here
+        if r.marker is None or r.marker.evaluate()
     }
 
 
@@ -76,7 +89,9 @@ def test_environment_names_the_stack_with_the_same_versions(project: dict) -> No
 
 
 def test_lock_is_what_is_installed(lock: dict, installed: dict) -> None:
-    assert {name: Version(d.version).public for name, d in installed.items()} == {name: lock[name] for name in installed}
+    assert {name: Version(d.version).public for name, d in installed.items()} == {
+        name: lock[name] for name in installed
+    }
 
 
 def test_installed_packages_satisfy_each_other(installed: dict) -> None:
@@ -84,7 +99,10 @@ def test_installed_packages_satisfy_each_other(installed: dict) -> None:
     for name, distribution in installed.items():
         for requirement in map(Requirement, distribution.requires or []):
             needed = canonicalize_name(requirement.name)
-            if (requirement.marker and not requirement.marker.evaluate({"extra": ""})) or (name, needed) in NOT_INSTALLED:
+            if (requirement.marker and not requirement.marker.evaluate({"extra": ""})) or (
+                name,
+                needed,
+            ) in NOT_INSTALLED:
                 continue
             try:
                 version = metadata.version(needed)

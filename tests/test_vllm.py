@@ -16,7 +16,9 @@ from gazal.recipe_evaluation import EvaluationSection
 
 pytest.importorskip("vllm")
 PROMPTS = Prompts(synthesize(100, 21), 1, Prompting(SYSTEM))
-FEW = Prompts(PROMPTS.items[:8], 1, Prompting(SYSTEM))  # its CPU build cannot draw by seeds where it reads a prompt in parts
+FEW = Prompts(
+    PROMPTS.items[:8], 1, Prompting(SYSTEM)
+)  # its CPU build cannot draw by seeds where it reads a prompt in parts
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +29,11 @@ def served():
 
 
 def ask(engine, prompts, done=(), **settings) -> list[Reply]:
-    return sorted(reply for batch in engine.complete(prompts, EvaluationSection(**{"max_new_tokens": 40, **settings}), 1, done) for reply in batch)
+    return sorted(
+        reply
+        for batch in engine.complete(prompts, EvaluationSection(**{"max_new_tokens": 40, **settings}), 1, done)
+        for reply in batch
+    )
 
 
 @pytest.mark.parametrize("cut", [True, False])
@@ -71,5 +77,7 @@ def test_more_context_than_the_model_has_is_one_line():
 def test_a_dead_engine_is_one_line(served):
     """The last: nothing can be asked of it after."""
     served.llm.llm_engine.engine_core.shutdown()
-    with pytest.raises(GazalError, match="^model embedded: vLLM stopped .*; the same command goes on where this one stopped$"):
+    with pytest.raises(
+        GazalError, match="^model embedded: vLLM stopped .*; the same command goes on where this one stopped$"
+    ):
         ask(served, FEW)

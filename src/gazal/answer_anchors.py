@@ -29,7 +29,9 @@ _CONNECTIVE = re.compile(
 )
 _HEADING = re.compile(r"[ \t*_\"'`:#]*+(?=\n)|[ \t*_]++(?=\W?[A-J]\W{0,6}(?:\n|$))")
 _HEADING_BEFORE = re.compile(r"^[\W_]*(?:(?:the|my|final|correct|best)\s+){0,2}$")
-_ANOTHER = set("wrong incorrect other another alternative worst previous initial tempting no any an each every which what not non".split())
+_ANOTHER = set(
+    "wrong incorrect other another alternative worst previous initial tempting no any an each every which what not non".split()
+)
 _IF = {"if", "unless", "suppose", "assuming", "else", "otherwise"}
 _SPEECH_OR_DOUBT = SPEECH | {"whether"}
 _ASKING = {"if", "could", "would", "might", "is"}
@@ -85,7 +87,9 @@ def _value_start(key: str, region: str, lower: str, at: int, after: int) -> tupl
     if key[:3] == "ans" and key != "answer":
         return (after, False) if _HEADING_BEFORE.search(before) else None
     if key in ("option", "choice", "response"):
-        if words and not (before[-1].isspace() and _QUALITIES.intersection(words[-1:] if words[-1] != "answer" else words[-2:])):
+        if words and not (
+            before[-1].isspace() and _QUALITIES.intersection(words[-1:] if words[-1] != "answer" else words[-2:])
+        ):
             return None
     elif parts and _of_another(before, parts, words):
         return None
@@ -94,15 +98,27 @@ def _value_start(key: str, region: str, lower: str, at: int, after: int) -> tupl
     connective = _CONNECTIVE.match(region, after, after + 160)
     if not connective:
         return None
-    return connective.end(), bool(connective["no"] or (("n't" in before or not _DOUBTS.isdisjoint(parts)) and _DOUBTED.search(before)))
+    return connective.end(), bool(
+        connective["no"] or (("n't" in before or not _DOUBTS.isdisjoint(parts)) and _DOUBTED.search(before))
+    )
 
 
 def _of_another(before: str, parts: list[str], words: list[str]) -> bool:
     """Whether the words before an anchor make it another's answer, or a question: `the wrong answer`, `if the answer`."""
     last = before[-1]
-    if last == "/" or "a" <= last <= "z" or parts[0].strip(_MARKS) in _IF or not _SPEECH_OR_DOUBT.isdisjoint(parts) or "according to" in before:
+    if (
+        last == "/"
+        or "a" <= last <= "z"
+        or parts[0].strip(_MARKS) in _IF
+        or not _SPEECH_OR_DOUBT.isdisjoint(parts)
+        or "according to" in before
+    ):
         return True
-    if not words or words[-1] in _ANOTHER or (last == "_" and not _ANOTHER.isdisjoint(parts[-1].strip(_MARKS).split("_"))):
+    if (
+        not words
+        or words[-1] in _ANOTHER
+        or (last == "_" and not _ANOTHER.isdisjoint(parts[-1].strip(_MARKS).split("_")))
+    ):
         return bool(words)
     if words[-1] not in ("the", "my"):
         words = words[:-1]

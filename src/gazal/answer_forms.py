@@ -46,7 +46,9 @@ Reading = tuple[Reason, str | None]
 
 _CLOSERS = " \t\n*_`\"'$)]}\\.,;:!。->|\ufffd"
 _WRAP = r"(?:[\s*_\"'`$(\[{:]|\\(?:boxed|text|textbf|textit|mathrm|mathbf|mathsf|bf|rm)\s*\{|\\[(\[])"
-_FILLER = r"(?:it(?:'s|\s+is)\s)?(?:(?:most\s+likely|likely|probably|clearly|definitely|therefore|thus|indeed)[,\s]\s*)?"
+_FILLER = (
+    r"(?:it(?:'s|\s+is)\s)?(?:(?:most\s+likely|likely|probably|clearly|definitely|therefore|thus|indeed)[,\s]\s*)?"
+)
 _WRAPS = re.compile(rf"{_WRAP}{{0,24}}+")
 _OPENERS = re.compile(rf"{_WRAP}{{0,24}}+{_FILLER}", re.I)
 _VALUE = re.compile(
@@ -62,8 +64,13 @@ _DENIED = re.compile(
     r"[^\w\n]{0,6}(?:is|are|was|would\s+be)(?:\s+(?:not|never|incorrect|wrong|false|unlikely|excluded|ruled\s+out)\b|n't)",
     re.I,
 )
-_ALL_DENIED = re.compile(r"(?:[^\w\n]{1,4}(?:and\s|or\s|nor\s)?(?-i:[A-J])\b){1,9}[^\w\n]{1,4}(?:are|is)\s(?:all\s|both\s)?(?:not|wrong|incorrect|excluded|ruled\sout)\b", re.I)
-_CONTINUES = re.compile(r"(?:because|since|as|due|given|based|which|for|is|with|and\s+not|but\s+not|not|rather)\b", re.I)
+_ALL_DENIED = re.compile(
+    r"(?:[^\w\n]{1,4}(?:and\s|or\s|nor\s)?(?-i:[A-J])\b){1,9}[^\w\n]{1,4}(?:are|is)\s(?:all\s|both\s)?(?:not|wrong|incorrect|excluded|ruled\sout)\b",
+    re.I,
+)
+_CONTINUES = re.compile(
+    r"(?:because|since|as|due|given|based|which|for|is|with|and\s+not|but\s+not|not|rather)\b", re.I
+)
 _NOT = re.compile(r"\W{0,6}(?:definitely\s|certainly\s)?(?:not|never|neither|anything\s+but)\b\s*", re.I)
 _CONTRAST = re.compile(r"\b(?:not|never|nor|except|rather than|instead of|unlike)\b|n't\b")
 _OFFERING = (
@@ -71,10 +78,14 @@ _OFFERING = (
     r"|no|plus|then|followed\s+by|vs\.?|versus"
 )
 _ALTERNATIVE = re.compile(
-    rf"\W{{0,6}}(?:(?:and|or|but|and/or)\s+)?(?:{_OFFERING})\b\W{{0,6}}(?:(?:option|choice|letter|it\s+is|it's|is|the)\s)?", re.I
+    rf"\W{{0,6}}(?:(?:and|or|but|and/or)\s+)?(?:{_OFFERING})\b\W{{0,6}}(?:(?:option|choice|letter|it\s+is|it's|is|the)\s)?",
+    re.I,
 )
 _MAY_OFFER = re.compile(rf"\W{{0,9}}(?:{LETTER}|{_OFFERING}|but|unless|except|if)\b", re.I)
-_OTHER_LETTER = re.compile(rf"({LETTER}){NOT_GLUED}(?=\W*$|[*)\]\"']*(?:[.,;:!?\n]|\s(?:is|would|could|may|might)\b(?!\s(?:not|wrong|incorrect))))", re.I)
+_OTHER_LETTER = re.compile(
+    rf"({LETTER}){NOT_GLUED}(?=\W*$|[*)\]\"']*(?:[.,;:!?\n]|\s(?:is|would|could|may|might)\b(?!\s(?:not|wrong|incorrect))))",
+    re.I,
+)
 _UNLESS = re.compile(r"[ ,(]{1,3}(?:unless|except|if)\b[^\n]{0,200}", re.I)
 _JSON_KEY = re.compile(r"[\"']\s*:\s*[\d\"'\[{]")
 SPEECH = set("says said claims claimed insists insisted thinks believes wrote told argues argued alleges".split())
@@ -83,7 +94,9 @@ _SENTENCE_ENDS = re.compile(r"[)\]}*\"']+\.\s")
 _ONE_MORE = re.compile(rf"[^\w\n]{{1,8}}({LETTER}){NOT_GLUED}")
 _LETTERS = re.compile(rf"(?:[^\w\n]{{0,8}}{LETTER}{NOT_GLUED}[^\w\n]*)+", re.I)
 _LETTER = re.compile(LETTER)
-_ALSO_RIGHT = re.compile(rf"\W{{1,6}}([A-J]){NOT_GLUED}\W{{1,4}}(?:is|would\s+be|may\s+be|could\s+be)\s+(?:also|equally|just\s+as)\b")
+_ALSO_RIGHT = re.compile(
+    rf"\W{{1,6}}([A-J]){NOT_GLUED}\W{{1,4}}(?:is|would\s+be|may\s+be|could\s+be)\s+(?:also|equally|just\s+as)\b"
+)
 _EITHER = re.compile(r"[\s,]*(?:and/or\b|or\b|and\b|vs\b|versus\b|/)")
 
 
@@ -203,16 +216,26 @@ def offers_another(rest: str, letter: str, opts: Options) -> bool:
     if opening:
         other = _OTHER_LETTER.match(rest, opening.end())
         line = rest[opening.end() : opening.end() + MAX_STATEMENT].partition("\n")[0]
-        return bool(other and is_other(other[1], letter, opts)) or any(found != letter for found in opts.prefix_of(opts.canon(line))[0])
+        return bool(other and is_other(other[1], letter, opts)) or any(
+            found != letter for found in opts.prefix_of(opts.canon(line))[0]
+        )
     if condition := _UNLESS.match(rest):
-        letters = (found[1] for found in _OTHER_LETTER.finditer(rest, condition.start() + 1, condition.end()) if found[1].isupper())
-        return any(is_other(found, letter, opts) for found in letters) or bool(opts.mentioned_in(opts.canon(condition[0])) - {letter})
+        letters = (
+            found[1]
+            for found in _OTHER_LETTER.finditer(rest, condition.start() + 1, condition.end())
+            if found[1].isupper()
+        )
+        return any(is_other(found, letter, opts) for found in letters) or bool(
+            opts.mentioned_in(opts.canon(condition[0])) - {letter}
+        )
     following = _LETTERS.match(rest)
     run = [plain_letter(found) for found in _LETTER.findall(following[0])] if following else []
     if any(is_other(found, letter, opts) for found in run):
         text = opts.canon(rest[following.end() : following.end() + MAX_STATEMENT].partition("\n")[0])
         own = opts.texts.get(run[-1], "")
-        return not text or (text.startswith(own) and (not text[len(own) :].strip(_CLOSERS) or bool(_LETTERS.match(text[len(own) :]))))
+        return not text or (
+            text.startswith(own) and (not text[len(own) :].strip(_CLOSERS) or bool(_LETTERS.match(text[len(own) :])))
+        )
     return False
 
 

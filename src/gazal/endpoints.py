@@ -17,7 +17,9 @@ LONGEST_WAIT = 300.0  # seconds that a server may ask us to wait; more stops the
 def public_endpoint(url: str) -> str:
     """Scheme, host and port: no credentials, no path."""
     parts = urlsplit(url)
-    return f"{parts.scheme}://{f'[{parts.hostname}]' if ':' in (parts.hostname or '') else parts.hostname}" + (f":{parts.port}" if parts.port else "")
+    return f"{parts.scheme}://{f'[{parts.hostname}]' if ':' in (parts.hostname or '') else parts.hostname}" + (
+        f":{parts.port}" if parts.port else ""
+    )
 
 
 def public_model(name: str) -> str:
@@ -27,6 +29,7 @@ def public_model(name: str) -> str:
 
 def same_model(asked: str, served: str) -> bool:
     """Whether a server that says ``served`` can be taken to be ``asked``: revision, folder, provider, date and tag may differ."""
+
     def base(name: str) -> str:
         return re.split(r"[@:]", re.split(r"[/\\]", name.rstrip("/\\"))[-1])[0].casefold()
 
@@ -47,7 +50,13 @@ def retry_after(headers: Any, now: float) -> float | None:
         if value := headers.get("retry-after-ms"):
             return max(0.0, float(value) / 1000)
         value = headers.get("retry-after")
-        return None if not value else max(0.0, float(value)) if re.fullmatch(r"\s*[\d.]+\s*", value) else max(0.0, parsedate_to_datetime(value).timestamp() - now)
+        return (
+            None
+            if not value
+            else max(0.0, float(value))
+            if re.fullmatch(r"\s*[\d.]+\s*", value)
+            else max(0.0, parsedate_to_datetime(value).timestamp() - now)
+        )
     except (ValueError, TypeError, OverflowError):
         return None
 
@@ -84,8 +93,10 @@ def refusal(status: int, body: str) -> str:
     """What an HTTP error says, in words, with the server's own message."""
     said = said_in(body)
     hint = {
-        401: "does not accept the key in OPENAI_API_KEY", 403: "forbids this to the key in OPENAI_API_KEY",
-        404: "has no such model or path (an endpoint often ends in /v1)", 429: "too many requests",
+        401: "does not accept the key in OPENAI_API_KEY",
+        403: "forbids this to the key in OPENAI_API_KEY",
+        404: "has no such model or path (an endpoint often ends in /v1)",
+        429: "too many requests",
     }.get(status, "refuses the request" if status < 500 else "failed")
     return f"{hint} (status {status}{': ' + said if said.strip() else ''})"
 

@@ -95,7 +95,9 @@ def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """
     path = Path(path)
     try:
-        opened = gzip.open(path, "rt", encoding="utf-8-sig") if path.suffix == ".gz" else open(path, encoding="utf-8-sig")
+        opened = (
+            gzip.open(path, "rt", encoding="utf-8-sig") if path.suffix == ".gz" else open(path, encoding="utf-8-sig")
+        )
         with opened as handle:
             for row, line in enumerate(handle, 1):
                 if not line.strip():
@@ -105,7 +107,9 @@ def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 except json.JSONDecodeError as error:
                     raise GazalError(f"{path}: row {row}: not JSON ({error.msg} at column {error.colno})") from error
                 except (ValueError, RecursionError) as error:  # a number of 5,000 digits, a thousand brackets
-                    raise GazalError(f"{path}: row {row}: not JSON that can be read ({str(error).splitlines()[0]})") from error
+                    raise GazalError(
+                        f"{path}: row {row}: not JSON that can be read ({str(error).splitlines()[0]})"
+                    ) from error
                 if not isinstance(value, dict):
                     raise GazalError(f"{path}: row {row}: expected an object, found {type(value).__name__}")
                 yield row, value

@@ -16,7 +16,13 @@ import numpy as np
 import torch
 from torch.nn import functional
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AttentionInterface,
+    AttentionMaskInterface,
+    DynamicCache,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.cache_utils import DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
@@ -66,10 +72,14 @@ def grouped_attention(module, query, key, value, attention_mask, scaling=None, p
     transformers repeats the keys and values instead, which with the slower kernel is about a fifth of the decoding time on a CPU.
     """
     if query.shape[2] > 1 or position_bias is not None:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, position_bias=position_bias, **options)
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, scaling=scaling, position_bias=position_bias, **options
+        )
     rows, heads, _, width = query.shape
     grouped = query.view(rows, key.shape[1], heads // key.shape[1], width)
-    return scaled_dot_product_attention(grouped, key, value, attn_mask=attention_mask, scale=scaling).reshape(rows, 1, heads, width), None
+    return scaled_dot_product_attention(grouped, key, value, attn_mask=attention_mask, scale=scaling).reshape(
+        rows, 1, heads, width
+    ), None
 
 
 AttentionInterface.register("gazal_grouped", grouped_attention)
@@ -92,7 +102,9 @@ def _decoding(model: PreTrainedModel) -> Iterator[None]:
         model.train(training)
 
 
-def pick(logits: torch.Tensor, draws: torch.Tensor, temperature: float, top_p: float = 1.0, top_k: int = 0) -> torch.Tensor:
+def pick(
+    logits: torch.Tensor, draws: torch.Tensor, temperature: float, top_p: float = 1.0, top_k: int = 0
+) -> torch.Tensor:
     """One token id a row of ``logits`` (rows × vocabulary): the largest at temperature 0, else the one at which the
     cumulative probability passes the row's draw (uniform in [0, 1), float64) among the ``top_k`` largest (0: all), of these
     the fewest whose probability reaches ``top_p``."""
@@ -146,9 +158,13 @@ class RoomyLayer(DynamicLayer):
 
     def _hold(self, *states: torch.Tensor) -> None:
         self.rooms = [one.new_empty(*one.shape[:2], one.shape[2] + ROOM, one.shape[3]) for one in states]
-        self.keys, self.values = (room[:, :, : one.shape[2]].copy_(one) for room, one in zip(self.rooms, states, strict=True))
+        self.keys, self.values = (
+            room[:, :, : one.shape[2]].copy_(one) for room, one in zip(self.rooms, states, strict=True)
+        )
 
-    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs) -> tuple[torch.Tensor, torch.Tensor]:
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         start = self.keys.shape[2]
         end = start + key_states.shape[2]
         if end > self.rooms[0].shape[2]:
@@ -162,7 +178,9 @@ class RoomyLayer(DynamicLayer):
         self._hold(self.keys[indices], self.values[indices])
 
 
-def _read(model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor, position: torch.Tensor, last_only: dict[str, int]) -> tuple[torch.Tensor, DynamicCache]:
+def _read(
+    model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor, position: torch.Tensor, last_only: dict[str, int]
+) -> tuple[torch.Tensor, DynamicCache]:
     """The last logits and the cache of left-padded prompts. Prompts of like length are read together, without the padding that
     longer ones ask for; in the cache that padding is zeros, which the mask hides."""
     cache, lengths = DynamicCache(config=model.config), mask.sum(1).tolist()
@@ -172,13 +190,21 @@ def _read(model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor, positio
     caches = [DynamicCache(config=model.config) for _ in parts]
     logits = [
         model(
-            input_ids=ids[part, skip:], attention_mask=mask[part, skip:], position_ids=position[part, skip:], past_key_values=one, use_cache=True, **last_only
+            input_ids=ids[part, skip:],
+            attention_mask=mask[part, skip:],
+            position_ids=position[part, skip:],
+            past_key_values=one,
+            use_cache=True,
+            **last_only,
         ).logits[:, -1]
         for part, skip, one in zip(parts, skips, caches, strict=True)
     ]
     for number in range(len(cache.layers)) if roomy else ():
         layers = [one.layers[number] for one in caches]
-        widened = [[functional.pad(states, (0, 0, skip, 0)) for states in (layer.keys, layer.values)] for layer, skip in zip(layers, skips, strict=True)]
+        widened = [
+            [functional.pad(states, (0, 0, skip, 0)) for states in (layer.keys, layer.values)]
+            for layer, skip in zip(layers, skips, strict=True)
+        ]
         cache.layers[number] = RoomyLayer(*map(torch.cat, zip(*widened, strict=True)))
         for layer in layers:
             layer.keys = layer.values = None  # the memory of one layer at a time is taken twice
@@ -186,7 +212,13 @@ def _read(model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor, positio
 
 
 def _run(
-    model: PreTrainedModel, prompts: list[Sequence[int]], pad: int, stops: list[int], rooms: list[int], generator: torch.Generator, sampling: dict[str, float],
+    model: PreTrainedModel,
+    prompts: list[Sequence[int]],
+    pad: int,
+    stops: list[int],
+    rooms: list[int],
+    generator: torch.Generator,
+    sampling: dict[str, float],
     answer_end: AnswerEnd | None,
 ) -> list[list[int]]:
     """Completions of one batch, each up to and with its EOS, of at most ``rooms`` tokens. A row's draws do not depend on which rows have left."""
@@ -194,14 +226,25 @@ def _run(
     ids, mask = left_padded(prompts, pad, device)
     draws = torch.rand(len(prompts), most, dtype=torch.float64, generator=generator).to(device)
     made = torch.full((len(prompts), most), pad, device=device)
-    ends, rows, room = torch.tensor(stops, device=device), torch.arange(len(prompts), device=device), torch.tensor(rooms, device=device)
+    ends, rows, room = (
+        torch.tensor(stops, device=device),
+        torch.arange(len(prompts), device=device),
+        torch.tensor(rooms, device=device),
+    )
     marks, seen, full = torch.tensor(answer_end.marks if answer_end else [], device=device), 0, set(rooms)
     last_only = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
     position = places(mask)
     logits, cache = _read(model, ids, mask, position, last_only)
     for step in range(1, most + 1):
         if step > 1:
-            logits = model(input_ids=ids, attention_mask=mask, position_ids=position, past_key_values=cache, use_cache=True, **last_only).logits[:, -1]
+            logits = model(
+                input_ids=ids,
+                attention_mask=mask,
+                position_ids=position,
+                past_key_values=cache,
+                use_cache=True,
+                **last_only,
+            ).logits[:, -1]
         ids = pick(logits, draws[rows, step - 1], **sampling)[:, None]
         made[rows, step - 1] = ids[:, 0]
         mask, position = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1), position[:, -1:] + 1
@@ -224,9 +267,19 @@ def _run(
 
 
 def generate_batches(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[list[int]], *, max_new_tokens: int,
-    temperature: float = 0.0, top_p: float = 1.0, top_k: int = 0, seed: int = 0, batch_tokens: int = 32_768,
-    done: Collection[int] = (), progress: Callable[[int, int], None] | None = None, answer_end: AnswerEnd | None = None,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[list[int]],
+    *,
+    max_new_tokens: int,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    top_k: int = 0,
+    seed: int = 0,
+    batch_tokens: int = 32_768,
+    done: Collection[int] = (),
+    progress: Callable[[int, int], None] | None = None,
+    answer_end: AnswerEnd | None = None,
 ) -> Iterator[list[Completion]]:
     """Yield the completions of ``prompts`` (token ids), one list per batch.
 
@@ -259,10 +312,15 @@ def generate_batches(
         if progress:
             progress(finished, len(prompts))
         cuts = [answer_end.cut(ids) if answer_end else (ids, "", False) for ids in answers]
-        yield [Completion(i, ids, "stop" if closed or ids[-1] in stops else "length") for i, (ids, _, closed) in zip(wanted, cuts, strict=True)]
+        yield [
+            Completion(i, ids, "stop" if closed or ids[-1] in stops else "length")
+            for i, (ids, _, closed) in zip(wanted, cuts, strict=True)
+        ]
 
 
-def generate(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[list[int]], **options) -> Iterator[Completion]:
+def generate(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[list[int]], **options
+) -> Iterator[Completion]:
     """The completions of :func:`generate_batches` one by one (same options), in the order of the batches."""
     for batch in generate_batches(model, tokenizer, prompts, **options):
         yield from batch

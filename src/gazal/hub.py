@@ -74,7 +74,11 @@ class Unreachable(GazalError):
 
     def __init__(self, what: str, reason: str, detail: str = "", local: str = "") -> None:
         self.reason = reason
-        advice = f"; use a mirror (HF_ENDPOINT=URL), a cache that holds it (HF_HOME=FOLDER HF_HUB_OFFLINE=1), or {local}" if local else ""
+        advice = (
+            f"; use a mirror (HF_ENDPOINT=URL), a cache that holds it (HF_HOME=FOLDER HF_HUB_OFFLINE=1), or {local}"
+            if local
+            else ""
+        )
         super().__init__(f"{what}: {self.reason}{f' ({detail})' if detail else ''}{advice}")
 
 

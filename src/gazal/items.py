@@ -27,7 +27,9 @@ Reshape = Callable[[Rows], Rows]
 REASONING_TYPES = ("diagnosis", "uncertainty", "treatment", "prognosis")
 ReasoningType = Literal["diagnosis", "uncertainty", "treatment", "prognosis"]
 EXPECTED = {
-    "options": 'letters and texts, as {"A": "…", "B": "…"}', "answer_idx": 'the letter of an option, as "B"', "context": "a list of texts",
+    "options": 'letters and texts, as {"A": "…", "B": "…"}',
+    "answer_idx": 'the letter of an option, as "B"',
+    "context": "a list of texts",
     "reasoning_type": f"one of {', '.join(REASONING_TYPES)}",
 }
 
@@ -56,7 +58,9 @@ class Item(BaseModel):
         if not 2 <= len(self.options) <= len(LETTERS):
             raise ValueError(f"options: expected 2 to 10, found {len(self.options)}")
         if list(self.options) != list(LETTERS[: len(self.options)]):
-            raise ValueError(f"options: expected the letters A to {LETTERS[len(self.options) - 1]} in order, found {', '.join(self.options)}")
+            raise ValueError(
+                f"options: expected the letters A to {LETTERS[len(self.options) - 1]} in order, found {', '.join(self.options)}"
+            )
         if empty := next((letter for letter, text in self.options.items() if not text.strip()), None):
             raise ValueError(f"options.{empty}: empty")
         if self.answer_idx not in self.options:
@@ -98,7 +102,9 @@ def item_problem(error: ValueError) -> str:
     return f"{field}: expected {EXPECTED.get(field, 'text')}, found {'null' if found is None else f'{type(found).__name__} {found!r:.40}'}"
 
 
-def read_items(path: str | Path, training: bool = False, ids: bool = True, reshape: Reshape | None = None) -> list[Item]:
+def read_items(
+    path: str | Path, training: bool = False, ids: bool = True, reshape: Reshape | None = None
+) -> list[Item]:
     """Read items from JSON lines (``.jsonl``), a JSON array (``.json``), either gzipped (``.gz``), or Parquet.
 
     With ``training`` a row that has ``response`` in place of ``options`` is a TrainingExample; without ``ids`` the rows of a
@@ -111,7 +117,13 @@ def read_items(path: str | Path, training: bool = False, ids: bool = True, resha
     if not path.name.endswith(ENDINGS):
         raise GazalError(f"{path}: expected a file of items that ends in {', '.join(ENDINGS)}")
     kind = path.name.removesuffix(".gz")
-    rows = _parquet_rows(path) if kind.endswith(".parquet") else _array_rows(path) if kind.endswith(".json") else read_jsonl(path)
+    rows = (
+        _parquet_rows(path)
+        if kind.endswith(".parquet")
+        else _array_rows(path)
+        if kind.endswith(".json")
+        else read_jsonl(path)
+    )
     items: list[Item] = []
     seen: dict[str, int] = {}
     named = ids
@@ -121,7 +133,9 @@ def read_items(path: str | Path, training: bool = False, ids: bool = True, resha
         if not ids:
             before, named = named, value.get("id") is not None
             if items and named != before:
-                raise GazalError(f"{path}: row {row}: id: {'there' if named else 'missing'}, unlike in the rows before; give one to every row, or to none")
+                raise GazalError(
+                    f"{path}: row {row}: id: {'there' if named else 'missing'}, unlike in the rows before; give one to every row, or to none"
+                )
             value = value if named else value | {"id": f"row-{row}"}
         try:
             item = parse_item(value) if training else Item.model_validate(value)
@@ -147,7 +161,11 @@ def _unwritable(value: Any) -> str:
         return f"{value} is no JSON value; leave the field out"
     if isinstance(value, dict | list):
         return next(filter(None, map(_unwritable, [*value, *value.values()] if isinstance(value, dict) else value)), "")
-    return "" if isinstance(value, int | float | None) else f"{type(value).__name__} is no JSON value; make it text, or leave the field out"
+    return (
+        ""
+        if isinstance(value, int | float | None)
+        else f"{type(value).__name__} is no JSON value; make it text, or leave the field out"
+    )
 
 
 def parse_item(value: dict[str, Any]) -> Item:
@@ -157,15 +175,21 @@ def parse_item(value: dict[str, Any]) -> Item:
 
 def _array_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     try:
-        values = json.loads((gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()).decode("utf-8-sig"))
+        values = json.loads(
+            (gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()).decode("utf-8-sig")
+        )
     except FileNotFoundError as error:
         raise GazalError(f"{path}: no such file") from error
     except json.JSONDecodeError as error:
-        raise GazalError(f"{path}: not JSON ({error.msg} at line {error.lineno}, column {error.colno}); JSON lines end in .jsonl") from error
+        raise GazalError(
+            f"{path}: not JSON ({error.msg} at line {error.lineno}, column {error.colno}); JSON lines end in .jsonl"
+        ) from error
     except (OSError, EOFError, zlib.error, ValueError, RecursionError) as error:
         raise GazalError(f"{path}: cannot be read ({error})") from error
     if not isinstance(values, list):
-        raise GazalError(f"{path}: expected a JSON array of items, found {type(values).__name__}; JSON lines end in .jsonl")
+        raise GazalError(
+            f"{path}: expected a JSON array of items, found {type(values).__name__}; JSON lines end in .jsonl"
+        )
     for row, value in enumerate(values, 1):
         if not isinstance(value, dict):
             raise GazalError(f"{path}: row {row}: expected an object, found {type(value).__name__}")
@@ -185,7 +209,9 @@ def _parquet_rows(path: Path) -> Iterable[tuple[int, dict[str, Any]]]:
                 value["options"] = json.loads(value["options"])
             except json.JSONDecodeError as error:
                 raise GazalError(f"{path}: row {row}: options: not JSON ({error.msg})") from error
-        elif isinstance(value.get("options"), dict):  # a column of letters: Arrow has null where an item has fewer options
+        elif isinstance(
+            value.get("options"), dict
+        ):  # a column of letters: Arrow has null where an item has fewer options
             value["options"] = {letter: text for letter, text in value["options"].items() if text is not None}
         yield row, {key: field for key, field in value.items() if field is not None}
 

@@ -34,12 +34,16 @@ class Scored(NamedTuple):
     tokens: int
 
 
-def encode(tokenizer: PreTrainedTokenizerBase, prompt: str, continuations: Sequence[str], special_tokens: bool = False) -> Encoded:
+def encode(
+    tokenizer: PreTrainedTokenizerBase, prompt: str, continuations: Sequence[str], special_tokens: bool = False
+) -> Encoded:
     """Prompt and continuations as lm-eval's ``_encode_pair`` splits them: white space at the prompt's end belongs to the
     continuation, and a continuation's tokens are those that the encoded whole has beyond the encoded prompt (at least one)."""
     context = prompt.rstrip()
     space = prompt[len(context) :]
-    ids, *wholes = tokenizer([context, *(context + space + text for text in continuations)], add_special_tokens=special_tokens)["input_ids"]
+    ids, *wholes = tokenizer(
+        [context, *(context + space + text for text in continuations)], add_special_tokens=special_tokens
+    )["input_ids"]
     if special_tokens and ids[-1] == tokenizer.eos_token_id:  # some tokenizers close every text
         ids, *wholes = (one[:-1] for one in (ids, *wholes))
     shortest = min(map(len, wholes))
@@ -64,16 +68,37 @@ def _score(model: PreTrainedModel, rows: Sequence[Encoded], pad: int) -> list[li
     kept = 1 + max(max(len(row.shared) - row.start, 0) for row in rows)
     last = {"logits_to_keep": kept} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
     cache = DynamicCache(config=model.config) if longer else None
-    logits = model(input_ids=ids, attention_mask=mask, position_ids=places(mask), past_key_values=cache, use_cache=bool(longer), **last).logits
-    common = [_tokens(line[kept - 1 - tail :], row.shared[len(row.shared) - tail :])
-              for row, line in zip(rows, logits[:, -kept:], strict=True) for tail in [max(len(row.shared) - row.start, 0)]]
-    first = [_tokens(line[-1:].expand(len(row.tails), -1), [tail[0] for tail in row.tails]) for row, line in zip(rows, logits, strict=True)]
+    logits = model(
+        input_ids=ids,
+        attention_mask=mask,
+        position_ids=places(mask),
+        past_key_values=cache,
+        use_cache=bool(longer),
+        **last,
+    ).logits
+    common = [
+        _tokens(line[kept - 1 - tail :], row.shared[len(row.shared) - tail :])
+        for row, line in zip(rows, logits[:, -kept:], strict=True)
+        for tail in [max(len(row.shared) - row.start, 0)]
+    ]
+    first = [
+        _tokens(line[-1:].expand(len(row.tails), -1), [tail[0] for tail in row.tails])
+        for row, line in zip(rows, logits, strict=True)
+    ]
     rest = _rest(model, rows, longer, mask, cache, pad) if longer else {}
-    return [[_sum(row, which, common[at], first[at][which], rest.get((at, which), [])) for which in range(len(row.tails))] for at, row in enumerate(rows)]
+    return [
+        [_sum(row, which, common[at], first[at][which], rest.get((at, which), [])) for which in range(len(row.tails))]
+        for at, row in enumerate(rows)
+    ]
 
 
 def _rest(
-    model: PreTrainedModel, rows: Sequence[Encoded], longer: list[tuple[int, int]], mask: torch.Tensor, cache: DynamicCache, pad: int,
+    model: PreTrainedModel,
+    rows: Sequence[Encoded],
+    longer: list[tuple[int, int]],
+    mask: torch.Tensor,
+    cache: DynamicCache,
+    pad: int,
 ) -> dict[tuple[int, int], list[float]]:
     """Of the tails of two tokens and more, the log-probabilities from the second token on."""
     tails = [rows[at].tails[which] for at, which in longer]
@@ -82,8 +107,12 @@ def _rest(
     ids = torch.tensor([tail[:-1] + [pad] * (width - len(tail) + 1) for tail in tails], device=mask.device)
     read = torch.tensor([[1] * (len(tail) - 1) + [0] * (width - len(tail) + 1) for tail in tails], device=mask.device)
     mask = torch.cat([mask[origin], read], dim=1)
-    logits = model(input_ids=ids, attention_mask=mask, position_ids=places(mask)[:, -width:], past_key_values=cache, use_cache=True).logits
-    return {key: _tokens(line[: len(tail) - 1], tail[1:]) for key, line, tail in zip(longer, logits, tails, strict=True)}
+    logits = model(
+        input_ids=ids, attention_mask=mask, position_ids=places(mask)[:, -width:], past_key_values=cache, use_cache=True
+    ).logits
+    return {
+        key: _tokens(line[: len(tail) - 1], tail[1:]) for key, line, tail in zip(longer, logits, tails, strict=True)
+    }
 
 
 def _sum(row: Encoded, which: int, common: list[float], first: float, rest: list[float]) -> Scored:
@@ -95,4 +124,8 @@ def _sum(row: Encoded, which: int, common: list[float], first: float, rest: list
 def _tokens(logits: torch.Tensor, ids: list[int]) -> list[float]:
     """Log-probability of each of ``ids`` by its row of ``logits`` (further rows are not read)."""
     logits = logits[: len(ids)].float()
-    return (logits.gather(1, torch.tensor(ids, device=logits.device)[:, None])[:, 0] - logits.logsumexp(1)).tolist() if ids else []
+    return (
+        (logits.gather(1, torch.tensor(ids, device=logits.device)[:, None])[:, 0] - logits.logsumexp(1)).tolist()
+        if ids
+        else []
+    )

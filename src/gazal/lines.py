@@ -70,7 +70,9 @@ def _read_lines(lines: Iterable[str]) -> Iterator[tuple[int, dict[str, Any]]]:
         try:
             item = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise GazalError(f"<stdin>: row {row}: not JSON ({getattr(error, 'msg', 'too deep or too long a value')})") from error
+            raise GazalError(
+                f"<stdin>: row {row}: not JSON ({getattr(error, 'msg', 'too deep or too long a value')})"
+            ) from error
         if not isinstance(item, dict):
             raise GazalError(f"<stdin>: row {row}: expected an object, found {type(item).__name__}")
         if not isinstance(item.get("completion"), str):

@@ -15,7 +15,9 @@ except ImportError:  # Windows: nothing stops a second process there
 
 from gazal.errors import GazalError
 
-HELD: list[int] = []  # files of the locks held here: a process that works on their behalf inherits them (subprocess's pass_fds)
+HELD: list[
+    int
+] = []  # files of the locks held here: a process that works on their behalf inherits them (subprocess's pass_fds)
 WAIT = 15.0  # seconds; an orphaned notebook kernel sees within two that its parent is gone
 
 

@@ -26,10 +26,26 @@ def require_model(path: str) -> None:
         return
     if (folder / "adapter_config.json").exists() and not (folder / "config.json").exists():
         merged = folder.parent / "merged"
-        raise GazalError(f"model {path}: an adapter without its base; give the merged model{f' {merged}' if merged.is_dir() else ', such as the folder merged/ that each stage writes beside it'}")
+        raise GazalError(
+            f"model {path}: an adapter without its base; give the merged model{f' {merged}' if merged.is_dir() else ', such as the folder merged/ that each stage writes beside it'}"
+        )
     if not (folder / "config.json").exists():
-        inside = next((f"; {path}/{name} is one" for name in ("merged", "grpo/merged", "sft/merged") if (folder / name / "config.json").exists()), "")
+        inside = next(
+            (
+                f"; {path}/{name} is one"
+                for name in ("merged", "grpo/merged", "sft/merged")
+                if (folder / name / "config.json").exists()
+            ),
+            "",
+        )
         raise GazalError(f"model {path}: not a model folder (no config.json){inside}")
     if not any(folder.glob("*.safetensors")):
         pickles = any(folder.glob("*.bin")) or any(folder.glob("*.pt*"))
-        raise GazalError(f"model {path}: " + ("its weights are pickles (.bin), which can run code: save them as safetensors" if pickles else "no weights (*.safetensors) in that folder"))
+        raise GazalError(
+            f"model {path}: "
+            + (
+                "its weights are pickles (.bin), which can run code: save them as safetensors"
+                if pickles
+                else "no weights (*.safetensors) in that folder"
+            )
+        )

@@ -9,7 +9,14 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftModel
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from gazal.errors import GazalError
 from gazal.files import atomic_folder
@@ -19,7 +26,17 @@ from gazal.prompts import CHATML_TEMPLATE
 from gazal.recipe import ModelSection
 from gazal.recipe_train import AdapterSection
 
-VOCABULARIES = ("tokenizer.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "vocab.txt", "tekken.json", "*.tiktoken", "tiktoken.model")
+VOCABULARIES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "vocab.json",
+    "vocab.txt",
+    "tekken.json",
+    "*.tiktoken",
+    "tiktoken.model",
+)
 
 
 def base_path(section: ModelSection) -> str:
@@ -30,7 +47,12 @@ def base_path(section: ModelSection) -> str:
 def _explain(path: str, error: Exception) -> GazalError:
     if Path(path).exists():
         return GazalError(f"model {path}: not a model folder ({first_line(error)})")
-    return Unreachable(f"model {path}", f"cannot be loaded from the hub ({type(error).__name__}{offline_note()})", first_line(error), "a local folder")
+    return Unreachable(
+        f"model {path}",
+        f"cannot be loaded from the hub ({type(error).__name__}{offline_note()})",
+        first_line(error),
+        "a local folder",
+    )
 
 
 @lru_cache
@@ -52,12 +74,21 @@ def load_tokenizer(path: str | Path, revision: str | None = None, to_train: bool
     except (OSError, ValueError) as error:
         raise _explain(str(path), error) from error
     if tokenizer.chat_template is None:
-        _say_once(f"gazal: model {Path(path).name} has no chat template: chats are written in plain ChatML; a base model is better asked with --set evaluation.prompt=plain")
+        _say_once(
+            f"gazal: model {Path(path).name} has no chat template: chats are written in plain ChatML; a base model is better asked with --set evaluation.prompt=plain"
+        )
         tokenizer.chat_template = CHATML_TEMPLATE
     if tokenizer.eos_token is None:
         raise GazalError(f"model {path}: its tokenizer names no EOS token")
     if tokenizer.pad_token in (None, tokenizer.eos_token):
-        unused = next((t for t in ("<|endoftext|>", "<pad>", "<|pad|>", "[PAD]") if t in tokenizer.get_vocab() and t != tokenizer.eos_token), None)
+        unused = next(
+            (
+                t
+                for t in ("<|endoftext|>", "<pad>", "<|pad|>", "[PAD]")
+                if t in tokenizer.get_vocab() and t != tokenizer.eos_token
+            ),
+            None,
+        )
         if unused is None and not to_train:
             unused = tokenizer.eos_token
         if unused is None:
@@ -76,7 +107,9 @@ def load_config(path: str | Path, revision: str | None = None) -> PreTrainedConf
         raise _explain(str(path), error) from error
 
 
-def load_model(path: str | Path, dtype: str = "float32", revision: str | None = None, device: str | None = None) -> PreTrainedModel:
+def load_model(
+    path: str | Path, dtype: str = "float32", revision: str | None = None, device: str | None = None
+) -> PreTrainedModel:
     """A causal language model from safetensors, in eval mode, on ``device``: by default the GPU when there is one and the model is not to be sharded over several."""
     require(str(path))
     require_model(str(path))
@@ -86,7 +119,10 @@ def load_model(path: str | Path, dtype: str = "float32", revision: str | None = 
         )
     except (OSError, ValueError) as error:
         raise _explain(str(path), error) from error
-    sharded = "true" in (os.environ.get("ACCELERATE_USE_FSDP"), os.environ.get("ACCELERATE_USE_DEEPSPEED"))  # as accelerate launch sets them: it moves the shards
+    sharded = "true" in (
+        os.environ.get("ACCELERATE_USE_FSDP"),
+        os.environ.get("ACCELERATE_USE_DEEPSPEED"),
+    )  # as accelerate launch sets them: it moves the shards
     return model.to(device or ("cuda" if torch.cuda.is_available() and not sharded else "cpu")).eval()
 
 
@@ -99,12 +135,23 @@ def to_roomy_device(model: PreTrainedModel) -> PreTrainedModel:
 def lora_config(section: AdapterSection) -> LoraConfig:
     """PEFT's config of a new adapter: scale α/√r with rsLoRA (Kalajdzievski 2023), DoRA (Liu et al. 2024)."""
     return LoraConfig(
-        r=section.rank, lora_alpha=section.alpha, lora_dropout=section.dropout, use_dora=section.dora,
-        use_rslora=section.rslora, target_modules=section.target_modules, task_type="CAUSAL_LM",
+        r=section.rank,
+        lora_alpha=section.alpha,
+        lora_dropout=section.dropout,
+        use_dora=section.dora,
+        use_rslora=section.rslora,
+        target_modules=section.target_modules,
+        task_type="CAUSAL_LM",
     )
 
 
-def save_adapter(policy: PeftModel, tokenizer: PreTrainedTokenizerBase, base_name: str, out: Path, state: dict[str, torch.Tensor] | None = None) -> None:
+def save_adapter(
+    policy: PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    base_name: str,
+    out: Path,
+    state: dict[str, torch.Tensor] | None = None,
+) -> None:
     """Write the adapter and its tokenizer, whole or not at all; ``state`` holds its weights by parameter name where the
     policy itself holds shards only. ``base_name`` is what its config names as base, never a machine's
     path. PEFT's stub of a model card would name one, and says nothing else: it is left out."""

@@ -26,12 +26,18 @@ def check_parameters(namespace: dict[str, Any], known: Sequence[str]) -> None:
     """
     plain = (str, int, float, bool, list, tuple, dict, type(None))
     given = {
-        name for name, value in namespace.items()
-        if isinstance(value, plain) and not isinstance(value, types.ModuleType) and not name.startswith("_") and name not in ("In", "Out")
+        name
+        for name, value in namespace.items()
+        if isinstance(value, plain)
+        and not isinstance(value, types.ModuleType)
+        and not name.startswith("_")
+        and name not in ("In", "Out")
     }
     unknown, missing = sorted(given - set(known)), sorted(set(known) - given)
     if unknown or missing:
-        raise GazalError(f"notebook parameters: {'unknown ' + ', '.join(unknown) if unknown else 'missing ' + ', '.join(missing)} (known: {', '.join(known)})")
+        raise GazalError(
+            f"notebook parameters: {'unknown ' + ', '.join(unknown) if unknown else 'missing ' + ', '.join(missing)} (known: {', '.join(known)})"
+        )
 
 
 def read_parameters(namespace: dict[str, Any], known: Sequence[str] = PARAMETERS) -> Recipe:

@@ -19,7 +19,9 @@ CHATML_TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
-SYSTEM = "You are a careful clinical reasoner. Think in numbered steps between <think> and </think>, then give one answer."
+SYSTEM = (
+    "You are a careful clinical reasoner. Think in numbered steps between <think> and </think>, then give one answer."
+)
 HEADING = "## Clinical Assessment"
 
 
@@ -41,12 +43,19 @@ def _options(item: Item) -> list[str]:
 def build_messages(item: Item, system: str, instruction: str = "") -> list[dict[str, str]]:
     """The chat prompt of an item: the recipe's system text (none when empty), then the question, then the instruction on a line of its own."""
     turns = [{"role": "system", "content": system}] if system else []
-    return [*turns, {"role": "user", "content": "\n".join([question_text(item), *([instruction] if instruction else [])])}]
+    return [
+        *turns,
+        {"role": "user", "content": "\n".join([question_text(item), *([instruction] if instruction else [])])},
+    ]
 
 
-def encode_chats(tokenizer: PreTrainedTokenizerBase, chats: list[list[dict[str, str]]], opening: bool = False) -> list[list[int]]:
+def encode_chats(
+    tokenizer: PreTrainedTokenizerBase, chats: list[list[dict[str, str]]], opening: bool = False
+) -> list[list[int]]:
     """Token ids of chats as the tokenizer's template renders them; with ``opening`` up to and with the assistant's opening."""
-    return tokenizer.apply_chat_template(chats, add_generation_prompt=opening, tokenize=True, return_dict=True)["input_ids"]
+    return tokenizer.apply_chat_template(chats, add_generation_prompt=opening, tokenize=True, return_dict=True)[
+        "input_ids"
+    ]
 
 
 def answer_text(item: Item) -> str:

@@ -28,18 +28,30 @@ class ModelSection(Section):
 
     base: str = Field("embedded", description="`embedded`, a folder or a hub id. source: card names Qwen/Qwen3-32B")
     revision: str | None = Field(None, description="Hub revision to pin. source: chosen, because main moves")
-    dtype: Literal["float32", "bfloat16"] = Field("float32", description="Dtype of the weights in training. source: chosen, because fp32 is exact on CPU")
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "float32", description="Dtype of the weights in training. source: chosen, because fp32 is exact on CPU"
+    )
     system: str = Field(SYSTEM, description="System prompt of every stage. source: chosen, because the card shows none")
-    backend: Literal["transformers", "unsloth"] = Field("transformers", description="What loads the model for training; unsloth needs an NVIDIA GPU and the gpu extra. source: chosen, because transformers runs everywhere")
-    load_in_4bit: bool = Field(False, description="Frozen base in 4-bit NF4 by bitsandbytes (QDoRA; GPU extra). source: chosen, because 4 bits cost accuracy")
-    prompt_opens_think: bool = Field(False, description="The template itself opens <think>. source: chosen, because neither ChatML nor Qwen3 does")
+    backend: Literal["transformers", "unsloth"] = Field(
+        "transformers",
+        description="What loads the model for training; unsloth needs an NVIDIA GPU and the gpu extra. source: chosen, because transformers runs everywhere",
+    )
+    load_in_4bit: bool = Field(
+        False,
+        description="Frozen base in 4-bit NF4 by bitsandbytes (QDoRA; GPU extra). source: chosen, because 4 bits cost accuracy",
+    )
+    prompt_opens_think: bool = Field(
+        False, description="The template itself opens <think>. source: chosen, because neither ChatML nor Qwen3 does"
+    )
 
 
 class Recipe(Section):
     """A whole run."""
 
     name: str = Field("embedded", pattern=r"^[A-Za-z0-9._-]+$", description="Name of the run folder. source: chosen")
-    seed: int = Field(1, ge=0, description="Seed of data, training, sampling and bootstrap. source: chosen, because one must be")
+    seed: int = Field(
+        1, ge=0, description="Seed of data, training, sampling and bootstrap. source: chosen, because one must be"
+    )
     threads: int | None = Field(None, ge=1, description="CPU threads for torch, null for all. source: chosen")
     model: ModelSection = Field(default_factory=ModelSection, description="Base model")
     data: DataSection = Field(default_factory=DataSection, description="Data")
@@ -47,12 +59,17 @@ class Recipe(Section):
     grpo: GRPOSection = Field(default_factory=GRPOSection, description="Stage 2")
     launch: LaunchSection = Field(default_factory=LaunchSection, description="Processes of training")
     evaluation: EvaluationSection = Field(default_factory=EvaluationSection, description="Evaluation")
-    models: dict[str, EvaluatedModel] = Field({}, description="Models that `make evaluate` knows by a name of ours. source: chosen, empty but in published.yaml")
+    models: dict[str, EvaluatedModel] = Field(
+        {},
+        description="Models that `make evaluate` knows by a name of ours. source: chosen, empty but in published.yaml",
+    )
 
     @model_validator(mode="after")
     def _check(self) -> "Recipe":
         if self.grpo.max_completion_length > self.model_limit:
-            raise ValueError(f"grpo.max_completion_length: {self.grpo.max_completion_length} is over the context length {self.model_limit}")
+            raise ValueError(
+                f"grpo.max_completion_length: {self.grpo.max_completion_length} is over the context length {self.model_limit}"
+            )
         self._check_launch()
         return self
 
@@ -64,11 +81,17 @@ class Recipe(Section):
             size, passes = section.per_process(launch.processes)
             if size * passes * launch.processes != section.sequences:
                 many = f"launch.processes: {launch.processes} do not share the {section.sequences}"
-                raise ValueError(f"{many} sequences of a step in equal batches of {name}.batch_size {section.batch_size} or less")
+                raise ValueError(
+                    f"{many} sequences of a step in equal batches of {name}.batch_size {section.batch_size} or less"
+                )
         if self.grpo.prompts_per_step % launch.processes:
-            raise ValueError(f"launch.processes: {launch.processes} do not divide grpo.prompts_per_step {self.grpo.prompts_per_step} (each makes whole groups)")
+            raise ValueError(
+                f"launch.processes: {launch.processes} do not divide grpo.prompts_per_step {self.grpo.prompts_per_step} (each makes whole groups)"
+            )
         if launch.processes > 1 and launch.strategy != "ddp" and self.grpo.rollouts == "merged":
-            raise ValueError(f"grpo.rollouts: a merged copy needs the whole model in each process; with launch.strategy {launch.strategy} set grpo.rollouts=trainer")
+            raise ValueError(
+                f"grpo.rollouts: a merged copy needs the whole model in each process; with launch.strategy {launch.strategy} set grpo.rollouts=trainer"
+            )
 
     @property
     def model_limit(self) -> int:
@@ -99,7 +122,9 @@ def _apply(values: dict[str, Any], override: str) -> None:
         if not isinstance(place, dict | list):
             raise GazalError(f"override {key}: {part} is a value, not a section")
         if isinstance(place, dict) and parts[depth + 1].isdecimal():
-            raise GazalError(f"override {key}: {part} is no list in the recipe file; give it as one: {'.'.join(parts[: depth + 1])}=[…]")
+            raise GazalError(
+                f"override {key}: {part} is no list in the recipe file; give it as one: {'.'.join(parts[: depth + 1])}=[…]"
+            )
     try:
         value = yaml.safe_load(text) if text.strip() else ""  # a shell takes the quotes of key='' away; nothing is null
     except yaml.YAMLError as error:
@@ -121,7 +146,9 @@ def _parts(values: Any, key: str) -> list[str]:
 def _index(values: list[Any], parts: list[str], depth: int) -> int:
     part, name = parts[depth], ".".join(parts[:depth])
     if not part.isdecimal() or int(part) >= len(values):
-        raise GazalError(f"override {'.'.join(parts)}: {name} is a list of {len(values)}: {part!r} is not a number from 0 to {len(values) - 1}")
+        raise GazalError(
+            f"override {'.'.join(parts)}: {name} is a list of {len(values)}: {part!r} is not a number from 0 to {len(values) - 1}"
+        )
     return int(part)
 
 
@@ -163,7 +190,11 @@ def load_recipe(name: str = "embedded", overrides: list[str] | tuple[str, ...] =
         if first["type"] == "extra_forbidden":
             raise GazalError(f"{path}: {key}: unknown key{_similar_key(first['loc'])}") from error
         message = first["msg"].removeprefix("Value error, ")
-        raise GazalError(f"{path}: {key + ': ' if key else ''}{message} (found {first['input']!r:.60})" if key else f"{path}: {message}") from error
+        raise GazalError(
+            f"{path}: {key + ': ' if key else ''}{message} (found {first['input']!r:.60})"
+            if key
+            else f"{path}: {message}"
+        ) from error
 
 
 def _similar_key(place: tuple[int | str, ...]) -> str:

@@ -44,7 +44,9 @@ class Case:
 
     def score(self, cfg: RewardConfig, truncated: bool = False) -> RewardScores:
         """The case's rewards, counted in words."""
-        return score_completion(self.completion, self.options, self.answer_idx, truncated=truncated, cfg=cfg, think_open=self.think_open)
+        return score_completion(
+            self.completion, self.options, self.answer_idx, truncated=truncated, cfg=cfg, think_open=self.think_open
+        )
 
     def honest(self, cfg: RewardConfig) -> RewardScores:
         """What the honest correct answer to the case's item earns."""
@@ -93,7 +95,16 @@ def _case(record: dict[str, Any]) -> Case:
         raise ValueError("reason: 'ok' goes with a letter, every other code with null")
     if not isinstance(think_open, bool):
         raise ValueError("think_open: expected true or false")
-    return Case(record["family"], record["id"], _expand(record["completion"]), options, answer_idx, letter, _REASONS[record["reason"]], think_open)
+    return Case(
+        record["family"],
+        record["id"],
+        _expand(record["completion"]),
+        options,
+        answer_idx,
+        letter,
+        _REASONS[record["reason"]],
+        think_open,
+    )
 
 
 def _expand(value: Any) -> str:
@@ -103,7 +114,13 @@ def _expand(value: Any) -> str:
         raise ValueError("completion: expected text or a list")
     pieces: list[tuple[str, int]] = []
     for piece in value:
-        text, times = (piece, 1) if isinstance(piece, str) else piece if isinstance(piece, list) and len(piece) == 2 else (None, 0)
+        text, times = (
+            (piece, 1)
+            if isinstance(piece, str)
+            else piece
+            if isinstance(piece, list) and len(piece) == 2
+            else (None, 0)
+        )
         if not isinstance(text, str) or isinstance(times, bool) or not isinstance(times, int) or times < 0:
             raise ValueError("completion: a piece is neither a text nor a [text, times] pair")
         pieces.append((text, times))
@@ -134,18 +151,30 @@ def honest_wrong(options: Mapping[str, str] = OPTIONS, answer_idx: str = KEY) ->
              f"{letter}. {text}", f"{text} is the likeliest. Final answer: {text}"]  # fmt: skip
     if len(text) == 1:
         forms.pop()  # a text that is itself a letter would be read as one
-    return [*(honest_completion(options, each) for each in wrong), *(f"{thought}</think>\n\n{form}" for form in forms[:4]), *forms[4:]]
+    return [
+        *(honest_completion(options, each) for each in wrong),
+        *(f"{thought}</think>\n\n{form}" for form in forms[:4]),
+        *forms[4:],
+    ]
 
 
 def family_table(cases: Sequence[Case], cfg: RewardConfig | None = None) -> pd.DataFrame:
     """One row per family: `family`, `cases`, `read as the key` (cases that earn accuracy), `best total`, `honest total`
     (the least that an honest correct answer to one of its items earns) and `margin` (least honest less own total of a case)."""
     cfg = cfg or RewardConfig()
-    rows = [(case.family, own.accuracy, own.total, case.honest(cfg).total) for case in cases for own in [case.score(cfg)]]
+    rows = [
+        (case.family, own.accuracy, own.total, case.honest(cfg).total) for case in cases for own in [case.score(cfg)]
+    ]
     frame = pd.DataFrame(rows, columns=["family", "accuracy", "total", "honest"])
     frame["margin"] = frame["honest"] - frame["total"]
     table = frame.groupby("family", sort=True).agg(
-        cases=("total", "size"), read=("accuracy", "sum"), best=("total", "max"), honest=("honest", "min"), margin=("margin", "min")
+        cases=("total", "size"),
+        read=("accuracy", "sum"),
+        best=("total", "max"),
+        honest=("honest", "min"),
+        margin=("margin", "min"),
     )
     table["read"] = table["read"].astype(int)
-    return table.reset_index().rename(columns={"read": "read as the key", "best": "best total", "honest": "honest total"})
+    return table.reset_index().rename(
+        columns={"read": "read as the key", "best": "best total", "honest": "honest total"}
+    )

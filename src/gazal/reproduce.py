@@ -34,7 +34,9 @@ def reproduce(recipe_name: str, overrides: list[str], run: str = "", benchmarks:
     folder = RunFolder(run_path(recipe, run).resolve(), recipe)
     location = Path(recipe_name)
     parameters = {
-        "RECIPE": str(location.resolve()) if location.is_file() else recipe_name, "SET": overrides, "RUN": str(folder.path),
+        "RECIPE": str(location.resolve()) if location.is_file() else recipe_name,
+        "SET": overrides,
+        "RUN": str(folder.path),
         "BENCHMARKS": str(Path(benchmarks).expanduser().resolve()) if benchmarks else "",
     }
     with only_one(folder / ".reproduce.lock", "gazal reproduce", wait=0):
@@ -87,15 +89,23 @@ def _execute(source: Path, target: Path, parameters: dict[str, object]) -> None:
     partial = _partial(target)
     try:
         papermill.execute_notebook(
-            str(source), str(partial), parameters=parameters, kernel_name="python3", cwd=str(Path.cwd()),
-            progress_bar=False, stdout_file=sys.stdout, request_save_on_cell_execute=True,
+            str(source),
+            str(partial),
+            parameters=parameters,
+            kernel_name="python3",
+            cwd=str(Path.cwd()),
+            progress_bar=False,
+            stdout_file=sys.stdout,
+            request_save_on_cell_execute=True,
         )
     except PapermillExecutionError as error:
         partial.replace(target)
         said = error.evalue if error.ename == "GazalError" else f"{error.ename}: {error.evalue}"
         raise GazalError(f"{source.stem}: {said} (see {relative(target)})") from None
     except DeadKernelError:
-        raise GazalError(f"{source.stem}: its kernel died (killed, or out of memory); the same command goes on from where it was") from None
+        raise GazalError(
+            f"{source.stem}: its kernel died (killed, or out of memory); the same command goes on from where it was"
+        ) from None
     _without_paths(partial)
     partial.replace(target)
 
@@ -119,6 +129,8 @@ def time_table(folder: RunFolder) -> str:
     for stage, notebook in NOTEBOOKS.items():
         manifest = folder / stage / "manifest.json"
         if manifest.exists() and notebook in times:
-            lines.append(f"{notebook:<16}{times[notebook]:>9.0f}{json.loads(manifest.read_text(encoding='utf-8'))['peak_memory_mib'] or '–':>10}")
+            lines.append(
+                f"{notebook:<16}{times[notebook]:>9.0f}{json.loads(manifest.read_text(encoding='utf-8'))['peak_memory_mib'] or '–':>10}"
+            )
     lines.append(f"{'together':<16}{sum(times.values()):>9.0f}")
     return "\n".join(lines)

@@ -13,7 +13,16 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from gazal.paper.style import DPI, GREY, INK, LIGHT, PAGE, SERIES, house_style, new_figure, tidy
-from gazal.reward_lab import RIGHT, WRONG, example_table, landscape, landscape_grid, length_shapes, padded_loop, repetition_shape
+from gazal.reward_lab import (
+    RIGHT,
+    WRONG,
+    example_table,
+    landscape,
+    landscape_grid,
+    length_shapes,
+    padded_loop,
+    repetition_shape,
+)
 from gazal.red_team import KEY, OPTIONS
 from gazal.rewards import COMPONENTS, RewardConfig, score_completion
 
@@ -37,11 +46,25 @@ def fig_length(cfg: RewardConfig) -> Figure:
             lines = [(o, s) for o, s in shape.groupby("outcome")]
             if kind == "overlong":
                 lines = [("right or wrong", lines[0][1])]
-            for (outcome, line), colour, dash in zip(lines, [INK] if kind == "overlong" else SERIES, ("-", "--"), strict=False):
+            for (outcome, line), colour, dash in zip(
+                lines, [INK] if kind == "overlong" else SERIES, ("-", "--"), strict=False
+            ):
                 ax.plot(line["tokens"], line["value"], dash, color=colour, label=outcome)
             ax.axvline(cfg.max_tokens, color=GREY, lw=0.8, ls=":")
-            ax.annotate("max_tokens", (cfg.max_tokens, 0.9), (3, 0), xycoords=("data", "axes fraction"), textcoords="offset points", color=GREY, fontsize=6.5)
-            ax.set(title=kind + (" (this recipe)" if kind == cfg.length_kind else ""), xlabel="Tokens", ylabel="Length reward")
+            ax.annotate(
+                "max_tokens",
+                (cfg.max_tokens, 0.9),
+                (3, 0),
+                xycoords=("data", "axes fraction"),
+                textcoords="offset points",
+                color=GREY,
+                fontsize=6.5,
+            )
+            ax.set(
+                title=kind + (" (this recipe)" if kind == cfg.length_kind else ""),
+                xlabel="Tokens",
+                ylabel="Length reward",
+            )
             ax.set_ylim(*_padded(shape["value"]))
             ax.legend(loc="lower left" if kind == "overlong" else "center left")
             tidy(ax)
@@ -61,7 +84,12 @@ def fig_repetition(cfg: RewardConfig) -> Figure:
         left.set(title=f"Repeated {cfg.repetition_ngram}-grams", xlabel="Repeated n-grams", ylabel="Repetition reward")
         right.plot(loop["padding"], loop["value"], color=COLOURS["repetition"], label="count (ours)")
         right.plot(loop["padding"], loop["ratio"], "--", color=GREY, label="ratio (TRL)")
-        right.set(title="The same loop, padded with fresh text", xlabel="Tokens of padding", xscale="log", ylabel="Repetition reward")
+        right.set(
+            title="The same loop, padded with fresh text",
+            xlabel="Tokens of padding",
+            xscale="log",
+            ylabel="Repetition reward",
+        )
         right.legend(loc="upper left")
         for ax in (left, right):
             ax.set_ylim(*_padded(pd.concat([shape["value"], loop["value"], loop["ratio"]])))
@@ -79,13 +107,29 @@ def fig_examples(cfg: RewardConfig) -> Figure:
         up, down = np.zeros(len(table)), np.zeros(len(table))
         for part in COMPONENTS:
             values = table[part].to_numpy()
-            ax.barh(range(len(table)), values, 0.62, left=np.where(values >= 0, up, down), color=COLOURS[part], ec="white", lw=0.3, label=part)
+            ax.barh(
+                range(len(table)),
+                values,
+                0.62,
+                left=np.where(values >= 0, up, down),
+                color=COLOURS[part],
+                ec="white",
+                lw=0.3,
+                label=part,
+            )
             up, down = up + values.clip(min=0), down + values.clip(max=0)
         ax.plot(table["total"], range(len(table)), "D", ms=3.6, mfc="white", mec=INK, mew=0.8, zorder=3, label="total")
         for y, (total, reason) in enumerate(zip(table["total"], table["reason"], strict=True)):
-            ax.annotate(f"{_signed(total)}  {reason}", (high, y), (8, 0), textcoords="offset points", va="center", fontsize=6.5)
+            ax.annotate(
+                f"{_signed(total)}  {reason}", (high, y), (8, 0), textcoords="offset points", va="center", fontsize=6.5
+            )
         _mark_bounds(ax, low, high)
-        ax.set(yticks=range(len(table)), yticklabels=table.index, xlabel="Weighted reward", xlim=(low - 0.06 * (high - low), high + 0.35 * (high - low)))
+        ax.set(
+            yticks=range(len(table)),
+            yticklabels=table.index,
+            xlabel="Weighted reward",
+            xlim=(low - 0.06 * (high - low), high + 0.35 * (high - low)),
+        )
         ax.invert_yaxis()
         ax.tick_params(axis="y", length=0)
         figure.legend(*ax.get_legend_handles_labels(), loc="outside upper center", ncol=5)
@@ -103,12 +147,22 @@ def fig_landscape(cfg: RewardConfig) -> Figure:
         maps = [landscape(cfg, text, lengths, repeats) for text in (RIGHT, WRONG)]
         for ax, values, outcome, ink in zip(axes, maps, ("Right", "Wrong"), (INK, "white"), strict=True):
             ax.set_facecolor(LIGHT)
-            mesh = ax.pcolormesh(lengths, repeats, values, cmap="cividis", vmin=low, vmax=high, shading="nearest", rasterized=True)
+            mesh = ax.pcolormesh(
+                lengths, repeats, values, cmap="cividis", vmin=low, vmax=high, shading="nearest", rasterized=True
+            )
             ax.axvline(cfg.max_tokens, color=ink, lw=0.8, ls=":")
             ax.axhline(cfg.repetition_budget, color=ink, lw=0.8, ls=":")
-            levels = [x for x in MaxNLocator(6).tick_values(np.nanmin(values), np.nanmax(values)) if np.nanmin(values) < x < np.nanmax(values)]
+            levels = [
+                x
+                for x in MaxNLocator(6).tick_values(np.nanmin(values), np.nanmax(values))
+                if np.nanmin(values) < x < np.nanmax(values)
+            ]
             if levels:
-                ax.clabel(ax.contour(lengths, repeats, values, levels=levels, colors=ink, linewidths=0.6), fmt=_signed, fontsize=6)
+                ax.clabel(
+                    ax.contour(lengths, repeats, values, levels=levels, colors=ink, linewidths=0.6),
+                    fmt=_signed,
+                    fontsize=6,
+                )
             span = f"{_signed(np.nanmin(values))} to {_signed(np.nanmax(values))}"
             ax.set(title=f"{outcome}, in format: {span}", xlabel="Tokens", xlim=(0, lengths[-1]), ylim=(0, repeats[-1]))
             tidy(ax, "")
@@ -117,7 +171,14 @@ def fig_landscape(cfg: RewardConfig) -> Figure:
         bar.ax.set_title("Total", loc="left")
         for values, name, colour in zip(maps, ("right", "wrong"), (INK, "white"), strict=True):
             bar.ax.axhspan(np.nanmin(values), np.nanmax(values), fc="none", ec=colour, lw=1)
-            bar.ax.annotate(name, (1, (np.nanmin(values) + np.nanmax(values)) / 2), (4, 0), textcoords="offset points", fontsize=6.5, va="center")
+            bar.ax.annotate(
+                name,
+                (1, (np.nanmin(values) + np.nanmax(values)) / 2),
+                (4, 0),
+                textcoords="offset points",
+                fontsize=6.5,
+                va="center",
+            )
         bar.set_ticks([low, high], labels=[f"{_signed(low)} least", f"{_signed(high)} greatest"])
     return figure
 
@@ -131,11 +192,26 @@ def fig_families(table: pd.DataFrame, cfg: RewardConfig) -> Figure:
         ax = figure.subplots()
         ax.hlines(rows, table["best total"], table["honest total"], color=LIGHT, lw=0.8)
         ax.plot(table["best total"], rows, "o", ms=4, color=SERIES[1], zorder=3, label="best of the family")
-        ax.plot(table["honest total"], rows, "D", ms=4, mfc="white", mec=SERIES[0], mew=1, zorder=3, label="honest right answer")
+        ax.plot(
+            table["honest total"],
+            rows,
+            "D",
+            ms=4,
+            mfc="white",
+            mec=SERIES[0],
+            mew=1,
+            zorder=3,
+            label="honest right answer",
+        )
         ax.axvline(wrong, color=GREY, lw=0.8, ls=":", label="honest wrong answer")
         low, high = cfg.bounds()
         _mark_bounds(ax, low, high)
-        ax.set(yticks=rows, yticklabels=table["family"].str.replace("_", " "), xlabel="Total", ylim=(-0.7, len(table) - 0.3))
+        ax.set(
+            yticks=rows,
+            yticklabels=table["family"].str.replace("_", " "),
+            xlabel="Total",
+            ylim=(-0.7, len(table) - 0.3),
+        )
         ax.tick_params(axis="y", length=0)
         figure.legend(*ax.get_legend_handles_labels(), loc="outside upper center", ncol=3)
         tidy(ax, "x")
@@ -155,4 +231,12 @@ def _padded(values: Any) -> tuple[float, float]:
 def _mark_bounds(ax: Axes, low: float, high: float) -> None:
     for bound, name in ((low, "least"), (high, "greatest")):
         ax.axvline(bound, color=INK, lw=0.7, ls=(0, (4, 2)))
-        ax.annotate(name, (bound, 1), (0, 1), xycoords=("data", "axes fraction"), textcoords="offset points", ha="center", fontsize=6)
+        ax.annotate(
+            name,
+            (bound, 1),
+            (0, 1),
+            xycoords=("data", "axes fraction"),
+            textcoords="offset points",
+            ha="center",
+            fontsize=6,
+        )

@@ -52,7 +52,12 @@ def length_shapes(cfg: RewardConfig, points: int = 121) -> pd.DataFrame:
     grid = np.unique(np.linspace(0, 1.25 * cfg.max_tokens, points).round().astype(int))
     kinds = {kind: cfg.model_copy(update={"length_kind": kind}) for kind in ("cosine", "overlong")}
     return pd.DataFrame(
-        [(kind, "right" if right else "wrong", n, length_reward(int(n), right, c)) for kind, c in kinds.items() for right in (True, False) for n in grid],
+        [
+            (kind, "right" if right else "wrong", n, length_reward(int(n), right, c))
+            for kind, c in kinds.items()
+            for right in (True, False)
+            for n in grid
+        ],
         columns=["kind", "outcome", "tokens", "value"],
     )
 
@@ -61,7 +66,9 @@ def repetition_shape(cfg: RewardConfig) -> pd.DataFrame:
     """Columns repeated (n-grams, up to 1.5 * cfg.repetition_budget), value (unweighted)."""
     counts = np.unique(np.linspace(0, 1.5 * cfg.repetition_budget, 61).astype(int))
     size = cfg.repetition_ngram
-    return pd.DataFrame({"repeated": counts, "value": [repetition_reward(tokens(int(r) + size, int(r), size), cfg) for r in counts]})
+    return pd.DataFrame(
+        {"repeated": counts, "value": [repetition_reward(tokens(int(r) + size, int(r), size), cfg) for r in counts]}
+    )
 
 
 def padded_loop(cfg: RewardConfig) -> pd.DataFrame:
@@ -166,7 +173,14 @@ class Explorer:
         self.think_open = widgets.Checkbox(False, description="the prompt opened <think>", indent=False)
         self.examples = widgets.Dropdown(options=list(EXAMPLES), description="Example")
         self.result = widgets.HTML()
-        parts = [widgets.Label("Completion"), self.completion, widgets.Label("Options, one a line"), self.options, self.key, self.think_open]
+        parts = [
+            widgets.Label("Completion"),
+            self.completion,
+            widgets.Label("Options, one a line"),
+            self.options,
+            self.key,
+            self.think_open,
+        ]
         self.box = widgets.VBox([self.examples, *parts, self.result])
         self.examples.observe(lambda change: self.completion.set_trait("value", EXAMPLES[change["new"]]), "value")
         self.options.observe(self._letters, "value")
@@ -189,6 +203,8 @@ class Explorer:
     def _refresh(self, _: Any = None) -> None:
         try:
             options = parse_options(self.options.value)
-            self.result.value = report_html(self.completion.value, options, self.key.value, self.think_open.value, self.cfg)
+            self.result.value = report_html(
+                self.completion.value, options, self.key.value, self.think_open.value, self.cfg
+            )
         except GazalError as error:
             self.result.value = f"<p><b>{html.escape(str(error))}</b></p>"

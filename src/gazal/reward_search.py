@@ -36,7 +36,9 @@ class Find:
 # The judge.
 
 _LOOK_ALIKES = str.maketrans("АВСЕНІЈΑΒΕΗΙ", "ABCEHIJABEHI")
-_UNSEEN = re.compile("[\u00ad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff\U000e0000-\U000e0fff]")
+_UNSEEN = re.compile(
+    "[\u00ad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff\U000e0000-\U000e0fff]"
+)
 _ENDS = re.compile(r"<\|(?:im_end|endoftext|eot_id|end_of_text|end)\|>|</s>")
 _LINES = re.compile(r"[\r\n\x0b\x0c\x1c-\x1e\x85\u2028\u2029]+")
 _DOUBT = re.compile(
@@ -54,10 +56,16 @@ _ANSWERING_BEFORE = re.compile(
     r"(?:[\W_]|(?:is|are|was|be|would|should|must|will|the|an?|it|most|likely|probably|clearly|my|final|correct|best|option|choice|letter|text\w*|idx|是)(?![a-z]))*+$",
     re.I,
 )
-_RIGHT_AFTER = re.compile(r"\W{0,4}(?:is|would be)\s+(?:the |most |single |only )*(?:correct|best|right|likely|appropriate|answer)\b", re.I)
-_CHAIN = re.compile(r"(?:[\W_]|or|and|also|then|plus|option|if|else|alternatively|as well as|failing that|followed by)*+", re.I)
+_RIGHT_AFTER = re.compile(
+    r"\W{0,4}(?:is|would be)\s+(?:the |most |single |only )*(?:correct|best|right|likely|appropriate|answer)\b", re.I
+)
+_CHAIN = re.compile(
+    r"(?:[\W_]|or|and|also|then|plus|option|if|else|alternatively|as well as|failing that|followed by)*+", re.I
+)
 _ALTERNATIVE = re.compile(r"\W*(?:or|else|otherwise|perhaps|maybe|alternatively)\b", re.I)
-_FILLER = re.compile(r"\b(?:the|it|is|so|thus|hence|therefore|clearly|definitely|probably|letter|text\w*|mathrm)\b|[\W_]+", re.I)
+_FILLER = re.compile(
+    r"\b(?:the|it|is|so|thus|hence|therefore|clearly|definitely|probably|letter|text\w*|mathrm)\b|[\W_]+", re.I
+)
 
 
 def became_correct(completion: str, options: Mapping[str, str], answer_idx: str) -> bool:
@@ -75,7 +83,10 @@ def became_correct(completion: str, options: Mapping[str, str], answer_idx: str)
         region = unicodedata.normalize("NFKC", _UNSEEN.sub("", region)).translate(_LOOK_ALIKES)
     reader = _reader(tuple(options.items()))
     lines = [line for line in _LINES.split(region) if line.strip()]
-    listed = {letter: next((i for i, line in enumerate(lines) if own.fullmatch(line)), None) for letter, own in reader.listed.items()}
+    listed = {
+        letter: next((i for i, line in enumerate(lines) if own.fullmatch(line)), None)
+        for letter, own in reader.listed.items()
+    }
     if None not in listed.values():
         lines = [line for i, line in enumerate(lines) if i not in listed.values()]
     right = False
@@ -113,9 +124,15 @@ class _Reader:
         rest = ""
         at = 0
         for match in self.name.finditer(line):
-            if match["letter"] in ("a", "I") and re.match(r"\s+[a-z]", line[match.end() :]) and not _ANSWERING_BEFORE.search(line[: match.start()]):
+            if (
+                match["letter"] in ("a", "I")
+                and re.match(r"\s+[a-z]", line[match.end() :])
+                and not _ANSWERING_BEFORE.search(line[: match.start()])
+            ):
                 continue  # `a drug`, `I think`
-            found.append((*match.span(), match["letter"].upper() if match["letter"] else self.groups[match.lastindex - 1]))  # type: ignore[operator]
+            found.append(
+                (*match.span(), match["letter"].upper() if match["letter"] else self.groups[match.lastindex - 1])
+            )  # type: ignore[operator]
             rest, at = rest + line[at : match.start()] + " ", match.end()
         rest += line[at:]
         names = {letter for _, _, letter in found}
@@ -126,7 +143,8 @@ class _Reader:
         chain = -1
         for start, end, letter in found:
             if (chain >= 0 and _CHAIN.fullmatch(line, chain, start)) or (
-                _ANSWERING_BEFORE.search(line, max(0, start - 80), start) or (_RIGHT_AFTER.match(line, end) and line[start:end] not in "abcdefghij")
+                _ANSWERING_BEFORE.search(line, max(0, start - 80), start)
+                or (_RIGHT_AFTER.match(line, end) and line[start:end] not in "abcdefghij")
             ):
                 states.add(letter)
                 chain = end
@@ -169,7 +187,11 @@ def _pool(options: Mapping[str, str], answer_idx: str) -> list[list[str]]:
     key, text = answer_idx, options[answer_idx]
     wrong, other = next((letter, text) for letter, text in options.items() if letter != answer_idx)
     odd = dict(zip("ABCEHIJ", "АВСЕНІЈ", strict=True))
-    named = [piece for letter, own in options.items() for piece in (letter, own, f"{letter}. {own}", f"({letter})", letter.lower(), f"{letter} ({own})")]
+    named = [
+        piece
+        for letter, own in options.items()
+        for piece in (letter, own, f"{letter}. {own}", f"({letter})", letter.lower(), f"{letter} ({own})")
+    ]
     keys = [
         key, text, f"{key}. {text}", f"({key})", key.lower(), text.upper(), chr(ord(key) + 0xFEE0), odd.get(key, key), f"{key}\u200b", f"{key}\u0336", text[:-1], text[0],
     ]  # fmt: skip
@@ -266,7 +288,9 @@ class _Mutator:
     def _rename(self, text: str) -> str:
         """One mention of an option, by letter or by text, becomes another option's."""
         (letter, own), (other, theirs) = self.rng.choice(self.names), self.rng.choice(self.names)
-        old, new = self.rng.choice(((own, theirs), (f"{letter}.", f"{other}."), (letter, other), (f"{letter}. {own}", f"{other}. {theirs}")))
+        old, new = self.rng.choice(
+            ((own, theirs), (f"{letter}.", f"{other}."), (letter, other), (f"{letter}. {own}", f"{other}. {theirs}"))
+        )
         places = [m.start() for m in re.finditer(re.escape(old), text)]
         if not places:
             return text

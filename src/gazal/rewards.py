@@ -31,21 +31,68 @@ class RewardConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
-    accuracy_weight: float = Field(1.0, gt=0, description="Weight of accuracy. source: chosen, because the answer is what counts")
-    format_weight: float = Field(0.2, ge=0, description="Weight of format. source: chosen, because form must not buy back a wrong answer")
-    length_weight: float = Field(0.1, ge=0, description="Weight of length control. source: chosen, because it only breaks ties between right answers")
-    repetition_weight: float = Field(0.1, ge=0, description="Weight of the repetition penalty. source: chosen, because loops are rare after SFT")
-    format_partial: float = Field(0.0, ge=0, lt=1, description="Format credit for a good think block and a readable answer in another form. source: chosen, because partial credit is gamed first")
-    length_kind: Literal["cosine", "overlong", "none"] = Field("cosine", description="Cosine by length, DAPO's soft overlong punishment, or none. source: chosen, because the card says only length control")
-    max_tokens: int = Field(2048, ge=1, description="Tokens at which the length schedules end. source: card (max_new_tokens of its quickstart)")
-    cosine_correct_short: float = Field(1.0, description="Cosine value of a right answer at 0 tokens. source: chosen, TRL's default")
-    cosine_correct_long: float = Field(0.5, description="Cosine value of a right answer from max_tokens on. source: chosen, TRL's default")
-    cosine_wrong_short: float = Field(0.0, description="Cosine value of a wrong answer at 0 tokens. source: chosen, because a wrong answer earns nothing")
-    cosine_wrong_long: float = Field(0.0, description="Cosine value of a wrong answer from max_tokens on. source: chosen, because paying for length (TRL: -0.5 after -1) pays for padding")
-    overlong_start: float = Field(0.75, ge=0, le=1, description="Share of max_tokens at which the overlong punishment starts. source: chosen, near the DAPO paper's 0.8")
-    repetition_ngram: int = Field(8, ge=1, description="Tokens in an n-gram. source: chosen, because step-wise traces repeat short phrases honestly")
-    repetition_budget: int = Field(64, ge=1, description="Repeated n-grams that earn the whole penalty. source: chosen, because a loop passes it within seconds")
-    repetition_max_penalty: float = Field(-1.0, le=0, description="Most negative repetition reward. source: chosen, TRL's default")
+    accuracy_weight: float = Field(
+        1.0, gt=0, description="Weight of accuracy. source: chosen, because the answer is what counts"
+    )
+    format_weight: float = Field(
+        0.2, ge=0, description="Weight of format. source: chosen, because form must not buy back a wrong answer"
+    )
+    length_weight: float = Field(
+        0.1,
+        ge=0,
+        description="Weight of length control. source: chosen, because it only breaks ties between right answers",
+    )
+    repetition_weight: float = Field(
+        0.1, ge=0, description="Weight of the repetition penalty. source: chosen, because loops are rare after SFT"
+    )
+    format_partial: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Format credit for a good think block and a readable answer in another form. source: chosen, because partial credit is gamed first",
+    )
+    length_kind: Literal["cosine", "overlong", "none"] = Field(
+        "cosine",
+        description="Cosine by length, DAPO's soft overlong punishment, or none. source: chosen, because the card says only length control",
+    )
+    max_tokens: int = Field(
+        2048,
+        ge=1,
+        description="Tokens at which the length schedules end. source: card (max_new_tokens of its quickstart)",
+    )
+    cosine_correct_short: float = Field(
+        1.0, description="Cosine value of a right answer at 0 tokens. source: chosen, TRL's default"
+    )
+    cosine_correct_long: float = Field(
+        0.5, description="Cosine value of a right answer from max_tokens on. source: chosen, TRL's default"
+    )
+    cosine_wrong_short: float = Field(
+        0.0,
+        description="Cosine value of a wrong answer at 0 tokens. source: chosen, because a wrong answer earns nothing",
+    )
+    cosine_wrong_long: float = Field(
+        0.0,
+        description="Cosine value of a wrong answer from max_tokens on. source: chosen, because paying for length (TRL: -0.5 after -1) pays for padding",
+    )
+    overlong_start: float = Field(
+        0.75,
+        ge=0,
+        le=1,
+        description="Share of max_tokens at which the overlong punishment starts. source: chosen, near the DAPO paper's 0.8",
+    )
+    repetition_ngram: int = Field(
+        8,
+        ge=1,
+        description="Tokens in an n-gram. source: chosen, because step-wise traces repeat short phrases honestly",
+    )
+    repetition_budget: int = Field(
+        64,
+        ge=1,
+        description="Repeated n-grams that earn the whole penalty. source: chosen, because a loop passes it within seconds",
+    )
+    repetition_max_penalty: float = Field(
+        -1.0, le=0, description="Most negative repetition reward. source: chosen, TRL's default"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> RewardConfig:
@@ -70,7 +117,12 @@ class RewardConfig(BaseModel):
             "overlong": (-1.0, 0.0),
             "none": (0.0, 0.0),
         }[self.length_kind]
-        return {"accuracy": (0.0, 1.0), "format": (0.0, 1.0), "length": length, "repetition": (self.repetition_max_penalty, 0.0)}
+        return {
+            "accuracy": (0.0, 1.0),
+            "format": (0.0, 1.0),
+            "length": length,
+            "repetition": (self.repetition_max_penalty, 0.0),
+        }
 
     def bounds(self) -> tuple[float, float]:
         """Least and greatest total; an empty or truncated completion gets exactly the least."""
@@ -97,12 +149,20 @@ def accuracy_reward(extraction: Extraction, answer_idx: str) -> float:
 
 
 def format_reward(
-    completion: str, options: Mapping[str, str | None], extraction: Extraction, cfg: RewardConfig, think_open: bool = False
+    completion: str,
+    options: Mapping[str, str | None],
+    extraction: Extraction,
+    cfg: RewardConfig,
+    think_open: bool = False,
 ) -> float:
     """1.0 for `gazal.answers.has_format`; `cfg.format_partial` for a good think block and a readable answer; else 0.0."""
     if has_format(completion, options, think_open, extraction):
         return 1.0
-    return cfg.format_partial if cfg.format_partial and extraction.letter and has_think_block(completion, think_open) else 0.0
+    return (
+        cfg.format_partial
+        if cfg.format_partial and extraction.letter and has_think_block(completion, think_open)
+        else 0.0
+    )
 
 
 def length_reward(n_tokens: int, correct: bool, cfg: RewardConfig) -> float:
@@ -119,7 +179,9 @@ def length_reward(n_tokens: int, correct: bool, cfg: RewardConfig) -> float:
     if cfg.length_kind == "none":
         return 0.0
     short, long = (
-        (cfg.cosine_correct_short, cfg.cosine_correct_long) if correct else (cfg.cosine_wrong_short, cfg.cosine_wrong_long)
+        (cfg.cosine_correct_short, cfg.cosine_correct_long)
+        if correct
+        else (cfg.cosine_wrong_short, cfg.cosine_wrong_long)
     )
     share = (1.0 + math.cos(math.pi * min(n_tokens / cfg.max_tokens, 1.0))) / 2
     return share * short + (1.0 - share) * long
@@ -191,7 +253,9 @@ class _BatchScorer:
         self.batch: tuple[Any, ...] = ()
         self.scores: list[RewardScores] = []
 
-    def __call__(self, completions: Sequence[Any], ids: Sequence[Any] | None, options: Sequence[Any], answers: Sequence[str]) -> list[RewardScores]:
+    def __call__(
+        self, completions: Sequence[Any], ids: Sequence[Any] | None, options: Sequence[Any], answers: Sequence[str]
+    ) -> list[RewardScores]:
         batch = (completions, ids, options, answers)
         if not self.batch or any(one is not other for one, other in zip(batch, self.batch, strict=True)):
             tokens = [None] * len(completions) if ids is None else ids
@@ -203,7 +267,9 @@ class _BatchScorer:
         text = completion if isinstance(completion, str) else "".join(turn["content"] or "" for turn in completion)
         choices = json.loads(options) if isinstance(options, str) else options
         truncated = bool(self.ends) and tokens is not None and (not tokens or tokens[-1] not in self.ends)
-        return score_completion(text, choices, answer, token_ids=tokens, truncated=truncated, cfg=self.cfg, think_open=self.think_open)
+        return score_completion(
+            text, choices, answer, token_ids=tokens, truncated=truncated, cfg=self.cfg, think_open=self.think_open
+        )
 
 
 class _Component:
@@ -213,9 +279,16 @@ class _Component:
         self.scorer, self.__name__ = scorer, name
 
     def __call__(
-        self, completions: Sequence[Any], options: Sequence[Any], answer_idx: Sequence[str], completion_ids: Sequence[Any] | None = None, **_: Any
+        self,
+        completions: Sequence[Any],
+        options: Sequence[Any],
+        answer_idx: Sequence[str],
+        completion_ids: Sequence[Any] | None = None,
+        **_: Any,
     ) -> list[float]:
-        return [getattr(scores, self.__name__) for scores in self.scorer(completions, completion_ids, options, answer_idx)]
+        return [
+            getattr(scores, self.__name__) for scores in self.scorer(completions, completion_ids, options, answer_idx)
+        ]
 
 
 def trl_reward_functions(

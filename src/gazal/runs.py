@@ -50,7 +50,9 @@ class RunFolder:
                 there["launch"] = here["launch"]  # which says where a run is computed, not what
             difference = _first_difference(there, here)
             if difference:
-                raise GazalError(f"{path}: holds a run of another recipe ({difference}); give another RUN=folder, or remove it")
+                raise GazalError(
+                    f"{path}: holds a run of another recipe ({difference}); give another RUN=folder, or remove it"
+                )
         else:
             with atomic_write(saved) as handle:
                 handle.write(dump_recipe(recipe))
@@ -70,7 +72,10 @@ class RunFolder:
             parents = json.loads((self.path / stage / "manifest.json").read_text(encoding="utf-8"))["parents"]
         except (OSError, ValueError):
             return False
-        return all((self.path / p / "manifest.json").exists() and sha256(self.path / p / "manifest.json") == h for p, h in parents.items())
+        return all(
+            (self.path / p / "manifest.json").exists() and sha256(self.path / p / "manifest.json") == h
+            for p, h in parents.items()
+        )
 
     @contextmanager
     def stage(self, stage: str, parents: Iterable[str] = (), **extra: Any) -> Iterator[Path]:
@@ -81,7 +86,9 @@ class RunFolder:
         ``extra`` goes into the manifest. Wall time is in seconds, peak memory in MiB (of this process; None on Windows).
         """
         folder = self.path / stage
-        anew = [stage] if (folder / "manifest.json").exists() else []  # asked before the wait: an orphan that ends the stage now was cut
+        anew = (
+            [stage] if (folder / "manifest.json").exists() else []
+        )  # asked before the wait: an orphan that ends the stage now was cut
         with only_one(self.path / ".lock", f"stage {stage}"):
             for parent in parents:
                 if not self.done(parent):
@@ -97,29 +104,42 @@ class RunFolder:
             began = time.time()
             yield folder
             outputs = {str(p.relative_to(folder)): p for p in sorted(folder.rglob("*")) if p.is_file()}
-            outputs = {name: p for name, p in outputs.items() if name != "manifest.json" and not any(part.startswith(".") for part in Path(name).parts)}
+            outputs = {
+                name: p
+                for name, p in outputs.items()
+                if name != "manifest.json" and not any(part.startswith(".") for part in Path(name).parts)
+            }
             for path in outputs.values():
                 sync(path)
-            write_json(folder / "manifest.json", {
-                "stage": stage, "recipe": self.recipe.name, "seed": self.recipe.seed, "code": code_version(),
-                "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
-                "parents": {parent: sha256(self.path / parent / "manifest.json") for parent in parents},
-                "inputs": {"recipe.yaml": sha256(self.path / "recipe.yaml")},
-                "outputs": {name: sha256(path) for name, path in outputs.items()},
-                "wall_seconds": round(time.time() - began, 1),
-                "processes": self.recipe.launch.processes if stage in ("sft", "grpo") else 1,
-                "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024 if resource else None,
-                **extra,
-            })
+            write_json(
+                folder / "manifest.json",
+                {
+                    "stage": stage,
+                    "recipe": self.recipe.name,
+                    "seed": self.recipe.seed,
+                    "code": code_version(),
+                    "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+                    "parents": {parent: sha256(self.path / parent / "manifest.json") for parent in parents},
+                    "inputs": {"recipe.yaml": sha256(self.path / "recipe.yaml")},
+                    "outputs": {name: sha256(path) for name, path in outputs.items()},
+                    "wall_seconds": round(time.time() - began, 1),
+                    "processes": self.recipe.launch.processes if stage in ("sft", "grpo") else 1,
+                    "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024 if resource else None,
+                    **extra,
+                },
+            )
 
 
 def code_version() -> str:
     """The git commit of the code, ``+changes`` when the tree is not clean, ``unknown`` without git."""
+
     def git(*words: str) -> str:
         return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        return git("rev-parse", "--short=12", "HEAD") + ("+changes" if git("status", "--porcelain", "src", "recipes", "notebooks") else "")
+        return git("rev-parse", "--short=12", "HEAD") + (
+            "+changes" if git("status", "--porcelain", "src", "recipes", "notebooks") else ""
+        )
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 

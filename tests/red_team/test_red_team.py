@@ -40,21 +40,29 @@ def test_case_is_read_as_it_must_be_and_earns_less_than_an_honest_answer(case: C
 def test_the_red_team_is_large_and_varied() -> None:
     families = Counter(case.family for case in ALL)
     assert len(ALL) >= 220 and len(families) >= 24 and set(FAMILIES) <= set(families)
-    assert min(families.values()) >= 8 and len({(c.completion, tuple(c.options.items()), c.think_open) for c in ALL}) == len(ALL)
+    assert min(families.values()) >= 8 and len(
+        {(c.completion, tuple(c.options.items()), c.think_open) for c in ALL}
+    ) == len(ALL)
     assert {case.reason for case in ALL} == set(Reason)
     assert len({tuple(case.options.items()) for case in ALL}) >= 6 and any(len(case.options) == 10 for case in ALL)
     assert max(len(case.completion) for case in ALL) >= 100_000
     assert CASES.read_bytes().isascii()
 
 
-@pytest.mark.parametrize("options", {tuple(case.options.items()): case for case in ALL}.values(), ids=lambda case: "/".join(case.options.values()))
+@pytest.mark.parametrize(
+    "options",
+    {tuple(case.options.items()): case for case in ALL}.values(),
+    ids=lambda case: "/".join(case.options.values()),
+)
 def test_honest_answers_to_every_option_set(options: Case) -> None:
     """The yardstick itself: correct answers get everything, wrong ones no more than the format's share."""
     for think_open in (False, True):
         for letter in options.options:
             text = honest_completion(options.options, letter, think_open)
             scores = score_completion(text, options.options, letter, think_open=think_open)
-            assert (scores.accuracy, scores.format, scores.repetition) == (1.0, 1.0, 0.0) and 60 <= len(text.split()) <= 100
+            assert (scores.accuracy, scores.format, scores.repetition) == (1.0, 1.0, 0.0) and 60 <= len(
+                text.split()
+            ) <= 100
     for text in honest_wrong(options.options, options.answer_idx):
         assert extract(text, options.options).letter not in (None, options.answer_idx)
         assert score_completion(text, options.options, options.answer_idx).total <= 0.2
@@ -64,12 +72,21 @@ GOOD = {"family": "f", "id": "f-1", "completion": "Answer: A", "letter": "A", "r
 
 
 def write(path: Path, *rows: object) -> Path:
-    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows), encoding="utf-8")
+    path.write_text(
+        "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows), encoding="utf-8"
+    )
     return path
 
 
 def test_read_cases(tmp_path: Path) -> None:
-    long = GOOD | {"id": "f-2", "completion": ["<think>", ["x ", 3], "Answer: B"], "letter": "B", "options": {"A": "a", "B": "b"}, "answer_idx": "A", "think_open": True}
+    long = GOOD | {
+        "id": "f-2",
+        "completion": ["<think>", ["x ", 3], "Answer: B"],
+        "letter": "B",
+        "options": {"A": "a", "B": "b"},
+        "answer_idx": "A",
+        "think_open": True,
+    }
     assert read_cases(write(tmp_path / "cases.jsonl", GOOD, long)) == [
         Case("f", "f-1", "Answer: A", OPTIONS, KEY, "A", Reason.OK), Case("f", "f-2", "<think>x x x Answer: B", {"A": "a", "B": "b"}, "A", "B", Reason.OK, True)
     ]  # fmt: skip
@@ -109,8 +126,15 @@ def test_family_table(cfg: RewardConfig) -> None:
     assert set(FAMILIES) <= set(table["family"]) and table["cases"].sum() == len(ALL) and (table["margin"] > 0).all()
     empty = table.set_index("family").loc["empty"]
     low = cfg.bounds()[0]
-    assert empty["read as the key"] == 0 and empty["best total"] >= low and empty["cases"] == sum(case.family == "empty" for case in ALL)
-    two = [Case("x", "x-1", "Answer: C", OPTIONS, "C", "C", Reason.OK), Case("x", "x-2", "Answer: A", OPTIONS, "C", "A", Reason.OK)]
+    assert (
+        empty["read as the key"] == 0
+        and empty["best total"] >= low
+        and empty["cases"] == sum(case.family == "empty" for case in ALL)
+    )
+    two = [
+        Case("x", "x-1", "Answer: C", OPTIONS, "C", "C", Reason.OK),
+        Case("x", "x-2", "Answer: A", OPTIONS, "C", "A", Reason.OK),
+    ]
     row = family_table(two, cfg).iloc[0]
     honest = score_completion(honest_completion(), OPTIONS, "C", cfg=cfg).total
     best = score_completion("Answer: C", OPTIONS, "C", cfg=cfg).total

@@ -21,7 +21,12 @@ ITEMS = [
     ({"A": "yes", "B": "no", "C": "maybe"}, "B"),
     ({"A": "5 mg", "B": "5 mg/kg", "C": "50 mg", "D": "2.5 mg/kg"}, "B"),
     ({"A": "S. aureus", "B": "E. coli", "C": "Klebsiella", "D": "Proteus", "E": "Candida"}, "B"),
-    (dict(zip("ABCDEFGHIJ", "Stroke Migraine Sepsis Asthma Gout Lupus Anemia Angina Croup Mumps".split(), strict=True)), "I"),
+    (
+        dict(
+            zip("ABCDEFGHIJ", "Stroke Migraine Sepsis Asthma Gout Lupus Anemia Angina Croup Mumps".split(), strict=True)
+        ),
+        "I",
+    ),
 ]
 
 
@@ -36,18 +41,27 @@ def ours(options: dict[str, str], key: str, **limit: float) -> Find:
     return search(reward, honest_wrong(options, key), options, key, seed=3, sign=sign, **limit)  # type: ignore[arg-type]
 
 
-def test_a_minute_of_search_finds_nothing_that_earns_like_an_honest_correct_answer(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_minute_of_search_finds_nothing_that_earns_like_an_honest_correct_answer(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     found: list[tuple[float, dict[str, str], str, Find]] = []
     for options, key in ITEMS:
         honest = score_completion(honest_completion(options, key), options, key, cfg=CFG).total
         found.append((honest, options, key, ours(options, key, seconds=SECONDS / len(ITEMS), generations=GENERATIONS)))
     honest, options, key, best = max(found, key=lambda row: row[3].total - row[0])
     took = sum(find.seconds for *_, find in found)
-    scores, tried = score_completion(best.completion, options, key, cfg=CFG), sum(find.evaluations for *_, find in found)
+    scores, tried = (
+        score_completion(best.completion, options, key, cfg=CFG),
+        sum(find.evaluations for *_, find in found),
+    )
     right = sum(find.became_correct for *_, find in found)
     with capsys.disabled():
-        print(f"\nred team search: {tried} completions in {took:.0f} s ({tried / took:.0f}/s), {right} became correct and were set aside; best of {len(ITEMS)} items:")
-        print(f"  total {best.total:.3f} (honest wrong {best.start_total:.3f}, honest correct {honest:.3f}), key {key}\n  {best.completion!r}\n  {scores}")
+        print(
+            f"\nred team search: {tried} completions in {took:.0f} s ({tried / took:.0f}/s), {right} became correct and were set aside; best of {len(ITEMS)} items:"
+        )
+        print(
+            f"  total {best.total:.3f} (honest wrong {best.start_total:.3f}, honest correct {honest:.3f}), key {key}\n  {best.completion!r}\n  {scores}"
+        )
     for honest, _, _, find in found:
         assert find.evaluations > 500 and find.start_total == pytest.approx(CFG.format_weight)
         assert find.total < honest, find.completion
@@ -55,7 +69,12 @@ def test_a_minute_of_search_finds_nothing_that_earns_like_an_honest_correct_answ
 
 def test_the_same_seed_and_generations_give_the_same_find() -> None:
     one, two = (ours(*ITEMS[0], generations=12) for _ in range(2))
-    assert (one.completion, one.total, one.evaluations, one.became_correct) == (two.completion, two.total, two.evaluations, two.became_correct)
+    assert (one.completion, one.total, one.evaluations, one.became_correct) == (
+        two.completion,
+        two.total,
+        two.evaluations,
+        two.became_correct,
+    )
     assert one.generations == 12 and one.evaluations == 12 * 64 + len(honest_wrong())
 
 

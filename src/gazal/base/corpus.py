@@ -44,7 +44,9 @@ class Corpus:
     def __init__(self, n_diseases: int, pool_seed: int, buckets: range, system: str, seed: int) -> None:
         self.pool = load_phenotypes(n_diseases, pool_seed)
         self.drugs, self.scores = load_drugs(), load_scores()
-        self.streams = {kind: stream(kind, [seed, 77], buckets, n_diseases, pool_seed, "plain") for kind in REASONING_TYPES}
+        self.streams = {
+            kind: stream(kind, [seed, 77], buckets, n_diseases, pool_seed, "plain") for kind in REASONING_TYPES
+        }
         self.system = system
         self.rng = np.random.default_rng([seed, 77])
 
@@ -59,7 +61,10 @@ class Corpus:
             return "\n".join(lines)
         first = int(self.rng.integers(1, 3))
         letters = self.rng.permutation(list(LETTERS[:4])) if style > 0.75 else None
-        return "\n".join(f"Step {first + i}: {f'{letters[i % 4]}. ' if letters is not None else ''}{line}" for i, line in enumerate(lines))
+        return "\n".join(
+            f"Step {first + i}: {f'{letters[i % 4]}. ' if letters is not None else ''}{line}"
+            for i, line in enumerate(lines)
+        )
 
     def _facts(self) -> list[str]:
         rng, pool = self.rng, self.pool
@@ -70,17 +75,30 @@ class Corpus:
             for _ in range(3):
                 disease = int(rng.choice([disease, *pool.neighbours[disease]])) if rng.random() < 0.4 else disease
                 chosen = _levels(pool, disease, 4, rng)
-                lines.append(evidence(pool.diseases[disease], [pool.findings[j] for j in chosen], pool.levels[disease, chosen].tolist()))
+                lines.append(
+                    evidence(
+                        pool.diseases[disease],
+                        [pool.findings[j] for j in chosen],
+                        pool.levels[disease, chosen].tolist(),
+                    )
+                )
             return lines
         if kind == 1:
             finding = int(rng.integers(len(pool.findings)))
             column = pool.levels[:, finding]
             having, usable = np.flatnonzero(column > 0), np.flatnonzero(column >= 0)
             chosen = {*rng.choice(having, min(6, len(having)), replace=False).tolist(), *rng.choice(usable, 6).tolist()}
-            return [f"{pool.findings[finding]}: " + "; ".join(f"{pool.diseases[i]}: {column[i]}" for i in rng.permutation(list(chosen)))]
+            return [
+                f"{pool.findings[finding]}: "
+                + "; ".join(f"{pool.diseases[i]}: {column[i]}" for i in rng.permutation(list(chosen)))
+            ]
         if kind == 2:
             first = int(rng.integers(len(pool.diseases)))
-            second = int(rng.choice(pool.neighbours[first])) if pool.neighbours[first] else int(rng.integers(len(pool.diseases)))
+            second = (
+                int(rng.choice(pool.neighbours[first]))
+                if pool.neighbours[first]
+                else int(rng.integers(len(pool.diseases)))
+            )
             pair = pool.levels[[first, second]]
             usable = np.flatnonzero((pair >= 0).all(0) & (pair > 0).any(0))
             return [
@@ -89,7 +107,10 @@ class Corpus:
             ]
         if kind == 3:
             drug = self.drugs[int(rng.integers(len(self.drugs)))]
-            return [f"{drug.name}, {drug.metric}: range: {drug.tiers[i].range}; dose: {drug.tiers[i].dose}" for i in rng.permutation(len(drug.tiers))]
+            return [
+                f"{drug.name}, {drug.metric}: range: {drug.tiers[i].range}; dose: {drug.tiers[i].dose}"
+                for i in rng.permutation(len(drug.tiers))
+            ]
         if kind == 4:
             drug = self.drugs[int(rng.integers(len(self.drugs)))]
             value = int(rng.integers(0, 131))
@@ -97,7 +118,10 @@ class Corpus:
             return [f"range: {t.range}; {value}: {'inside' if t.contains(value) else 'outside'}" for t in tiers]
         score = self.scores[int(rng.choice(len(self.scores), p=score_weights(self.scores)))]
         chosen = rng.permutation(len(score.criteria))[:6]
-        return [f"{score.name}. " + "; ".join(f"{score.criteria[i].name}: {points_text(score.criteria[i].points)}" for i in chosen)]
+        return [
+            f"{score.name}. "
+            + "; ".join(f"{score.criteria[i].name}: {points_text(score.criteria[i].points)}" for i in chosen)
+        ]
 
     def sub_question(self) -> str:
         """A plain question about one option or one patient, answered with the matching line of a trace."""
@@ -124,14 +148,19 @@ class Corpus:
             tier = drug.tiers[int(rng.integers(len(drug.tiers)))]
             value = int(rng.integers(tier.low, (tier.high if tier.high is not None else 130) + 1))
             order = rng.permutation(len(drug.tiers))
-            given = [f"{LETTERS[n]}. range: {drug.tiers[i].range}; {value}: {'inside' if drug.tiers[i] is tier else 'outside'}" for n, i in enumerate(order)]
+            given = [
+                f"{LETTERS[n]}. range: {drug.tiers[i].range}; {value}: {'inside' if drug.tiers[i] is tier else 'outside'}"
+                for n, i in enumerate(order)
+            ]
             right = next(LETTERS[n] for n, i in enumerate(order) if drug.tiers[i] is tier)
             return chat("\n".join(given), f"inside: {tier.range}; answer: {right}")
         word = "total" if rng.random() < 0.6 else "gain"
         choices = np.arange(13) if word == "total" else np.array(sorted(set(GAINS.values())))
         values = rng.choice(choices, len(letters))
         best = int(rng.integers(len(letters)))
-        values[best] = choices[min(int(np.searchsorted(choices, max(np.delete(values, best)))) + int(rng.integers(1, 4)), len(choices) - 1)]
+        values[best] = choices[
+            min(int(np.searchsorted(choices, max(np.delete(values, best)))) + int(rng.integers(1, 4)), len(choices) - 1)
+        ]
         if (values >= values[best]).sum() > 1:
             return self.comparison()
         given = "\n".join(f"{letter}. {word}: {value}" for letter, value in zip(letters, values, strict=True))

@@ -33,19 +33,27 @@ class BaseTraining(BaseModel):
 
     seed: int = Field(1, description="Seed of weights and corpus. source: chosen, because one must be")
     n_diseases: int = Field(150, description="Diseases in the pool. source: chosen, because 150 are learnt in an hour")
-    vocabulary: int = Field(6144, description="BPE size. source: chosen, because it holds each entity as about one token")
+    vocabulary: int = Field(
+        6144, description="BPE size. source: chosen, because it holds each entity as about one token"
+    )
     hidden: int = Field(256, description="Hidden size. source: chosen, because 4.7M parameters fit the package")
     layers: int = Field(4, description="Layers. source: chosen, because fewer could not look up and add")
-    steps: int = Field(1500, description="Optimizer steps. source: chosen, because facts reach 0.99 and it takes under an hour")
+    steps: int = Field(
+        1500, description="Optimizer steps. source: chosen, because facts reach 0.99 and it takes under an hour"
+    )
     rows: int = Field(24, description="Packed rows a step. source: chosen, by CPU throughput")
     length: int = Field(256, description="Tokens a row. source: chosen, because the longest item takes 140")
     learning_rate: float = Field(2e-3, description="Peak of a linear decay. source: chosen, by trials at this size")
     warmup: int = Field(150, description="Warm-up steps. source: chosen, because it prevents early spikes")
     weight_decay: float = Field(0.01, description="AdamW's. source: chosen, because the facts are to be memorised")
-    checkpoint_every: int = Field(300, description="Steps between checkpoints and probes. source: chosen, about 5 minutes")
+    checkpoint_every: int = Field(
+        300, description="Steps between checkpoints and probes. source: chosen, about 5 minutes"
+    )
 
 
-def packed_rows(corpus: Corpus, tokenizer: PreTrainedTokenizerFast, config: BaseTraining, start: int) -> Iterator[torch.Tensor]:
+def packed_rows(
+    corpus: Corpus, tokenizer: PreTrainedTokenizerFast, config: BaseTraining, start: int
+) -> Iterator[torch.Tensor]:
     """Yield (rows, length) int64 batches for steps ``start``…; documents end with ``<|endoftext|>``."""
     buffer: list[int] = []
     need = config.rows * config.length
@@ -70,7 +78,9 @@ def tokenizer_texts(corpus: Corpus, n: int = 20_000) -> Iterator[str]:
                 yield f"{completion_text(item, reasoning)}. {item.options[item.answer_idx]}"
 
 
-def probe(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, n_diseases: int, n: int = 200) -> dict[str, float]:
+def probe(
+    model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, n_diseases: int, n: int = 200
+) -> dict[str, float]:
     """Teacher-forced accuracy on statements (levels reported, levels not reported, totals) and the
     letter of the plain answer on ``n`` dev items."""
     pool, rng = load_phenotypes(n_diseases, 0), np.random.default_rng(5)
@@ -90,16 +100,22 @@ def probe(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, n_disease
             for at, piece in enumerate(pieces):
                 if piece.startswith(":Ġ") and piece[2:3].isdigit():
                     kind = "total" if pieces[at - 1] == "total" else "not_reported" if piece[2] == "0" else "reported"
-                    said = (tokenizer.convert_ids_to_tokens(int(predicted[row, at - 1])) or "").rstrip("Ċ;Ġ")  # whatever closes it
+                    said = (tokenizer.convert_ids_to_tokens(int(predicted[row, at - 1])) or "").rstrip(
+                        "Ċ;Ġ"
+                    )  # whatever closes it
                     right[kind].append(said == piece.rstrip("Ċ;Ġ"))
         for kind in REASONING_TYPES:
             for item in draw(kind, n // 4, 9, range(15, 25), n_diseases, variety="plain"):
-                text = tokenizer.apply_chat_template(build_messages(item, SYSTEM), tokenize=False, add_generation_prompt=True)
+                text = tokenizer.apply_chat_template(
+                    build_messages(item, SYSTEM), tokenize=False, add_generation_prompt=True
+                )
                 batch = tokenizer(text + "Answer: ", return_tensors="pt")
                 letter = tokenizer.decode(int(model(**batch).logits[0, -1].argmax())).strip(". ")
                 right["letter"].append(letter == item.answer_idx)
     model.train()
-    return {name: round(float(np.mean(values)), 4) for name, values in right.items() if values} | {"diseases": len(pool.diseases)}
+    return {name: round(float(np.mean(values)), 4) for name, values in right.items() if values} | {
+        "diseases": len(pool.diseases)
+    }
 
 
 def train_base(out: Path, config: BaseTraining, compile_model: bool = True) -> None:
@@ -113,10 +129,19 @@ def train_base(out: Path, config: BaseTraining, compile_model: bool = True) -> N
     tokenizer = train_tokenizer(tokenizer_texts(corpus), config.vocabulary)
     model = Qwen3ForCausalLM(
         Qwen3Config(
-            vocab_size=config.vocabulary, hidden_size=config.hidden, num_hidden_layers=config.layers,
-            intermediate_size=3 * config.hidden, num_attention_heads=4, num_key_value_heads=2, head_dim=64,
-            tie_word_embeddings=True, max_position_embeddings=2048, rope_parameters={"rope_type": "default", "rope_theta": 10_000.0},
-            bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+            vocab_size=config.vocabulary,
+            hidden_size=config.hidden,
+            num_hidden_layers=config.layers,
+            intermediate_size=3 * config.hidden,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=64,
+            tie_word_embeddings=True,
+            max_position_embeddings=2048,
+            rope_parameters={"rope_type": "default", "rope_theta": 10_000.0},
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
         )
     )
     optimizer = torch.optim.AdamW(
@@ -155,19 +180,42 @@ def train_base(out: Path, config: BaseTraining, compile_model: bool = True) -> N
             minutes = (time.time() - began) / 60
             rate = (step - start) * config.rows * config.length / (minutes * 60)
             left = minutes / (step - start) * (config.steps - step)
-            print(f"step {step}/{config.steps} loss {np.mean(log[-50:]):.3f} {rate:,.0f} tok/s {minutes:.1f} min, {left:.1f} left", flush=True)
+            print(
+                f"step {step}/{config.steps} loss {np.mean(log[-50:]):.3f} {rate:,.0f} tok/s {minutes:.1f} min, {left:.1f} left",
+                flush=True,
+            )
         if step % config.checkpoint_every == 0 or step == config.steps:
             last = probe(model, tokenizer, config.n_diseases)
             print(f"  probe {last}", flush=True)
             with atomic_write(checkpoint, "wb") as handle:
-                torch.save({"step": step, "model": model.state_dict(), "optimizer": optimizer.state_dict(), "schedule": schedule.state_dict()}, handle)
+                torch.save(
+                    {
+                        "step": step,
+                        "model": model.state_dict(),
+                        "optimizer": optimizer.state_dict(),
+                        "schedule": schedule.state_dict(),
+                    },
+                    handle,
+                )
     model.generation_config.update(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
     model.to(torch.bfloat16).save_pretrained(out)
     tokenizer.save_pretrained(out)
-    write_json(out / "manifest.json", {
-        "config": json.loads(config.model_dump_json()), "parameters": model.num_parameters(), "tokens": config.steps * config.rows * config.length,
-        "minutes": round((time.time() - began) / 60, 1), "final_loss": round(float(np.mean(log[-50:])), 4), "probe": last,
-        "hpo_release": corpus.pool.release, "torch": torch.__version__,
-        "sha256": {path.name: sha256(path) for path in sorted(out.glob("*")) if path.suffix in {".safetensors", ".json"} and path.name != "manifest.json"},
-    })
+    write_json(
+        out / "manifest.json",
+        {
+            "config": json.loads(config.model_dump_json()),
+            "parameters": model.num_parameters(),
+            "tokens": config.steps * config.rows * config.length,
+            "minutes": round((time.time() - began) / 60, 1),
+            "final_loss": round(float(np.mean(log[-50:])), 4),
+            "probe": last,
+            "hpo_release": corpus.pool.release,
+            "torch": torch.__version__,
+            "sha256": {
+                path.name: sha256(path)
+                for path in sorted(out.glob("*"))
+                if path.suffix in {".safetensors", ".json"} and path.name != "manifest.json"
+            },
+        },
+    )
     checkpoint.unlink()

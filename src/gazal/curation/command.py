@@ -39,15 +39,30 @@ class Removal(NamedTuple):
     def reasons(self) -> list[str]:
         if isinstance(self.found, Finding):
             return [f"quality:{self.found.reason}"]
-        return [f"duplicate:{m.kind}" if m.against == "train" else f"contamination:{m.against}:{m.kind}" for m in self.found]
+        return [
+            f"duplicate:{m.kind}" if m.against == "train" else f"contamination:{m.against}:{m.kind}" for m in self.found
+        ]
 
     def line(self, name: str) -> dict[str, Any]:
         """The line of ``removals.jsonl``; ``row`` counts the file's items from 1, ``also`` are further matches."""
-        about: dict[str, Any] = {"id": self.found.id if isinstance(self.found, Finding) else self.found[0].id, "file": name, "row": self.row + 1, "reason": self.reasons()[0]}
+        about: dict[str, Any] = {
+            "id": self.found.id if isinstance(self.found, Finding) else self.found[0].id,
+            "file": name,
+            "row": self.row + 1,
+            "reason": self.reasons()[0],
+        }
         if isinstance(self.found, Finding):
             return {**about, "field": self.found.field, "text": self.found.text}
         matches = [
-            {"field": m.field, "against": m.against, "match_id": m.match_id, "score": round(float(m.score), 4), "text": m.text, "match_text": m.match_text} for m in self.found
+            {
+                "field": m.field,
+                "against": m.against,
+                "match_id": m.match_id,
+                "score": round(float(m.score), 4),
+                "text": m.text,
+                "match_text": m.match_text,
+            }
+            for m in self.found
         ]
         also = [{"reason": reason, **match} for reason, match in zip(self.reasons()[1:], matches[1:], strict=True)]
         return {**about, **matches[0], **({"also": also} if also else {})}
@@ -74,8 +89,13 @@ class Curated(NamedTuple):
 
 
 def curate(
-    train: Sequence[Path], tests: Mapping[str, Path], settings: CurationSection, count_tokens: CountTokens | None = None,
-    max_tokens: int | None = None, say: Callable[[str], None] = print, work: Path | None = None,
+    train: Sequence[Path],
+    tests: Mapping[str, Path],
+    settings: CurationSection,
+    count_tokens: CountTokens | None = None,
+    max_tokens: int | None = None,
+    say: Callable[[str], None] = print,
+    work: Path | None = None,
 ) -> Curated:
     """Find what to remove from ``train`` files: faulty rows, repeats (an earlier file wins), and what ``tests`` hold.
 
@@ -87,10 +107,18 @@ def curate(
     began = time.time()
     with ExitStack() as stack:
         folder = work or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gazal-")))
-        scans = [scan_file(path, folder / f"{n}.jsonl", lambda: QualityFilter(settings, count_tokens, max_tokens), say) for n, path in enumerate(train, 1)]
-        sets = {name: scan_file(path, folder / f"test-{n}.jsonl", None, say) for n, (name, path) in enumerate(tests.items(), 1)}
+        scans = [
+            scan_file(path, folder / f"{n}.jsonl", lambda: QualityFilter(settings, count_tokens, max_tokens), say)
+            for n, path in enumerate(train, 1)
+        ]
+        sets = {
+            name: scan_file(path, folder / f"test-{n}.jsonl", None, say)
+            for n, (name, path) in enumerate(tests.items(), 1)
+        }
         skip = [np.array([found.row for found in scan.findings], np.int64) for scan in scans]
-        matches = find_duplicates([scan.path for scan in scans], {name: scan.path for name, scan in sets.items()}, settings, skip, say)
+        matches = find_duplicates(
+            [scan.path for scan in scans], {name: scan.path for name, scan in sets.items()}, settings, skip, say
+        )
         within = {name: len(find_within(scan.path, settings)) for name, scan in sets.items()}
     by_row: dict[tuple[int, int], list[Match]] = {}
     for match in matches:
@@ -109,25 +137,49 @@ def curate(
     names = [path.name for path in train]
     not_checked = [f"{names[n]}: {text}" for n, scan in enumerate(scans) for text in scan.not_checked]
     if count_tokens is None or max_tokens is None:
-        not_checked.append("context length: no tokenizer at hand" if count_tokens is None else "context length: no limit given")
+        not_checked.append(
+            "context length: no tokenizer at hand" if count_tokens is None else "context length: no limit given"
+        )
     if not tests:
         not_checked.append("contamination: no test set given")
     counts = Counter(removal.reasons()[0] for removal in removals)
     kinds = ("exact", "near")
-    reasons = [f"duplicate:{kind}" for kind in kinds] + [f"contamination:{name}:{kind}" for name in tests for kind in kinds] + [f"quality:{reason}" for reason in REASONS]
+    reasons = (
+        [f"duplicate:{kind}" for kind in kinds]
+        + [f"contamination:{name}:{kind}" for name in tests for kind in kinds]
+        + [f"quality:{reason}" for reason in REASONS]
+    )
     report = {
         "settings": {**settings.model_dump(mode="json"), "max_tokens": max_tokens},
-        "counts": {"read": sum(scan.count for scan in scans), "kept": sum(map(len, kept)), "removed": {reason: counts[reason] for reason in reasons}},
-        "files": [{"name": name, "read": scan.count, "kept": len(rows)} for name, scan, rows in zip(names, scans, kept, strict=True)],
-        "tests": {name: {
-            "items": scan.count, **{f"removed_{kind}": len({(m.file, m.row) for m in matches if m.against == name and m.kind == kind}) for kind in kinds},
-            "items_hit": sorted({m.match_id for m in matches if m.against == name}), "within_pairs": within[name],
-        } for name, scan in sets.items()},
+        "counts": {
+            "read": sum(scan.count for scan in scans),
+            "kept": sum(map(len, kept)),
+            "removed": {reason: counts[reason] for reason in reasons},
+        },
+        "files": [
+            {"name": name, "read": scan.count, "kept": len(rows)}
+            for name, scan, rows in zip(names, scans, kept, strict=True)
+        ],
+        "tests": {
+            name: {
+                "items": scan.count,
+                **{
+                    f"removed_{kind}": len({(m.file, m.row) for m in matches if m.against == name and m.kind == kind})
+                    for kind in kinds
+                },
+                "items_hit": sorted({m.match_id for m in matches if m.against == name}),
+                "within_pairs": within[name],
+            }
+            for name, scan in sets.items()
+        },
         "not_compared": {},
         "quality": {reason: counts[f"quality:{reason}"] for reason in REASONS},
         "not_checked": not_checked,
         "seconds": round(time.time() - began, 1),
-        "peak_memory_mib": sum(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) // 1024,
+        "peak_memory_mib": sum(
+            resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+        )
+        // 1024,
     }
     return Curated(kept, report, removals, names, [scan.path for scan in scans])
 
@@ -145,17 +197,27 @@ def token_counter(recipe: Recipe) -> tuple[CountTokens | None, int | None, str]:
         tokenizer = load_tokenizer(base, recipe.model.revision)
     except GazalError:
         return None, None, f"the tokenizer of {Path(base).name if Path(base).exists() else base} is not at hand"
-    nothing = [*build_messages(TrainingExample.model_construct(question="", options={}, context=None), recipe.model.system), {"role": "assistant", "content": ""}]
+    nothing = [
+        *build_messages(TrainingExample.model_construct(question="", options={}, context=None), recipe.model.system),
+        {"role": "assistant", "content": ""},
+    ]
     frame = len(tokenizer.apply_chat_template(nothing, tokenize=True, return_dict=True)["input_ids"])
 
     def count(texts: list[str]) -> list[int]:
-        return [len(ids) for ids in tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]]
+        return [
+            len(ids) for ids in tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
+        ]
 
     return count, recipe.sft.max_length - frame, ""
 
 
 def curate_command(
-    train: Sequence[Path], test: Sequence[Path], out: Path, settings: CurationSection, recipe: Recipe | None = None, say: Callable[[str], None] = print,
+    train: Sequence[Path],
+    test: Sequence[Path],
+    out: Path,
+    settings: CurationSection,
+    recipe: Recipe | None = None,
+    say: Callable[[str], None] = print,
 ) -> Path:
     """`gazal curate`: write ``out/train.jsonl`` (what is kept of all files, in order), ``removals.jsonl`` and, last, ``report.json``.
 
@@ -164,12 +226,19 @@ def curate_command(
     is written.
     """
     _check_inputs(train, test, out)
-    inputs = {"train": {path.name: sha256(path) for path in train}, "tests": {stem(path): sha256(path) for path in test}}
+    inputs = {
+        "train": {path.name: sha256(path) for path in train},
+        "tests": {stem(path): sha256(path) for path in test},
+    }
     counter: CountTokens | None = None
     limit, reason = None, "no recipe given, so no tokenizer"
     if recipe:
         counter, limit, reason = token_counter(recipe)
-    asked = {"inputs": inputs, "settings": {**settings.model_dump(mode="json"), "max_tokens": limit}, "tokenizer": recipe.model.base if recipe and counter else None}
+    asked = {
+        "inputs": inputs,
+        "settings": {**settings.model_dump(mode="json"), "max_tokens": limit},
+        "tokenizer": recipe.model.base if recipe and counter else None,
+    }
     if _done(out, asked):
         say(f"{os.path.relpath(out)}: done already, with these inputs and settings")
         return out
@@ -188,7 +257,10 @@ def curate_command(
         shutil.rmtree(work, ignore_errors=True)
     curated.write_removals(out / "removals.jsonl")
     report = curated.report
-    report["not_checked"] = [f"context length: {reason}" if text.startswith("context length: no tokenizer") else text for text in report["not_checked"]]
+    report["not_checked"] = [
+        f"context length: {reason}" if text.startswith("context length: no tokenizer") else text
+        for text in report["not_checked"]
+    ]
     outputs = {name: sha256(out / name) for name in ("train.jsonl", "removals.jsonl")}
     write_json(out / "report.json", {**report, **asked, "outputs": outputs})
     for line in summary(report):
@@ -201,7 +273,10 @@ def summary(report: dict[str, Any]) -> list[str]:
     counts = report["counts"]
     lines = [f"kept {counts['kept']:,} of {counts['read']:,} items"]
     lines += [f"  removed {n:,}: {reason}" for reason, n in counts["removed"].items() if n]
-    lines += [f"  {name}: {len(test['items_hit']):,} of its {test['items']:,} items are in the training data; {test['within_pairs']} duplicate pairs inside it" for name, test in report["tests"].items()]
+    lines += [
+        f"  {name}: {len(test['items_hit']):,} of its {test['items']:,} items are in the training data; {test['within_pairs']} duplicate pairs inside it"
+        for name, test in report["tests"].items()
+    ]
     return [*lines, *(f"  not checked: {text}" for text in report["not_checked"])]
 
 

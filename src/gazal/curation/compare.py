@@ -42,8 +42,18 @@ class Corpus:
             return np.concatenate(parts.pop(name))
 
         self.settings = settings
-        self.stem, self.numbers, self.polarity, self.listed = column("stem"), column("numbers"), column("polarity"), column("listed")
-        self.n_listed, self.n_words, self.context, self.pmid = column("n_listed"), column("n_words"), column("context"), column("pmid")
+        self.stem, self.numbers, self.polarity, self.listed = (
+            column("stem"),
+            column("numbers"),
+            column("polarity"),
+            column("listed"),
+        )
+        self.n_listed, self.n_words, self.context, self.pmid = (
+            column("n_listed"),
+            column("n_words"),
+            column("context"),
+            column("pmid"),
+        )
         self.asks, self.ordered, self.option_numbers = column("asks"), column("ordered"), column("option_numbers")
         self.words = Ragged(column("word"), column("word_sizes"))
         self.options = Ragged((column("option") >> np.uint64(32)).astype(np.uint32), column("option_sizes"))
@@ -58,9 +68,18 @@ class Corpus:
         frequent[function] = True
         specific = ~frequent[self.words.values & (TABLE - 1)]
         self.signed = keep(self.words, specific)
-        self.specific = np.add.reduceat(np.append(specific, False).astype(np.int32), self.words.starts[:-1]) * (self.words.sizes > 0) if n else np.zeros(0, int)
+        self.specific = (
+            np.add.reduceat(np.append(specific, False).astype(np.int32), self.words.starts[:-1])
+            * (self.words.sizes > 0)
+            if n
+            else np.zeros(0, int)
+        )
         # Two elements are a pair of diagnoses to tell apart, where the findings are among the options.
-        self.short = (self.n_words <= settings.short_stem_words) | (self.specific <= 1) | ((self.n_listed == 2) & (self.n_words <= LIST_WORDS))
+        self.short = (
+            (self.n_words <= settings.short_stem_words)
+            | (self.specific <= 1)
+            | ((self.n_listed == 2) & (self.n_words <= LIST_WORDS))
+        )
 
     def __len__(self) -> int:
         return len(self.stem)
@@ -71,7 +90,11 @@ class Corpus:
         same = pairs(self.stem[rows], rows, first_pairable)
         rows = np.flatnonzero(self.n_listed > 2)
         lists = pairs(self.listed[rows] ^ self.numbers[rows], rows, first_pairable)
-        found = [same[:, 0] << 32 | same[:, 1], lists[:, 0] << 32 | lists[:, 1], self._bands(self.signed, np.flatnonzero(self.signed.sizes), first_pairable, 0)]
+        found = [
+            same[:, 0] << 32 | same[:, 1],
+            lists[:, 0] << 32 | lists[:, 1],
+            self._bands(self.signed, np.flatnonzero(self.signed.sizes), first_pairable, 0),
+        ]
         # Short stems: the words of stem and options together.
         rows = np.flatnonzero((self.options.sizes > 0) & (self.n_words <= 20))
         together, sizes = self.words.rows(rows), self.option_words.rows(rows)
@@ -79,12 +102,16 @@ class Corpus:
         unique = distinct(row << 32 | np.concatenate([together[0], sizes[0]]).astype(np.int64))
         both = Ragged((unique & 0xFFFFFFFF).astype(np.uint32), np.bincount(unique >> 32, minlength=len(rows)))
         if len(rows):
-            pair = self._bands(both, np.flatnonzero(both.sizes), int(np.searchsorted(rows, first_pairable)), 1, self.numbers[rows])
+            pair = self._bands(
+                both, np.flatnonzero(both.sizes), int(np.searchsorted(rows, first_pairable)), 1, self.numbers[rows]
+            )
             found.append(rows[pair >> 32] << 32 | rows[pair & 0xFFFFFFFF])
         together = distinct(np.concatenate(found))
         return np.stack([together >> 32, together & 0xFFFFFFFF], 1)
 
-    def _bands(self, sets: Ragged, rows: np.ndarray, first_pairable: int, seed: int, salt: np.ndarray | None = None) -> np.ndarray:
+    def _bands(
+        self, sets: Ragged, rows: np.ndarray, first_pairable: int, seed: int, salt: np.ndarray | None = None
+    ) -> np.ndarray:
         """The pairs as i << 32 | j, ascending."""
         salt = self.numbers if salt is None else salt
         merged = np.zeros(0, np.int64)
@@ -113,21 +140,34 @@ class Corpus:
         fewer = np.minimum(by_first, by_second)
         pair_of_two = (self.n_listed[i] == 2) | (self.n_listed[j] == 2)
         said[(self.option_numbers[i] != self.option_numbers[j]) | pair_of_two & short] = 0
-        overlap = np.maximum(*(np.divide(part, whole, out=np.zeros(len(pair)), where=whole > 0) for part, whole in ((common, smaller), (said, fewer))))
+        overlap = np.maximum(
+            *(
+                np.divide(part, whole, out=np.zeros(len(pair)), where=whole > 0)
+                for part, whole in ((common, smaller), (said, fewer))
+            )
+        )
         identical = self.stem[i] == self.stem[j]
         other_context = (self.context[i] != self.context[j]) & (self.context[i] > 0) & (self.context[j] > 0)
-        lists = (self.n_listed[i] > 1) & (self.n_listed[j] > 1) & (np.minimum(self.n_words[i], self.n_words[j]) <= LIST_WORDS)
+        lists = (
+            (self.n_listed[i] > 1)
+            & (self.n_listed[j] > 1)
+            & (np.minimum(self.n_words[i], self.n_words[j]) <= LIST_WORDS)
+        )
         same_list = lists & (self.listed[i] == self.listed[j])
         same_numbers = (self.numbers[i] == self.numbers[j]) & (same_list | (self.ordered[i] == self.ordered[j]))
         near = same_numbers & (self.polarity[i] == self.polarity[j]) & ~(lists & ~same_list) & ~other_context
         specific = np.minimum(self.specific[i], self.specific[j])
-        unspecific = (first < 0.5 * self.words.sizes[i] + 0.01) & (second < 0.5 * self.words.sizes[j] + 0.01)  # "All are true except"
+        unspecific = (first < 0.5 * self.words.sizes[i] + 0.01) & (
+            second < 0.5 * self.words.sizes[j] + 0.01
+        )  # "All are true except"
         same_options = with_options & (overlap >= np.where(short, s.same_options_short, s.same_options))
         by_options = near & same_options & ((similar >= s.near_stem_same_options) | unspecific)
         # Without options in common only a stem that says much, and one that says twice as much if the options are others.
         enough = specific >= s.long_stem_words * np.where(with_options & (overlap < s.same_options), 2, 1)
         by_stem = near & ~short & (similar >= s.near_stem) & enough
-        by_list = near & same_list & (self.n_listed[i] > 2) & (both >= s.near_stem_same_options * np.minimum(first, second))
+        by_list = (
+            near & same_list & (self.n_listed[i] > 2) & (both >= s.near_stem_same_options * np.minimum(first, second))
+        )
         exact = identical & np.where(short, same_set & ~other_context, True) & (self.n_words[i] > 0)
         kind = np.where(exact, EXACT, np.where(by_options | by_stem | by_list, NEAR, NONE))
         field = np.where(same_set | (by_options & ~exact), FIELDS.index("stem+options"), FIELDS.index("stem"))

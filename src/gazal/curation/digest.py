@@ -17,7 +17,18 @@ from xxhash import xxh3_64_intdigest
 
 from gazal.curation.minhash import distinct
 from gazal.curation.reading import Batch, batches, count_items, parse
-from gazal.curation.text import POLARITY, VAGUE, Asked, asked, enumeration, is_number, normal, number, plain_words, words
+from gazal.curation.text import (
+    POLARITY,
+    VAGUE,
+    Asked,
+    asked,
+    enumeration,
+    is_number,
+    normal,
+    number,
+    plain_words,
+    words,
+)
 
 SMALL = 24 << 20  # bytes of input below which starting processes costs more than it gains
 POLAR_WORDS = 30  # in longer stems one word of polarity no longer makes another question
@@ -98,18 +109,24 @@ def build_index(texts: Iterable[tuple[int, str, float, bool]], size: int) -> Ind
         if len(unique) >= 8:
             if strict:
                 around = shingles(tokens, 3).tolist()
-                numbers[owner] = {around[min(max(at - 1, 0), len(around) - 1)] for at, word in enumerate(spoken) if is_number(word)}
+                numbers[owner] = {
+                    around[min(max(at - 1, 0), len(around) - 1)] for at, word in enumerate(spoken) if is_number(word)
+                }
             keys.append(unique)
             owners.append(np.full(len(unique), owner, np.int32))
             thresholds[owner] = threshold
-    key, owner = (np.concatenate(parts) if parts else np.zeros(0, kind) for parts, kind in ((keys, np.uint64), (owners, np.int32)))
+    key, owner = (
+        np.concatenate(parts) if parts else np.zeros(0, kind) for parts, kind in ((keys, np.uint64), (owners, np.int32))
+    )
     order = np.argsort(key, kind="stable")
     n = max(thresholds, default=-1) + 1
     sieve = np.zeros(1 << 22, bool)
     sieve[(key >> np.uint64(42)).astype(np.int64)] = True
     limits = np.full(n, 2.0, np.float32)
     limits[list(thresholds)] = list(thresholds.values())
-    return Index(size, key[order], owner[order], np.bincount(owner, minlength=n).astype(np.int32), limits, sieve, numbers)
+    return Index(
+        size, key[order], owner[order], np.bincount(owner, minlength=n).astype(np.int32), limits, sieve, numbers
+    )
 
 
 def _tokens(spoken: list[str]) -> np.ndarray:
@@ -166,23 +183,53 @@ def digest(rows: Iterable[Asked], index: Index | None = None) -> Digest:
         spoken = [said for said in (words(text) for text in row.options) if " ".join(said) not in VAGUE]
         if not spoken and row.options and len({normal(text).strip() for text in row.options} - VAGUE) > 1:
             spoken = [[normal(text).strip()] for text in row.options]  # signs only, such as + and ++
-        values.append((
-            hashed(stem), hashed(sorted(numbers)), hashed(numbers), hashed(polar), hashed("; ".join(elements) for elements in listed), sum(map(len, listed)), min(len(stem), 65535),
-            hashed(context), _asks(row.asks), row.pmid,
-            hashed(sorted({number(word) for said in spoken for word in said if is_number(word)})),
-        ))
+        values.append(
+            (
+                hashed(stem),
+                hashed(sorted(numbers)),
+                hashed(numbers),
+                hashed(polar),
+                hashed("; ".join(elements) for elements in listed),
+                sum(map(len, listed)),
+                min(len(stem), 65535),
+                hashed(context),
+                _asks(row.asks),
+                row.pmid,
+                hashed(sorted({number(word) for said in spoken for word in said if is_number(word)})),
+            )
+        )
         ragged[0].append(sorted({WORDS[word] >> 32 for word in stem})[:65535])
         ragged[1].append(sorted({hashed(said) for said in spoken})[:255])
         ragged[2].append(sorted({WORDS[word] >> 32 for said in spoken for word in said})[:65535])
         bodies.append(row.body)
     columns = list(zip(*values, strict=True)) if values else [()] * 11
-    kinds = (np.uint64, np.uint64, np.uint64, np.uint64, np.uint64, np.uint16, np.uint16, np.uint64, np.uint64, np.int64, np.uint64)
-    flat = [np.array([value for row in rows_ for value in row], kind) for rows_, kind in zip(ragged, (np.uint32, np.uint64, np.uint32), strict=True)]
-    sizes = [np.array([len(row) for row in rows_], kind) for rows_, kind in zip(ragged, (np.uint16, np.uint8, np.uint16), strict=True)]
+    kinds = (
+        np.uint64,
+        np.uint64,
+        np.uint64,
+        np.uint64,
+        np.uint64,
+        np.uint16,
+        np.uint16,
+        np.uint64,
+        np.uint64,
+        np.int64,
+        np.uint64,
+    )
+    flat = [
+        np.array([value for row in rows_ for value in row], kind)
+        for rows_, kind in zip(ragged, (np.uint32, np.uint64, np.uint32), strict=True)
+    ]
+    sizes = [
+        np.array([len(row) for row in rows_], kind)
+        for rows_, kind in zip(ragged, (np.uint16, np.uint8, np.uint16), strict=True)
+    ]
     hit, share = _look_up(bodies, index) if index else (np.zeros((0, 2), np.int64), np.zeros(0, np.float32))
     return Digest(
         *(np.array(column, kind) for column, kind in zip(columns, kinds, strict=True)),
-        *(array for pair in zip(sizes, flat, strict=True) for array in pair), hit, share,
+        *(array for pair in zip(sizes, flat, strict=True) for array in pair),
+        hit,
+        share,
     )
 
 

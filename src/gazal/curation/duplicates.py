@@ -40,8 +40,12 @@ class Match(NamedTuple):
 
 
 def find_duplicates(
-    train: Sequence[Path], tests: Mapping[str, Path], settings: CurationSection, skip: Sequence[np.ndarray] | None = None,
-    say: Callable[[str], None] = print, processes: int = 2,
+    train: Sequence[Path],
+    tests: Mapping[str, Path],
+    settings: CurationSection,
+    skip: Sequence[np.ndarray] | None = None,
+    say: Callable[[str], None] = print,
+    processes: int = 2,
 ) -> list[Match]:
     """Training items that duplicate a test item (the best match of each test set) or an earlier kept training item (one match).
 
@@ -81,8 +85,10 @@ def find_duplicates(
     paired = time.monotonic()
     found = _join([corpus.judge(pair), _from_hits(hits, shares, n_tests), _same_pmid(corpus, n_tests)])
     chosen = _choose(found, n_tests, set_of, len(corpus))
-    say(f"{n - n_tests} training items, {n_tests} test items: read in {read - began:.1f} s, {len(pair)} candidate pairs in {paired - read:.1f} s, "
-        f"{len(chosen.i)} matches in {time.monotonic() - paired:.1f} s")
+    say(
+        f"{n - n_tests} training items, {n_tests} test items: read in {read - began:.1f} s, {len(pair)} candidate pairs in {paired - read:.1f} s, "
+        f"{len(chosen.i)} matches in {time.monotonic() - paired:.1f} s"
+    )
     return _show(chosen, train, asked_tests, set_of, list(tests), file_of, row_of, n_tests)
 
 
@@ -96,7 +102,11 @@ def _index(tests: Sequence[Asked], settings: CurationSection) -> Index:
     """Contexts are owners 0 … n - 1, long stems n … 2n - 1."""
     contexts = ((i, row.context, settings.context_share, False) for i, row in enumerate(tests) if row.context)
     # A generator's own items say what they ask; their wording is all template.
-    stems = ((len(tests) + i, row.stem, settings.stem_share, True) for i, row in enumerate(tests) if not row.asks and len(words(row.stem)) >= WHOLE_STEM_WORDS)
+    stems = (
+        (len(tests) + i, row.stem, settings.stem_share, True)
+        for i, row in enumerate(tests)
+        if not row.asks and len(words(row.stem)) >= WHOLE_STEM_WORDS
+    )
     return build_index([*contexts, *stems], settings.shingle_words)
 
 
@@ -108,7 +118,10 @@ def _from_hits(hits: Sequence[np.ndarray], shares: Sequence[np.ndarray], n_tests
     hit = np.concatenate([np.zeros((0, 2), np.int64), *hits])
     share = np.concatenate([np.zeros(0, np.float32), *shares]).astype(float)
     is_stem = hit[:, 1] >= n_tests
-    kind, field = np.where((share == 1) & ~is_stem, EXACT, NEAR), np.where(is_stem, FIELDS.index("stem"), FIELDS.index("context"))
+    kind, field = (
+        np.where((share == 1) & ~is_stem, EXACT, NEAR),
+        np.where(is_stem, FIELDS.index("stem"), FIELDS.index("context")),
+    )
     return Found(hit[:, 1] % max(n_tests, 1), hit[:, 0], kind, field, share)
 
 
@@ -144,7 +157,14 @@ def _choose(found: Found, n_tests: int, set_of: np.ndarray, n: int) -> Found:
 
 
 def _show(
-    chosen: Found, train: Sequence[Path], tests: Sequence[Asked], set_of: np.ndarray, names: Sequence[str], file_of: np.ndarray, row_of: np.ndarray, n_tests: int
+    chosen: Found,
+    train: Sequence[Path],
+    tests: Sequence[Asked],
+    set_of: np.ndarray,
+    names: Sequence[str],
+    file_of: np.ndarray,
+    row_of: np.ndarray,
+    n_tests: int,
 ) -> list[Match]:
     """Read the matched training items again, for their ids and texts."""
     wanted = np.unique(np.concatenate([chosen.j, chosen.i[chosen.i >= n_tests]])) - n_tests
@@ -152,7 +172,11 @@ def _show(
     for i, j, field in zip(chosen.i, chosen.j, chosen.field, strict=True):
         for row in (int(i), int(j)):
             fields.setdefault(row, set()).add(int(field))
-    context = {int(j): int(i) for i, j, field in zip(chosen.i, chosen.j, chosen.field, strict=True) if field == FIELDS.index("context")}
+    context = {
+        int(j): int(i)
+        for i, j, field in zip(chosen.i, chosen.j, chosen.field, strict=True)
+        if field == FIELDS.index("context")
+    }
     texts: dict[tuple[int, int], str] = {}
     ids: dict[int, str] = {}
     for file, path in enumerate(train):
@@ -170,10 +194,20 @@ def _show(
     for i, j, kind, field, score in zip(*(column.tolist() for column in chosen), strict=True):
         k = j - n_tests
         against, match_id = (names[set_of[i]], tests[i].id) if i < n_tests else ("train", ids[i])
-        matches.append(Match(
-            int(file_of[k]), int(row_of[k]), ids[j], "exact" if kind == EXACT else "near", cast(Compared, FIELDS[field]), against, match_id,
-            round(score, 4), text(j, field), text(i, field),
-        ))
+        matches.append(
+            Match(
+                int(file_of[k]),
+                int(row_of[k]),
+                ids[j],
+                "exact" if kind == EXACT else "near",
+                cast(Compared, FIELDS[field]),
+                against,
+                match_id,
+                round(score, 4),
+                text(j, field),
+                text(i, field),
+            )
+        )
     return matches
 
 
@@ -187,7 +221,9 @@ def excerpt(item: Asked, field: str, context: str = "") -> str:
         if not context:
             return (item.context or item.body)[:CUT]
         body = item.body.casefold()
-        starts = (body.find(" ".join(part)) for part in zip(*(context.casefold().split()[k:] for k in range(5)), strict=False))
+        starts = (
+            body.find(" ".join(part)) for part in zip(*(context.casefold().split()[k:] for k in range(5)), strict=False)
+        )
         return item.body[max(0, next((at for at in starts if at >= 0), 0)) :][:CUT]
     return f"{item.stem} | {'; '.join(item.options)}"[:CUT]
 
@@ -202,5 +238,11 @@ def find_within(path: Path | Sequence[Path], settings: CurationSection) -> list[
     corpus = Corpus([digest(rows)], settings)
     found = corpus.judge(corpus.candidates(0))
     sets = [{tuple(words(text)) for text in row.options} for row in rows]
-    kinds = ["exact" if kind == EXACT and sets[i] == sets[j] else "near" for i, j, kind in zip(found.i, found.j, found.kind, strict=True)]
-    return [(rows[i].id, rows[j].id, kind, round(float(score), 4)) for i, j, kind, score in zip(found.i, found.j, kinds, found.score, strict=True)]
+    kinds = [
+        "exact" if kind == EXACT and sets[i] == sets[j] else "near"
+        for i, j, kind in zip(found.i, found.j, found.kind, strict=True)
+    ]
+    return [
+        (rows[i].id, rows[j].id, kind, round(float(score), 4))
+        for i, j, kind, score in zip(found.i, found.j, kinds, found.score, strict=True)
+    ]

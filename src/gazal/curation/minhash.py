@@ -42,13 +42,23 @@ class Ragged:
 
 def keep(sets: Ragged, mask: np.ndarray) -> Ragged:
     """The sets with only the values of ``mask``; rows that fewer than 3 would be left of stay whole."""
-    left = np.add.reduceat(np.append(mask, False).astype(np.int32), sets.starts[:-1]) * (sets.sizes > 0) if len(sets) else np.zeros(0, np.int32)
+    left = (
+        np.add.reduceat(np.append(mask, False).astype(np.int32), sets.starts[:-1]) * (sets.sizes > 0)
+        if len(sets)
+        else np.zeros(0, np.int32)
+    )
     mask = mask | np.repeat(left < 3, sets.sizes)
-    sizes = np.add.reduceat(np.append(mask, False).astype(np.int32), sets.starts[:-1]) * (sets.sizes > 0) if len(sets) else left
+    sizes = (
+        np.add.reduceat(np.append(mask, False).astype(np.int32), sets.starts[:-1]) * (sets.sizes > 0)
+        if len(sets)
+        else left
+    )
     return Ragged(sets.values[mask], sizes)
 
 
-def band_keys(sets: Ragged, rows: np.ndarray, salt: np.ndarray, bands: int, size: int, seed: int) -> Iterator[np.ndarray]:
+def band_keys(
+    sets: Ragged, rows: np.ndarray, salt: np.ndarray, bands: int, size: int, seed: int
+) -> Iterator[np.ndarray]:
     """For each band a uint64 key of every one of ``rows`` (none of which is empty): ``size`` minima and its ``salt``, mixed."""
     rng = np.random.default_rng([seed, 7])
     a = rng.integers(0, 1 << 63, (bands, size), dtype=np.uint64) * np.uint64(2) + np.uint64(1)
@@ -111,5 +121,9 @@ def shared(
         sums.append(np.bincount(pair.astype(np.int64), w, n))
     merged = np.sort(np.concatenate(keys), kind="stable")
     twice = merged[1:][merged[1:] == merged[:-1]]
-    w = np.ones(len(twice)) if weight is None else weight[(twice & np.uint64(0xFFFFFFFF)).astype(np.int64) & (len(weight) - 1)]
+    w = (
+        np.ones(len(twice))
+        if weight is None
+        else weight[(twice & np.uint64(0xFFFFFFFF)).astype(np.int64) & (len(weight) - 1)]
+    )
     return np.bincount((twice >> np.uint64(32)).astype(np.int64), w, n), sums[0], sums[1]

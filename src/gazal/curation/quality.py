@@ -30,19 +30,29 @@ UNFINISHED = frozenset(
     "the an of and or to with in on at by from as is are was were be been has have had that which who whose when while because if than "
     "but these those its their his her into between during within can could will would should must".split()
 )
-ENGLISH = frozenset("the and which with this that from been what when where following should after who whom does not step answer: finding findings: finding? "
-                    "are were by have has its their may usually because these those there than into between during within without they used".split())
+ENGLISH = frozenset(
+    "the and which with this that from been what when where following should after who whom does not step answer: finding findings: finding? "
+    "are were by have has its their may usually because these those there than into between during within without they used".split()
+)
 # Medical English is Greek and Latin, and Nigerian Pidgin is spelt like it: neither speaks against English.
 NEAR_ENGLISH = {"en", "la", "pcm"}
 # Letters of other scripts, without Greek ones and Cyrillic ones that look Latin: English texts use both (MedQA's test set has items that are half Cyrillic look-alikes).
-NON_LATIN = re.compile(r"[^\W\d_\u0000-\u03ff\u1d00-\u1fff\u2c60-\u2c7f\ua720-\ua7ff\ufb00-\ufb06авеорсухѕіјАВЕКМНОРСТУХЅІЈ]")
+NON_LATIN = re.compile(
+    r"[^\W\d_\u0000-\u03ff\u1d00-\u1fff\u2c60-\u2c7f\ua720-\ua7ff\ufb00-\ufb06авеорсухѕіјАВЕКМНОРСТУХЅІЈ]"
+)
 SENTENCE_END = re.compile(r"[a-z)][.!?](?=\s+[A-Z])")
 LIST_LINE = re.compile(r"\s*(?:[-*•#|>+]|\(?\w{1,3}[.):]\s|step \d+:|\**[\w /-]{1,40}:)", re.I)
 CONCLUSION = re.compile(r"answer|option|choice|\\boxed|correct")  # in lower case
 LONG_LINE = 300  # characters; a longer line without a word of conclusion is no conclusion
-FURNITURE = re.compile(r"^\s*#+.*$|^[^\n.]{1,40}:\s*$|\*\*(?:primary diagnosis|reasoning|immediate management|follow-up|(?:final )?answer)\s*:?\s*\*\*:?|<[^<>]*>", re.M | re.I)
+FURNITURE = re.compile(
+    r"^\s*#+.*$|^[^\n.]{1,40}:\s*$|\*\*(?:primary diagnosis|reasoning|immediate management|follow-up|(?:final )?answer)\s*:?\s*\*\*:?|<[^<>]*>",
+    re.M | re.I,
+)
 NO_CONTENT = {"null", "nan", "n/a", "tbd", "todo", "undefined", "[removed]", "[deleted]"}
-REFUSAL = re.compile(r"(?:i['’]?m sorry,? (?:but )?|i am sorry,? (?:but )?|sorry,? (?:but )?|unfortunately,? )?(?:as an ai\b|i (?:cannot|can['’]t|am unable to|am not able to|won['’]t) (?:provide|answer|assist|help(?! but)|give|offer|comply|fulfil))", re.I)
+REFUSAL = re.compile(
+    r"(?:i['’]?m sorry,? (?:but )?|i am sorry,? (?:but )?|sorry,? (?:but )?|unfortunately,? )?(?:as an ai\b|i (?:cannot|can['’]t|am unable to|am not able to|won['’]t) (?:provide|answer|assist|help(?! but)|give|offer|comply|fulfil))",
+    re.I,
+)
 
 
 class Finding(NamedTuple):
@@ -63,7 +73,9 @@ class QualityFilter:
     short rows are not counted at all.
     """
 
-    def __init__(self, settings: CurationSection, count_tokens: CountTokens | None = None, max_tokens: int | None = None) -> None:
+    def __init__(
+        self, settings: CurationSection, count_tokens: CountTokens | None = None, max_tokens: int | None = None
+    ) -> None:
         self.settings, self.count_tokens, self.max_tokens = settings, count_tokens, max_tokens
         self.findings: list[Finding] = []
         self._number = -1
@@ -74,9 +86,19 @@ class QualityFilter:
     def check(self, row: dict[str, Any]) -> None:
         """Judge the next row (see ``gazal.curation.rows.clean_row``)."""
         self._number += 1
-        found = _empty(row) or _no_answer(row) or self._truncated(row) or wrong_language(row, self.settings) or _unsupported(row)
+        found = (
+            _empty(row)
+            or _no_answer(row)
+            or self._truncated(row)
+            or wrong_language(row, self.settings)
+            or _unsupported(row)
+        )
         if found:
-            self.findings.append(Finding(self._number, row["id"], *found[:2], found[2][-200:] if found[0] == "truncated" else found[2][:200]))
+            self.findings.append(
+                Finding(
+                    self._number, row["id"], *found[:2], found[2][-200:] if found[0] == "truncated" else found[2][:200]
+                )
+            )
         elif self.count_tokens and self.max_tokens is not None and _bytes(row) > self.max_tokens:
             self._to_count.append((self._number, row))
             if len(self._to_count) == TOKEN_BATCH:
@@ -97,7 +119,10 @@ class QualityFilter:
     def no_habit(self) -> list[str]:
         """The fields whose texts do not end their last sentence as a rule, so that one which does not says nothing; as text."""
         fields = [field for field in TRACES if self._ended[field, False] and not self.habit(field)]
-        return [f"truncated {field}: {self._ended[field, False]} of {self._ended[field, False] + self._ended[field, True]} end without a sentence's end, too many to tell a cut" for field in fields]
+        return [
+            f"truncated {field}: {self._ended[field, False]} of {self._ended[field, False] + self._ended[field, True]} end without a sentence's end, too many to tell a cut"
+            for field in fields
+        ]
 
     def _truncated(self, row: dict[str, Any]) -> tuple[str, str, str] | None:
         for field in TRACES:
@@ -121,7 +146,9 @@ class QualityFilter:
         counts = self.count_tokens([text for pair in pairs for text in pair])
         for (number, row), prompt, completion in zip(rows, counts[::2], counts[1::2], strict=True):
             if prompt + completion > self.max_tokens:
-                self.findings.append(Finding(number, row["id"], "context_length", "tokens", f"{prompt + completion} tokens"))
+                self.findings.append(
+                    Finding(number, row["id"], "context_length", "tokens", f"{prompt + completion} tokens")
+                )
 
 
 def _empty(row: dict[str, Any]) -> tuple[str, str, str] | None:
@@ -144,7 +171,12 @@ def _no_answer(row: dict[str, Any]) -> tuple[str, str, str] | None:
     if response is None:
         return ("no_answer", "response", "missing") if row.get("reasoning") and not row.get("answer") else None
     said = response.rpartition("</think>")[2].strip()
-    if REFUSAL.match(said) or said.lower().rstrip(".") in NO_CONTENT or len(said) < 400 and not re.search(r"[^\W_]", FURNITURE.sub("", said)):
+    if (
+        REFUSAL.match(said)
+        or said.lower().rstrip(".") in NO_CONTENT
+        or len(said) < 400
+        and not re.search(r"[^\W_]", FURNITURE.sub("", said))
+    ):
         return "no_answer", "response", response
     return None
 
@@ -159,7 +191,11 @@ def key_of(row: dict[str, Any]) -> str | None:
     if not isinstance(answer, str):
         return None
     answer = _plain(answer.split("Explanation:")[0])
-    named = [letter for letter, text in options.items() if answer in (_plain(letter), _plain(text), _plain(f"{letter}. {text}"))]
+    named = [
+        letter
+        for letter, text in options.items()
+        if answer in (_plain(letter), _plain(text), _plain(f"{letter}. {text}"))
+    ]
     return named[0] if len(named) == 1 else None
 
 
@@ -207,7 +243,11 @@ def wrong_language(row: dict[str, Any], settings: CurationSection) -> tuple[str,
         if any(foreign(part, settings) for part in parts):
             return "wrong_language", field, text
     options = " | ".join((row.get("options") or {}).values())
-    return ("wrong_language", "options", options) if settings.language == "en" and foreign_script(options, settings.foreign_share) else None
+    return (
+        ("wrong_language", "options", options)
+        if settings.language == "en" and foreign_script(options, settings.foreign_share)
+        else None
+    )
 
 
 def foreign_script(text: str, share: float) -> bool:
@@ -230,7 +270,10 @@ def foreign(text: str, settings: CurationSection) -> bool:
         if sum(map(ENGLISH.__contains__, words)) >= max(2, len(words) / 25):
             return False
     language, confidence = _identifier().classify(text)
-    return language not in (NEAR_ENGLISH if english else {settings.language}) and confidence >= settings.language_confidence
+    return (
+        language not in (NEAR_ENGLISH if english else {settings.language})
+        and confidence >= settings.language_confidence
+    )
 
 
 @cache
@@ -249,7 +292,10 @@ def _unsupported(row: dict[str, Any]) -> tuple[str, str, str] | None:
         if not text:
             continue
         lines = [line for line in text[-1500:].split("\n") if line.strip()][-5:]
-        line = next((line for line in reversed(lines) if CONCLUSION.search(line.lower())), lines[-1] if len(lines[-1]) <= LONG_LINE else "")
+        line = next(
+            (line for line in reversed(lines) if CONCLUSION.search(line.lower())),
+            lines[-1] if len(lines[-1]) <= LONG_LINE else "",
+        )
         letter = extract(line, options).letter
         if letter not in (None, key) and extract(text, options).letter == letter:
             return "unsupported", field, f"{letter}: {line.strip()}"
@@ -268,5 +314,14 @@ def _texts(row: dict[str, Any]) -> tuple[str, str]:
 
 def _bytes(row: dict[str, Any]) -> int:
     """At least the bytes of both texts."""
-    texts = [row["question"], *(row.get(field) or "" for field in TRACES), *(row.get("options") or {}).values(), *(row.get("context") or ())]
-    return 100 + sum(len(text) if text.isascii() else len(text.encode(errors="replace")) for text in texts) + 4 * len(texts)
+    texts = [
+        row["question"],
+        *(row.get(field) or "" for field in TRACES),
+        *(row.get("options") or {}).values(),
+        *(row.get("context") or ()),
+    ]
+    return (
+        100
+        + sum(len(text) if text.isascii() else len(text.encode(errors="replace")) for text in texts)
+        + 4 * len(texts)
+    )

@@ -15,7 +15,19 @@ import pyarrow.parquet as pq
 
 from gazal.errors import GazalError
 
-FIELDS = ("id", "question", "options", "context", "reasoning", "response", "explanation", "pmid", "pubid", "question_key", "bucket")
+FIELDS = (
+    "id",
+    "question",
+    "options",
+    "context",
+    "reasoning",
+    "response",
+    "explanation",
+    "pmid",
+    "pubid",
+    "question_key",
+    "bucket",
+)
 BATCH = 400
 
 
@@ -68,12 +80,17 @@ def parse(batch: Batch) -> list[dict[str, Any]]:
             try:
                 value = json.loads(line)
             except (ValueError, RecursionError) as error:
-                raise GazalError(f"{batch.path}: row {number_}: not JSON ({getattr(error, 'msg', 'not UTF-8, or too deep')})") from error
+                raise GazalError(
+                    f"{batch.path}: row {number_}: not JSON ({getattr(error, 'msg', 'not UTF-8, or too deep')})"
+                ) from error
             if not isinstance(value, dict):
                 raise GazalError(f"{batch.path}: row {number_}: expected an object, found {type(value).__name__}")
             rows.append(value)
     for row in rows:
-        if isinstance(row.get("options"), str) and row["options"].lstrip()[:1] in ("{", "["):  # Parquet holds them as JSON
+        if isinstance(row.get("options"), str) and row["options"].lstrip()[:1] in (
+            "{",
+            "[",
+        ):  # Parquet holds them as JSON
             try:
                 row["options"] = json.loads(row["options"])
             except ValueError:
@@ -83,7 +100,11 @@ def parse(batch: Batch) -> list[dict[str, Any]]:
 
 def count_items(batch: Batch) -> int:
     """Items of a batch: its lines that are not blank."""
-    return batch.lines.num_rows if isinstance(batch.lines, pa.RecordBatch) else sum(not line.isspace() for line in batch.lines)
+    return (
+        batch.lines.num_rows
+        if isinstance(batch.lines, pa.RecordBatch)
+        else sum(not line.isspace() for line in batch.lines)
+    )
 
 
 def pick(path: Path, wanted: np.ndarray) -> Iterator[tuple[int, Mapping[str, Any]]]:

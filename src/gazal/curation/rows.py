@@ -93,6 +93,7 @@ def clean_row(path: Path, number: int, row: dict[str, Any]) -> dict[str, Any]:
     as JSON text, or lettered lines; a context may be one text, or PubMedQA's object. Raises GazalError naming file, row
     and field for what cannot be understood: no question, or a text field that is no text.
     """
+
     def bad(field: str, what: str) -> GazalError:
         return GazalError(f"{path}: row {number}: {field}: {what}")
 
@@ -101,7 +102,12 @@ def clean_row(path: Path, number: int, row: dict[str, Any]) -> dict[str, Any]:
 
     if not isinstance(row.get("question"), str):
         found = kind(row["question"]) if row.get("question") is not None else None
-        raise bad("question", f"expected text, found {found}" if found else f"is missing (found: {', '.join(map(str, row)) or 'nothing'})")
+        raise bad(
+            "question",
+            f"expected text, found {found}"
+            if found
+            else f"is missing (found: {', '.join(map(str, row)) or 'nothing'})",
+        )
     for field in ("reasoning", "response", "answer_idx"):
         if not isinstance(row.get(field), str | None):
             raise bad(field, f"expected text, found {kind(row[field])}")
@@ -132,7 +138,10 @@ def clean_row(path: Path, number: int, row: dict[str, Any]) -> dict[str, Any]:
     if isinstance(options, list) and len(options) <= len(LETTERS):
         options = dict(zip(LETTERS, options, strict=False))
     if not isinstance(options, dict | None):
-        raise bad("options", f"expected letters and texts, found {f'a list of {len(options)}' if isinstance(options, list) else kind(options)}")
+        raise bad(
+            "options",
+            f"expected letters and texts, found {f'a list of {len(options)}' if isinstance(options, list) else kind(options)}",
+        )
     if any(not isinstance(text, str) for text in (options or {}).values()):
         options = {key: "" if text is None else str(text) for key, text in options.items()}
     if options is not row.get("options"):

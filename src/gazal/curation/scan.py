@@ -42,7 +42,9 @@ def scan_file(path: Path, copy: Path, quality: Callable[[], QualityFilter] | Non
         return _read(path, handle.write, quality and quality(), say)._replace(path=copy)
 
 
-def _read(path: Path, write: Callable[[str], Any] | None, quality: QualityFilter | None, say: Callable[[str], None]) -> Scan:
+def _read(
+    path: Path, write: Callable[[str], Any] | None, quality: QualityFilter | None, say: Callable[[str], None]
+) -> Scan:
     seen: set[int] = set()
     count = 0
     for count, (number, row) in enumerate(read_rows(path), 1):

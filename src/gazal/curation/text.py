@@ -14,26 +14,71 @@ from typing import Any, NamedTuple
 from gazal.data.options import parse_options
 
 WORD = re.compile(r"\d+(?:\.\d+)?|[^\W\d_]+")
-NUMBERED = re.compile(r"\s*(?:q(?:uestion|ues)?\s*\.?\s*(?:no\s*\.?\s*)?[#(]?\d{1,4}\s*[.):\]]|[#(]?\d{1,4}\s*[.)\]])\s+(?=\S)", re.IGNORECASE)
+NUMBERED = re.compile(
+    r"\s*(?:q(?:uestion|ues)?\s*\.?\s*(?:no\s*\.?\s*)?[#(]?\d{1,4}\s*[.):\]]|[#(]?\d{1,4}\s*[.)\]])\s+(?=\S)",
+    re.IGNORECASE,
+)
 PMID = re.compile(r"(?:pubmedqa|pmid|pubmed)?[-_: ]*0*([1-9]\d{4,8})", re.IGNORECASE)
 # Words that say how is asked, not what: they never make a stem specific.
-FUNCTION = frozenset("""
+FUNCTION = frozenset(
+    """
 a about after all among an and any are as at be been best but by can cause caused causes characteristic choose commonest
 commonly consistent correct describes does each either except false feature features finding findings following for from
 has have he her his how if in include included includes incorrect is it its least likely may mention most no none not of
 on one only option or order patient patients present presents regarding seen select she should single statement statements
 than that the their them then there these they this those to true used was were what when where which who why will with
 without would you your answer question questions choice choices given all above below both e g i s t
-""".split())
+""".split()
+)
 # Words that turn a short question into another one, by what they say.
-POLARITY = {word: said for said, line in {
-    "not": "not no except never none without least false incorrect untrue wrong contraindicated", "more": "increase increased increases higher highest maximum",
-    "less": "decrease decreased decreases low lower lowest minimum", "left": "left", "front": "anterior", "back": "posterior",
-    "above": "superior upper above", "below": "inferior below", "male": "male man boy", "female": "female woman girl", "acute": "acute", "chronic": "chronic",
-    "before": "before", "after": "after", "proximal": "proximal", "distal": "distal", "medial": "medial", "lateral": "lateral",
-}.items() for word in line.split()}
-VAGUE = frozenset(("yes", "no", "maybe", "true", "false", "both", "neither", "none", "all", "all of the above", "none of the above", "any of the above",
-                   "none of these", "all of these", "none of the options", "a", "b", "c", "d", "e"))
+POLARITY = {
+    word: said
+    for said, line in {
+        "not": "not no except never none without least false incorrect untrue wrong contraindicated",
+        "more": "increase increased increases higher highest maximum",
+        "less": "decrease decreased decreases low lower lowest minimum",
+        "left": "left",
+        "front": "anterior",
+        "back": "posterior",
+        "above": "superior upper above",
+        "below": "inferior below",
+        "male": "male man boy",
+        "female": "female woman girl",
+        "acute": "acute",
+        "chronic": "chronic",
+        "before": "before",
+        "after": "after",
+        "proximal": "proximal",
+        "distal": "distal",
+        "medial": "medial",
+        "lateral": "lateral",
+    }.items()
+    for word in line.split()
+}
+VAGUE = frozenset(
+    (
+        "yes",
+        "no",
+        "maybe",
+        "true",
+        "false",
+        "both",
+        "neither",
+        "none",
+        "all",
+        "all of the above",
+        "none of the above",
+        "any of the above",
+        "none of these",
+        "all of these",
+        "none of the options",
+        "a",
+        "b",
+        "c",
+        "d",
+        "e",
+    )
+)
 BULLET = re.compile(r"\n\s*[-*•+]\s+")
 ACCENT = re.compile("[\u0300-\u036f]")
 THOUSANDS = re.compile(r",(?<=\d,)(?=\d{3}(?!\d))")
@@ -140,7 +185,12 @@ def asked(row: Mapping[str, Any]) -> Asked:
             options = options or list(parsed[1].values())
     numbered = NUMBERED.match(stem)
     if numbered:
-        stem = stem[numbered.end():]
-    body = "\n".join(filter(None, (question, context, _text(row.get("reasoning")), _text(row.get("response")), _text(row.get("explanation")))))
+        stem = stem[numbered.end() :]
+    body = "\n".join(
+        filter(
+            None,
+            (question, context, _text(row.get("reasoning")), _text(row.get("response")), _text(row.get("explanation"))),
+        )
+    )
     asks = next((f"{field} {row[field]}" for field in ("question_key", "bucket") if row.get(field) is not None), "")
     return Asked(str(row.get("id", "")), stem, options, context, body, _pmid(row, bool(context)), asks)

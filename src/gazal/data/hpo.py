@@ -83,7 +83,11 @@ def _read_files() -> tuple[str, dict[str, set[str]], dict[str, dict[str, str]]]:
             rows, name = diseases.setdefault(disease, {}), names[term]
             odd = qualifier == "NOT" or rows.get(name, frequency) != frequency  # excluded, or two rows that disagree
             rows[name] = "HP:0040285" if odd else frequency
-    return release, {names[child]: {names[p] for p in parents} for child, parents in above.items() if child in names}, diseases
+    return (
+        release,
+        {names[child]: {names[p] for p in parents} for child, parents in above.items() if child in names},
+        diseases,
+    )
 
 
 @lru_cache(maxsize=1)
@@ -98,7 +102,13 @@ def _lay_terms() -> dict[str, tuple[str, ...]]:
             users.setdefault(term.lower(), set()).add(term)
         elif found := re.match(r'synonym: "(.+)" (\w+) (layperson )?', line):
             users.setdefault(found[1].lower(), set()).add(term)
-            if found[2] == "EXACT" and found[3] and _PLAIN.match(found[1]) and not _AGE.search(found[1]) and found[1].lower() != term.lower():
+            if (
+                found[2] == "EXACT"
+                and found[3]
+                and _PLAIN.match(found[1])
+                and not _AGE.search(found[1])
+                and found[1].lower() != term.lower()
+            ):
                 own.setdefault(term, []).append(found[1])
     alone = {name: {lay.lower(): lay for lay in lays if len(users[lay.lower()]) == 1} for name, lays in own.items()}
     return {name: tuple(sorted(lays.values(), key=lambda lay: (len(lay), lay))) for name, lays in alone.items()}
@@ -107,7 +117,10 @@ def _lay_terms() -> dict[str, tuple[str, ...]]:
 @lru_cache(maxsize=1)
 def source_levels() -> dict[str, dict[str, int]]:
     """Disease -> finding -> level of every ORPHA row, by name and whatever the pool; what a disease has no row for is not reported, 0."""
-    return {disease: {finding: LEVELS.get(frequency, -1) for finding, frequency in rows.items()} for disease, rows in _read_files()[2].items()}
+    return {
+        disease: {finding: LEVELS.get(frequency, -1) for finding, frequency in rows.items()}
+        for disease, rows in _read_files()[2].items()
+    }
 
 
 @lru_cache(maxsize=1)
@@ -125,7 +138,13 @@ def _ancestors(term: str, parents: dict[str, set[str]]) -> set[str]:
     return found
 
 
-def _set_aside(levels: np.ndarray, diseases: list[str], findings: list[str], annotated: dict[str, dict[str, str]], parents: dict[str, set[str]]) -> None:
+def _set_aside(
+    levels: np.ndarray,
+    diseases: list[str],
+    findings: list[str],
+    annotated: dict[str, dict[str, str]],
+    parents: dict[str, set[str]],
+) -> None:
     """Set to -1, in place, every pair that would be an unfair question: names that share a word, and a
     finding rated lower than a subterm of it (a disease with focal seizures has seizures, whatever its
     own row says)."""

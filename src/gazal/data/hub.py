@@ -65,9 +65,13 @@ def load_rows(source: SourceSection, key: str) -> Rows:
     shape = SHAPES[source.shape]
     missing = [column for column in shape.columns if column not in dataset.column_names]
     if missing:
-        raise GazalError(f"{key}: {source.name}: no column {', '.join(missing)} (found: {', '.join(dataset.column_names)}; expected: {', '.join(shape.columns)})")
+        raise GazalError(
+            f"{key}: {source.name}: no column {', '.join(missing)} (found: {', '.join(dataset.column_names)}; expected: {', '.join(shape.columns)})"
+        )
     if source.shape != "items":
-        dataset = dataset.select_columns([column for column in (*shape.columns, *shape.optional) if column in dataset.column_names])
+        dataset = dataset.select_columns(
+            [column for column in (*shape.columns, *shape.optional) if column in dataset.column_names]
+        )
 
     def read(numbers: np.ndarray | None) -> Iterator[tuple[int, Row]]:
         chosen = (dataset if numbers is None else dataset.select(numbers)).with_format("arrow")
@@ -86,7 +90,9 @@ def _from_files(path: Path, source: SourceSection, key: str) -> Any:
         path = path / source.file
     try:
         if path.is_dir():
-            return datasets.load_dataset(str(path), source.config if (path / "README.md").exists() else None, split=source.split)
+            return datasets.load_dataset(
+                str(path), source.config if (path / "README.md").exists() else None, split=source.split
+            )
         if path.suffix in FORMATS:
             return datasets.load_dataset(FORMATS[path.suffix], data_files=str(path), split="train")
     except (DatasetsError, OSError, ValueError, KeyError, RuntimeError) as error:
@@ -135,17 +141,33 @@ def cached_snapshot(source: SourceSection) -> Path:
 
 def dataset_info(source: SourceSection, key: str) -> DatasetInfo:
     """What the hub says of ``source``: commit, card and the size of each file; GazalError, saying what to do, when it does not."""
-    reasons = {GatedRepoError: "its terms must be accepted on the hub first", RevisionNotFoundError: f"has no revision {source.revision}", RepositoryNotFoundError: "no such dataset there, or it is private"}
+    reasons = {
+        GatedRepoError: "its terms must be accepted on the hub first",
+        RevisionNotFoundError: f"has no revision {source.revision}",
+        RepositoryNotFoundError: "no such dataset there, or it is private",
+    }
     try:
-        return within(INFO_SECONDS, lambda: HfApi().dataset_info(source.name, revision=source.revision, files_metadata=True, timeout=INFO_SECONDS))
+        return within(
+            INFO_SECONDS,
+            lambda: HfApi().dataset_info(
+                source.name, revision=source.revision, files_metadata=True, timeout=INFO_SECONDS
+            ),
+        )
     except (httpx.HTTPError, OSError, ValueError) as error:
         reason = next((reason for kind, reason in reasons.items() if isinstance(error, kind)), first_line(error))
-        raise Unreachable(f"{key}: {source.name}", f"the hub does not give it ({type(error).__name__})", reason, instead(source, key)) from error
+        raise Unreachable(
+            f"{key}: {source.name}", f"the hub does not give it ({type(error).__name__})", reason, instead(source, key)
+        ) from error
 
 
 def not_loaded(source: SourceSection, key: str, error: Exception) -> Unreachable:
     """What to raise for a dataset of the hub that could not be loaded."""
-    return Unreachable(f"{key}: {source.name}", f"cannot be loaded from the hub ({type(error).__name__}{offline_note()})", first_line(error), instead(source, key))
+    return Unreachable(
+        f"{key}: {source.name}",
+        f"cannot be loaded from the hub ({type(error).__name__}{offline_note()})",
+        first_line(error),
+        instead(source, key),
+    )
 
 
 def instead(source: SourceSection, key: str) -> str:

@@ -42,10 +42,16 @@ def _describe(source: SourceSection, where: str) -> tuple[int, str]:
         return 0, "made here, nothing to download"
     if (path := local_path(source, where)) is not None:
         files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
-        return 0, f"local: {load_rows(source, where).count:,} rows, {sum(file.stat().st_size for file in files):,} bytes, nothing to download"
+        return (
+            0,
+            f"local: {load_rows(source, where).count:,} rows, {sum(file.stat().st_size for file in files):,} bytes, nothing to download",
+        )
     if offline():
         rows = load_rows(source, where)
-        return 0, f"{rows.revision or 'revision unknown'}, split {source.split}: {rows.count:,} rows in the cache, nothing to download (HF_HUB_OFFLINE)"
+        return (
+            0,
+            f"{rows.revision or 'revision unknown'}, split {source.split}: {rows.count:,} rows in the cache, nothing to download (HF_HUB_OFFLINE)",
+        )
     if problem := hub_problem():
         raise Unreachable(f"{where}: {source.name}", problem, local=instead(source, where))
     return _download(source, where)
@@ -64,12 +70,25 @@ def _download(source: SourceSection, where: str) -> tuple[int, str]:
             builder = datasets.load_dataset_builder(source.name, source.config, revision=info.sha)
         except Exception as error:  # as in load_rows
             raise not_loaded(source, where, error) from error
-        files = {str(url).split(f"@{info.sha}/", 1)[-1] for urls in (builder.config.data_files or {}).values() for url in urls}
+        files = {
+            str(url).split(f"@{info.sha}/", 1)[-1]
+            for urls in (builder.config.data_files or {}).values()
+            for url in urls
+        }
         split = (builder.info.splits or {}).get(source.split)
         rows = f"{split.num_examples:,} rows" if split and split.num_examples else rows
     if absent := sorted(files - set(sizes)):
-        raise GazalError(f"{where}: {source.name}: no file {', '.join(absent)} at {info.sha} (found: {', '.join(sorted(sizes))})")
-    cached = {file for file in files if isinstance(try_to_load_from_cache(source.name, file, revision=info.sha, repo_type="dataset"), str | Path)}
+        raise GazalError(
+            f"{where}: {source.name}: no file {', '.join(absent)} at {info.sha} (found: {', '.join(sorted(sizes))})"
+        )
+    cached = {
+        file
+        for file in files
+        if isinstance(try_to_load_from_cache(source.name, file, revision=info.sha, repo_type="dataset"), str | Path)
+    }
     size = sum(sizes[file] for file in files - cached)
     having = f", {len(cached)} of them in the cache" if cached else ""
-    return size, f"{info.sha}, split {source.split}: {rows}; {size:,} bytes to download, {len(files)} file{'s'[: len(files) > 1]}{having}: {', '.join(sorted(files))}"
+    return (
+        size,
+        f"{info.sha}, split {source.split}: {rows}; {size:,} bytes to download, {len(files)} file{'s'[: len(files) > 1]}{having}: {', '.join(sorted(files))}",
+    )

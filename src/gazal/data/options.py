@@ -8,10 +8,15 @@ from gazal.items import LETTERS
 
 # How options are written: each on its line ("A. x", "A) x", "(A) x"), or inline in one of the three forms.
 # Inline, "A." opens the options only behind punctuation: "hepatitis A. Which …" does not.
-STYLES = tuple(re.compile(pattern, re.MULTILINE) for pattern in (
-    r"^[ \t]*\(?([A-J])[.):][ \t]*", r"(?<!\w)\(([A-J])\)\s*", r"(?<![\w(])([A-J])\)\s*",
-    r"(?:(?<=[?.:;!)\]])\s*(?=A)|\A(?=A)|\n\s*|(?<=\s)(?!A))([A-J])\.\s+",
-))
+STYLES = tuple(
+    re.compile(pattern, re.MULTILINE)
+    for pattern in (
+        r"^[ \t]*\(?([A-J])[.):][ \t]*",
+        r"(?<!\w)\(([A-J])\)\s*",
+        r"(?<![\w(])([A-J])\)\s*",
+        r"(?:(?<=[?.:;!)\]])\s*(?=A)|\A(?=A)|\n\s*|(?<=\s)(?!A))([A-J])\.\s+",
+    )
+)
 INLINE_POINT = STYLES[-1]
 HEADER = re.compile(r"(?:\A|\n|(?<=[?.!]))\s*(?:answer\s+)?(?:choices|options)\s*:\s*\Z", re.IGNORECASE)
 CUE = re.compile(r"\n\s*(?:the\s+)?(?:correct\s+)?answer(?:\s+is)?\s*:?\s*\Z", re.IGNORECASE)
@@ -31,7 +36,7 @@ def parse_options(text: str) -> tuple[str, dict[str, str]] | None:
         letters = [mark[1] for mark in marks]
         if "A" not in letters:
             continue
-        marks = marks[letters.index("A"):]
+        marks = marks[letters.index("A") :]
         n = next((i for i, mark in enumerate(marks) if mark[1] != LETTERS[i : i + 1]), len(marks))
         if n < 2:
             continue

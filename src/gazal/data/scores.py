@@ -25,7 +25,10 @@ CALCULATORS = {
     "rcri": ("Revised Cardiac Risk Index", "RCRIParams"),
     "caprini": ("Caprini score", "CapriniParams"),
 }
-_RISK = re.compile(r"\b(?:(lowest|low|moderate|intermediate|high|elevated)\b[^.;,(]{0,12}?\b(risk|probability)|PE ((?:un)?likely))\b", re.I)
+_RISK = re.compile(
+    r"\b(?:(lowest|low|moderate|intermediate|high|elevated)\b[^.;,(]{0,12}?\b(risk|probability)|PE ((?:un)?likely))\b",
+    re.I,
+)
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,9 @@ def load_scores() -> tuple[Score, ...]:
     for module_name, (title, params_name) in CALCULATORS.items():
         module = importlib.import_module(f"open_medicine.mcp.calculators.{module_name}")
         params = next(
-            value for name, value in vars(module).items() if name.lower() == params_name.lower() and isinstance(value, type)
+            value
+            for name, value in vars(module).items()
+            if name.lower() == params_name.lower() and isinstance(value, type)
         )
         calculate = getattr(module, f"calculate_{module_name}")
         doi = calculate(params()).evidence.source_doi
@@ -98,12 +103,16 @@ def load_scores() -> tuple[Score, ...]:
             return float(result.value), label
 
         criteria = tuple(
-            Criterion(field, (name := _name(field, info.description or field)), evaluate(frozenset([field]))[0], _ages(name))
+            Criterion(
+                field, (name := _name(field, info.description or field)), evaluate(frozenset([field]))[0], _ages(name)
+            )
             for field, info in params.model_fields.items()
         )
         points = {c.field: c.points for c in criteria}
         rng = np.random.default_rng(0)
-        patients = [frozenset(rng.choice(list(points), rng.integers(1, len(points)), replace=False)) for _ in range(200)]
+        patients = [
+            frozenset(rng.choice(list(points), rng.integers(1, len(points)), replace=False)) for _ in range(200)
+        ]
         additive = all(abs(evaluate(p)[0] - sum(points[f] for f in p)) < 1e-9 for p in patients)
         if additive and len({c.name for c in criteria}) == len(criteria):
             scores.append(Score(title, criteria, evaluate, doi))

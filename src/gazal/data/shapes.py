@@ -28,7 +28,9 @@ def _normal(text: str) -> str:
 
 def _texts(row: Row, *fields: str) -> list[str]:
     """The fields as stripped text, think tags left out; ValueError when one has none."""
-    texts = [re.sub(r"</?think>", "", value).strip() if isinstance(value := row.get(field), str) else "" for field in fields]
+    texts = [
+        re.sub(r"</?think>", "", value).strip() if isinstance(value := row.get(field), str) else "" for field in fields
+    ]
     for field, text in zip(fields, texts, strict=True):
         if not text:
             raise ValueError(f"{field} is empty or no text")
@@ -78,7 +80,9 @@ def _medreason(row: Row, **about: str) -> Item:
     key = _letter(re.split(r"\.?\s*\bExplanation\s*:", answer)[0].strip(), parsed[1]) if parsed else None
     if parsed and key:
         return _choice(question, parsed[1].values(), key, reasoning=reasoning, explanation=answer, **about)
-    return TrainingExample(question="\n".join(filter(None, (question, listed))), reasoning=reasoning, response=answer, **about)
+    return TrainingExample(
+        question="\n".join(filter(None, (question, listed))), reasoning=reasoning, response=answer, **about
+    )
 
 
 def _medical_grpo(row: Row, **about: str) -> Item:
@@ -104,7 +108,10 @@ def _ultramedical(row: Row, **about: str) -> Item:
     asked = next((i for i, turn in enumerate(turns) if turn.get("from") in ("human", "user")), None)
     if asked is None or asked + 1 >= len(turns) or turns[asked + 1].get("from") not in ("gpt", "assistant"):
         raise ValueError("conversations: no human turn with a reply to it")
-    (question,), (reply,) = _texts({"human turn": turns[asked].get("value")}, "human turn"), _texts({"reply": turns[asked + 1].get("value")}, "reply")
+    (question,), (reply,) = (
+        _texts({"human turn": turns[asked].get("value")}, "human turn"),
+        _texts({"reply": turns[asked + 1].get("value")}, "reply"),
+    )
     about["source"] += f", {row['id']}"
     answer, parsed = _optional(row, "answer"), parse_options(question)
     if parsed and parsed[0] and answer:
@@ -125,7 +132,9 @@ def _medqa(row: Row, **about: str) -> Item:
     options = row["options"]
     if isinstance(options, list) and all(isinstance(one, dict) and {"key", "value"} <= set(one) for one in options):
         options = {one["key"]: one["value"] for one in options}
-    options = {letter: text for letter, text in options.items() if text is not None} if isinstance(options, dict) else {}
+    options = (
+        {letter: text for letter, text in options.items() if text is not None} if isinstance(options, dict) else {}
+    )
     if sorted(options) != list(LETTERS[: len(options)]):
         raise ValueError(f"options: expected letters from A on, found {', '.join(options) or 'none'}")
     return _choice(question, [options[letter] for letter in sorted(options)], row["answer_idx"], **about)
@@ -138,8 +147,12 @@ def _medmcqa(row: Row, base: int, **about: str) -> Item:
     key = row["cop"] - base
     about["id"] = _optional(row, "id") or about["id"]
     return _choice(
-        question, [row[name] for name in ("opa", "opb", "opc", "opd")], "ABCD"[key] if 0 <= key < 4 else row["cop"],
-        subject=_optional(row, "subject_name"), reasoning=_optional(row, "exp"), **about,
+        question,
+        [row[name] for name in ("opa", "opb", "opc", "opd")],
+        "ABCD"[key] if 0 <= key < 4 else row["cop"],
+        subject=_optional(row, "subject_name"),
+        reasoning=_optional(row, "exp"),
+        **about,
     )
 
 
@@ -161,8 +174,13 @@ def _pubmedqa(row: Row, **about: str) -> Item:
         raise ValueError("context: no contexts")
     pmid = str(row["pubid"])
     return _choice(
-        question, VERDICTS, VERDICTS.get(row["final_decision"], row["final_decision"]), context=list(context),
-        pmid=pmid, reasoning=_optional(row, "long_answer"), **about | {"id": pmid},
+        question,
+        VERDICTS,
+        VERDICTS.get(row["final_decision"], row["final_decision"]),
+        context=list(context),
+        pmid=pmid,
+        reasoning=_optional(row, "long_answer"),
+        **about | {"id": pmid},
     )
 
 
@@ -175,8 +193,13 @@ def _mmlu_pro(row: Row, **about: str) -> Item:
     (question,) = _texts(row, "question")
     about["id"] = f"mmlupro-{row['question_id']}"
     return _choice(
-        question, row["options"] if isinstance(row["options"], list) else [], _counted(row["answer_index"]), subject=row["category"],
-        src=row.get("src"), reasoning=_optional(row, "cot_content"), **about,
+        question,
+        row["options"] if isinstance(row["options"], list) else [],
+        _counted(row["answer_index"]),
+        subject=row["category"],
+        src=row.get("src"),
+        reasoning=_optional(row, "cot_content"),
+        **about,
     )
 
 
@@ -204,14 +227,22 @@ def _item(row: Row, **about: str) -> Item:
 
 def _without_nulls(value: Any) -> Any:
     """Dicts without the keys that ``datasets`` filled in because another row has them."""
-    return {name: _without_nulls(field) for name, field in value.items() if field is not None} if isinstance(value, dict) else value
+    return (
+        {name: _without_nulls(field) for name, field in value.items() if field is not None}
+        if isinstance(value, dict)
+        else value
+    )
 
 
 def tidy(item: Item) -> Item:
     """The item with white space in option texts and in the answer collapsed; itself where there is nothing to do."""
     options = {letter: " ".join(text.split()) for letter, text in item.options.items()}
     answer = " ".join(item.answer.split()) if item.answer else item.answer
-    return item if options == item.options and answer == item.answer else item.model_copy(update={"options": options, "answer": answer})
+    return (
+        item
+        if options == item.options and answer == item.answer
+        else item.model_copy(update={"options": options, "answer": answer})
+    )
 
 
 class Shape(NamedTuple):
@@ -230,7 +261,9 @@ SHAPES = {
     "medqa": Shape(("question", "options", "answer_idx"), (), _medqa),
     "medmcqa": Shape(("question", "opa", "opb", "opc", "opd", "cop"), ("id", "subject_name", "exp"), _medmcqa),
     "pubmedqa": Shape(("pubid", "question", "context", "final_decision"), ("long_answer",), _pubmedqa),
-    "mmlu_pro": Shape(("question_id", "question", "options", "answer_index", "category"), ("src", "cot_content"), _mmlu_pro),
+    "mmlu_pro": Shape(
+        ("question_id", "question", "options", "answer_index", "category"), ("src", "cot_content"), _mmlu_pro
+    ),
     "mmlu": Shape(("question", "choices", "answer"), ("subject",), _mmlu),
     "items": Shape(("question",), (), _item),
 }
@@ -247,4 +280,6 @@ def converter(shape: str, distinct: Callable[[str], Collection[Any]], where: str
         base = key_base(distinct("cop"))
     except ValueError as error:
         raise GazalError(f"{where}: {error}") from error
-    return partial(_medmcqa, base=base), f"cop counts from {base} ({'as on the hub' if base == 0 else 'as in the original files'})"
+    return partial(
+        _medmcqa, base=base
+    ), f"cop counts from {base} ({'as on the hub' if base == 0 else 'as in the original files'})"

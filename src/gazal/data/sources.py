@@ -39,7 +39,9 @@ class Gathered(NamedTuple):
     report: dict[str, Any]
 
 
-def gather(section: DataSection, seed: int, folder: Path, say: Callable[[str], None] = print, benchmarks: Path | None = None) -> list[Gathered]:
+def gather(
+    section: DataSection, seed: int, folder: Path, say: Callable[[str], None] = print, benchmarks: Path | None = None
+) -> list[Gathered]:
     """Convert every source to ``folder/<number>-<use>-<shape>.jsonl``, ids unique over all of them.
 
     A file is written whole or not at all, and with a note of what it was made from beside it; one that is there
@@ -49,21 +51,45 @@ def gather(section: DataSection, seed: int, folder: Path, say: Callable[[str], N
     """
     taken: dict[str, int] = {}
     done: dict[int, Gathered] = {}
-    key = _digest([hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(Path(__file__).parent.glob("*.py"))])
+    key = _digest(
+        [hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(Path(__file__).parent.glob("*.py"))]
+    )
     corpora = [i for i, source in enumerate(section.sources) if source.shape != "synth"]
     for number in [*corpora, *(i for i in range(len(section.sources)) if i not in corpora)]:
         source = section.sources[number]
         where, path = f"data.sources.{number}", folder / f"{number}-{source.use}-{source.shape}.jsonl"
-        wanted = 0 if number in corpora else plan(section, [done[i].report["items"] if i in done else None for i in range(len(section.sources))])[source.use][number]
-        made_from = section.model_dump(include={"n_diseases", "brief_share", "variety"}) if number not in corpora else _files(source, where)
-        key = _digest([key, source.model_dump(exclude={"weight"}), made_from, wanted, seed])  # the one before is in it: ids depend on it
+        wanted = (
+            0
+            if number in corpora
+            else plan(section, [done[i].report["items"] if i in done else None for i in range(len(section.sources))])[
+                source.use
+            ][number]
+        )
+        made_from = (
+            section.model_dump(include={"n_diseases", "brief_share", "variety"})
+            if number not in corpora
+            else _files(source, where)
+        )
+        key = _digest(
+            [key, source.model_dump(exclude={"weight"}), made_from, wanted, seed]
+        )  # the one before is in it: ids depend on it
         report = _finished(path, key)
         if report is None:
             if number in corpora:
                 report = _corpus(source, number, path, taken, seed, say, benchmarks)
             else:
                 items = synthetic_lines(section, source.use, wanted, seed)
-                report = {"name": "synth", "use": source.use, "shape": "synth", "revision": None, "rows": None, "read": len(items), "items": len(items), "set_aside": {}, "note": "made here"}
+                report = {
+                    "name": "synth",
+                    "use": source.use,
+                    "shape": "synth",
+                    "revision": None,
+                    "rows": None,
+                    "read": len(items),
+                    "items": len(items),
+                    "set_aside": {},
+                    "note": "made here",
+                }
                 _write(path, items)
             write_json(_note(path), {"key": key, "report": report})
         for _, row in read_jsonl(path):
@@ -79,7 +105,11 @@ def gather(section: DataSection, seed: int, folder: Path, say: Callable[[str], N
 
 def _tell(report: dict[str, Any], where: str, say: Callable[[str], None]) -> None:
     revision = f" at {report['revision'][:12]}" if report["revision"] else ""
-    say(f"{where}: {report['name']}{revision}: {report['items']:,} items" + (f" of {report['read']:,} rows read" if report["rows"] is not None else "") + (f"; {report['note']}" if report["note"] else ""))
+    say(
+        f"{where}: {report['name']}{revision}: {report['items']:,} items"
+        + (f" of {report['read']:,} rows read" if report["rows"] is not None else "")
+        + (f"; {report['note']}" if report["note"] else "")
+    )
     for reason, ids in report["set_aside"].items():
         say(f"{where}: set aside {len(ids):,}: {reason} ({', '.join(ids[:SHOWN])}{', …' if len(ids) > SHOWN else ''})")
 
@@ -115,7 +145,15 @@ def _write(path: Path, lines: Sequence[str]) -> None:
         handle.writelines(line + "\n" for line in lines)
 
 
-def _corpus(source: SourceSection, number: int, path: Path, taken: dict[str, int], seed: int, say: Callable[[str], None], benchmarks: Path | None) -> dict[str, Any]:
+def _corpus(
+    source: SourceSection,
+    number: int,
+    path: Path,
+    taken: dict[str, int],
+    seed: int,
+    say: Callable[[str], None],
+    benchmarks: Path | None,
+) -> dict[str, Any]:
     """Convert the rows of one source to ``path``; the report of it (see Gathered)."""
     where = f"data.sources.{number}"
     rows = load_rows(source, where)
@@ -147,11 +185,25 @@ def _corpus(source: SourceSection, number: int, path: Path, taken: dict[str, int
             if read % PROGRESS == 0:
                 say(f"{where}: {read:,} of {rows.count:,} rows")
         if not written:
-            raise GazalError(f"{where}: {source.name}: no usable row ({'; '.join(f'{len(ids)} {reason}' for reason, ids in set_aside.items()) or 'it is empty'})")
-    return {"name": origin, "use": source.use, "shape": source.shape, "revision": rows.revision, "rows": rows.count, "read": read, "items": written, "set_aside": set_aside, "note": note}
+            raise GazalError(
+                f"{where}: {source.name}: no usable row ({'; '.join(f'{len(ids)} {reason}' for reason, ids in set_aside.items()) or 'it is empty'})"
+            )
+    return {
+        "name": origin,
+        "use": source.use,
+        "shape": source.shape,
+        "revision": rows.revision,
+        "rows": rows.count,
+        "read": read,
+        "items": written,
+        "set_aside": set_aside,
+        "note": note,
+    }
 
 
-def _chosen(rows: Rows, limit: int, rng: np.random.Generator, missing: Callable[[], int]) -> Iterator[tuple[int, dict[str, Any]]]:
+def _chosen(
+    rows: Rows, limit: int, rng: np.random.Generator, missing: Callable[[], int]
+) -> Iterator[tuple[int, dict[str, Any]]]:
     """All rows, or a seeded sample of ``limit``; more, in growing parts, for as long as some are still ``missing()``."""
     if limit >= rows.count:
         yield from rows.read(None)
@@ -189,7 +241,8 @@ def synthetic_lines(section: DataSection, split: str, n: int, seed: int) -> list
     ``brief_share``) the one of conclusions only.
     """
     drawn = (
-        item for kind, count in zip(REASONING_TYPES, equal_shares(n, REASONING_TYPES), strict=True)
+        item
+        for kind, count in zip(REASONING_TYPES, equal_shares(n, REASONING_TYPES), strict=True)
         for item in draw(kind, count, seed, BUCKETS[split], section.n_diseases, variety=section.variety)
     )
     brief = np.random.default_rng([seed, 3]).random(n) < section.brief_share
@@ -197,7 +250,12 @@ def synthetic_lines(section: DataSection, split: str, n: int, seed: int) -> list
     lines = [""] * n
     for place, item in zip(places.tolist(), drawn, strict=True):
         if split == "sft":
-            item = item.model_copy(update={"reasoning": item.reasoning_brief if brief[place] else item.reasoning, "depth": "brief" if brief[place] else "full"})
+            item = item.model_copy(
+                update={
+                    "reasoning": item.reasoning_brief if brief[place] else item.reasoning,
+                    "depth": "brief" if brief[place] else "full",
+                }
+            )
         lines[place] = json.dumps(item.model_dump(exclude_none=True), ensure_ascii=False)
     return lines
 
@@ -225,7 +283,11 @@ def plan(section: DataSection, items: Sequence[int | None], drawn: Sequence[int]
     result = {use: [0] * n for use in ("sft", "grpo", "dev")}
 
     def fill(split: str, available: dict[int, int]) -> None:
-        counts = shares(getattr(section, split), [section.sources[i].weight for i in available], list(available.values())) if available else []
+        counts = (
+            shares(getattr(section, split), [section.sources[i].weight for i in available], list(available.values()))
+            if available
+            else []
+        )
         for i, count in zip(available, counts, strict=True):
             result[split][i] = count
 
@@ -235,9 +297,17 @@ def plan(section: DataSection, items: Sequence[int | None], drawn: Sequence[int]
 
     grpo = [i for i in range(n) if section.sources[i].use == "grpo"]
     fill("sft", {i: most(i, section.sft) for i in range(n) if i not in grpo})
-    fill("dev", {
-        i: (section.dev if drawn is None else drawn[i]) if section.sources[i].shape == "synth"
-        else max(most(i, 0) * section.dev // (section.dev + section.grpo), most(i, 0) // 4) for i in grpo
-    })
-    fill("grpo", {i: most(i, section.grpo) - (0 if section.sources[i].shape == "synth" else result["dev"][i]) for i in grpo})
+    fill(
+        "dev",
+        {
+            i: (section.dev if drawn is None else drawn[i])
+            if section.sources[i].shape == "synth"
+            else max(most(i, 0) * section.dev // (section.dev + section.grpo), most(i, 0) // 4)
+            for i in grpo
+        },
+    )
+    fill(
+        "grpo",
+        {i: most(i, section.grpo) - (0 if section.sources[i].shape == "synth" else result["dev"][i]) for i in grpo},
+    )
     return result

@@ -23,7 +23,12 @@ from gazal.items import Item, parse_item, write_items_jsonl, write_items_parquet
 from gazal.recipe import Recipe
 from gazal.recipe_data import DataSection
 
-TESTS = ("medqa", "medmcqa", "pubmedqa", "mmlu_pro_medical")  # training data is compared with these whatever is evaluated
+TESTS = (
+    "medqa",
+    "medmcqa",
+    "pubmedqa",
+    "mmlu_pro_medical",
+)  # training data is compared with these whatever is evaluated
 ORDER = {"sft": 8, "grpo": 9, "dev": 10}
 
 
@@ -54,7 +59,9 @@ def _line_starts(path: Path) -> np.ndarray:
     return np.cumsum(lengths) - lengths
 
 
-def make_splits(recipe: Recipe, folder: Path, benchmarks: Path | None = None, say: Callable[[str], None] = print) -> dict[str, Any]:
+def make_splits(
+    recipe: Recipe, folder: Path, benchmarks: Path | None = None, say: Callable[[str], None] = print
+) -> dict[str, Any]:
     """Gather, curate, split and write ``sft|grpo|dev|test.parquet``, ``report.json`` and ``removals.jsonl``; returns the report.
 
     Training items that duplicate another, or an item of dev, test or a benchmark, are removed. ``benchmarks`` is the
@@ -66,11 +73,23 @@ def make_splits(recipe: Recipe, folder: Path, benchmarks: Path | None = None, sa
     work = folder / "sources"
     gathered = gather(section, seed, work, say, benchmarks)
     synthetic = [one.source.shape == "synth" for one in gathered]
-    drawn = [count * flag for count, flag in zip(plan(section, [None if flag else one.report["items"] for one, flag in zip(gathered, synthetic, strict=True)])["dev"], synthetic, strict=True)]
+    drawn = [
+        count * flag
+        for count, flag in zip(
+            plan(
+                section, [None if flag else one.report["items"] for one, flag in zip(gathered, synthetic, strict=True)]
+            )["dev"],
+            synthetic,
+            strict=True,
+        )
+    ]
     own = {name: work / f"{name}.jsonl" for name, count in (("dev", sum(drawn)), ("test", section.test)) if count}
     for name, path in own.items():
         with atomic_write(path) as handle:
-            handle.writelines(line + "\n" for line in synthetic_lines(section, name, sum(drawn) if name == "dev" else section.test, seed))
+            handle.writelines(
+                line + "\n"
+                for line in synthetic_lines(section, name, sum(drawn) if name == "dev" else section.test, seed)
+            )
     tests, missing = _benchmarks(recipe, work / "benchmarks", benchmarks, say)
 
     train = sorted(gathered, key=lambda one: one.source.use == "sft")  # earlier files win over later ones
@@ -84,13 +103,19 @@ def make_splits(recipe: Recipe, folder: Path, benchmarks: Path | None = None, sa
 
     rows, used = _choose(section, seed, [kept[one.number] for one in gathered], synthetic, drawn)
     files = [one.path for one in gathered]
-    splits = {split: Chosen([*files, *([own["dev"]] if "dev" in own else [])], rows[split]) for split in ("sft", "grpo", "dev")}
+    splits = {
+        split: Chosen([*files, *([own["dev"]] if "dev" in own else [])], rows[split])
+        for split in ("sft", "grpo", "dev")
+    }
     splits["test"] = Chosen([own["test"]], np.stack([np.zeros(section.test, np.int64), np.arange(section.test)], 1))
     _tell(section, splits, gathered, used, say)
     for split, items in splits.items():
         write_items_parquet(folder / f"{split}.parquet", items)
     summary = report(splits, section) | {
-        "sources": [one.report | {"used": {split: counts[one.number] for split, counts in used.items() if counts[one.number]}} for one in gathered],
+        "sources": [
+            one.report | {"used": {split: counts[one.number] for split, counts in used.items() if counts[one.number]}}
+            for one in gathered
+        ],
         "curation": curated.report | {"not_compared": curated.report["not_compared"] | missing},
     }
     write_json(folder / "report.json", summary)
@@ -99,10 +124,14 @@ def make_splits(recipe: Recipe, folder: Path, benchmarks: Path | None = None, sa
 
 def first_items(folder: Path) -> dict[str, Item]:
     """The first item of each source's file in a finished ``folder`` of :func:`make_splits`, by the file's name."""
-    return {path.stem: parse_item(next(read_jsonl(path))[1]) for path in sorted((folder / "sources").glob("*-*-*.jsonl"))}
+    return {
+        path.stem: parse_item(next(read_jsonl(path))[1]) for path in sorted((folder / "sources").glob("*-*-*.jsonl"))
+    }
 
 
-def _benchmarks(recipe: Recipe, work: Path, folder: Path | None, say: Callable[[str], None]) -> tuple[dict[str, Path], dict[str, str]]:
+def _benchmarks(
+    recipe: Recipe, work: Path, folder: Path | None, say: Callable[[str], None]
+) -> tuple[dict[str, Path], dict[str, str]]:
     """The paper's benchmarks and those that the recipe evaluates, whole, as items files; and why some cannot be had."""
     found, missing = load_benchmarks(dict.fromkeys([*TESTS, *recipe.evaluation.benchmarks]), folder)
     for name, items in found.items():
@@ -112,7 +141,9 @@ def _benchmarks(recipe: Recipe, work: Path, folder: Path | None, say: Callable[[
     return {name: work / f"{name}.jsonl" for name in found}, missing
 
 
-def _choose(section: DataSection, seed: int, kept: list[np.ndarray], synthetic: list[bool], drawn: list[int]) -> tuple[dict[str, np.ndarray], dict[str, list[int]]]:
+def _choose(
+    section: DataSection, seed: int, kept: list[np.ndarray], synthetic: list[bool], drawn: list[int]
+) -> tuple[dict[str, np.ndarray], dict[str, list[int]]]:
     """For sft, grpo and dev the rows (file, item number) in seeded order, and how many are of each source.
 
     Knowledge-derived items come shuffled and keep their order where a split has no others; their dev items are
@@ -130,7 +161,9 @@ def _choose(section: DataSection, seed: int, kept: list[np.ndarray], synthetic: 
     for split, found in parts.items():
         together = np.concatenate(found)
         if not len(together):
-            raise GazalError(f"data.{split}: no item is left for it: its sources have {', '.join(str(len(k)) for k, s in zip(kept, section.sources, strict=True) if (s.use == 'sft') == (split == 'sft'))} after curation")
+            raise GazalError(
+                f"data.{split}: no item is left for it: its sources have {', '.join(str(len(k)) for k, s in zip(kept, section.sources, strict=True) if (s.use == 'sft') == (split == 'sft'))} after curation"
+            )
         mixed = sum(len(part) > 0 for part in found) > 1
         rows[split] = np.random.default_rng([seed, ORDER[split]]).permutation(together) if mixed else together
     return rows, used
@@ -140,7 +173,13 @@ def _rows(file: int, numbers: np.ndarray) -> np.ndarray:
     return np.stack([np.full(len(numbers), file, np.int64), numbers.astype(np.int64)], 1)
 
 
-def _tell(section: DataSection, splits: Mapping[str, Chosen], gathered: list[Gathered], used: dict[str, list[int]], say: Callable[[str], None]) -> None:
+def _tell(
+    section: DataSection,
+    splits: Mapping[str, Chosen],
+    gathered: list[Gathered],
+    used: dict[str, list[int]],
+    say: Callable[[str], None],
+) -> None:
     """Say the size of each split, and which sources had less than their share."""
     for split, items in splits.items():
         wanted = getattr(section, split)
@@ -150,7 +189,10 @@ def _tell(section: DataSection, splits: Mapping[str, Chosen], gathered: list[Gat
         fair = shares(getattr(section, use), [one.source.weight for one in mine], [getattr(section, use)] * len(mine))
         for one, share in zip(mine, fair, strict=True):
             if (count := used[use][one.number]) < share:
-                say(f"data.sources.{one.number}: {one.report['name']}: {count:,} examples, {share - count:,} fewer than its share of {use}" + ("; the others fill up" if len(mine) > 1 else ""))
+                say(
+                    f"data.sources.{one.number}: {one.report['name']}: {count:,} examples, {share - count:,} fewer than its share of {use}"
+                    + ("; the others fill up" if len(mine) > 1 else "")
+                )
 
 
 def report(splits: Mapping[str, Iterable[Item]], section: DataSection) -> dict[str, Any]:
@@ -163,7 +205,12 @@ def report(splits: Mapping[str, Iterable[Item]], section: DataSection) -> dict[s
         for item in items:
             counts[split][item.reasoning_type or ("multiple choice" if item.options else "free text")] += 1
             letters[split].update([item.answer_idx] if item.answer_idx else [])
-            owners.setdefault(hashlib.md5(repr((item.question, sorted(item.options.values()))).encode(), usedforsecurity=False).digest(), set()).add(split)
+            owners.setdefault(
+                hashlib.md5(
+                    repr((item.question, sorted(item.options.values()))).encode(), usedforsecurity=False
+                ).digest(),
+                set(),
+            ).add(split)
             if split == "sft":
                 depth[getattr(item, "depth", "full")] += 1
             if split in ("sft", "grpo") and item.options:

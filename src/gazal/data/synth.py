@@ -53,7 +53,13 @@ def _maker(kind: str, n_diseases: int, pool_seed: int, variety: str) -> tuple[Ma
 
 
 def stream(
-    kind: str, seed: list[int], buckets: range = range(100), n_diseases: int = 150, pool_seed: int = 0, variety: str = "rich", distinct: bool = False,
+    kind: str,
+    seed: list[int],
+    buckets: range = range(100),
+    n_diseases: int = 150,
+    pool_seed: int = 0,
+    variety: str = "rich",
+    distinct: bool = False,
 ) -> Iterator[dict[str, Any]]:
     """Endless items of one reasoning type as dictionaries; ``seed``: whole numbers, at least 0.
 
@@ -72,7 +78,13 @@ def chunk_rows(kind: str, chunk: int, seed: int, **pool: Any) -> Iterator[dict[s
 
 
 def draw(
-    kind: str, n: int, seed: int, buckets: range = range(100), n_diseases: int = 150, pool_seed: int = 0, variety: str = "rich",
+    kind: str,
+    n: int,
+    seed: int,
+    buckets: range = range(100),
+    n_diseases: int = 150,
+    pool_seed: int = 0,
+    variety: str = "rich",
 ) -> Iterator[Item]:
     """Yield ``n`` different items of one reasoning type whose bucket is in ``buckets``; same seed, same items."""
     seen: set[str] = set()

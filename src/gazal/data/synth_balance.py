@@ -71,10 +71,13 @@ def effects(maker: Maker, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
     rows, absent, total = len(batch.right), batch.texts < 0, len(maker.lengths)
     counts = (~absent).sum(1)
     side = batch.hard.astype(np.int64)[:, None]
-    accounts = np.concatenate([
-        np.where(absent, 2 * total + 2 * _GLOBAL, batch.texts + side * total),  # the last account is nobody's
-        2 * total + side * _GLOBAL + np.arange(_GLOBAL)[None],
-    ], axis=1)
+    accounts = np.concatenate(
+        [
+            np.where(absent, 2 * total + 2 * _GLOBAL, batch.texts + side * total),  # the last account is nobody's
+            2 * total + side * _GLOBAL + np.arange(_GLOBAL)[None],
+        ],
+        axis=1,
+    )
     added = np.zeros(accounts.shape, np.int64)
     added[:, :4] = np.where(absent, 0, -(UNIT // counts)[:, None])
     added[np.arange(rows), batch.right] += UNIT
@@ -89,7 +92,12 @@ def effects(maker: Maker, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
 
 
 def choices(
-    maker: Maker, state: np.ndarray, rng: np.random.Generator, wanted: Callable[[str], bool] | None = None, share: int = 100, distinct: bool = False,
+    maker: Maker,
+    state: np.ndarray,
+    rng: np.random.Generator,
+    wanted: Callable[[str], bool] | None = None,
+    share: int = 100,
+    distinct: bool = False,
 ) -> Iterator[tuple[Batch, int]]:
     """Endless (batch, row) of chosen candidates; ``state``, the accounts, is kept up to date in place.
 
@@ -109,7 +117,10 @@ def choices(
                 cost += (batch.hard[rows] != (rng.random() < maker.hard_share)) * other
             row = start + int(cost.argmin())
             if wanted is not None or once:
-                keys = ((start + number, maker.key(batch, start + number)) for number in cost.argsort(kind="stable").tolist())
+                keys = (
+                    (start + number, maker.key(batch, start + number))
+                    for number in cost.argsort(kind="stable").tolist()
+                )
                 row = _first(((row, key) for row, key in keys if wanted is None or wanted(key)), seen)
                 if row is not None and once:
                     seen.add(maker.key(batch, row))

@@ -53,7 +53,13 @@ class Treatment:
         right = (rng.random(size) * (texts >= 0).sum(1)).astype(np.int64)  # the tier first: no dose is a likelier key
         low, high = self.low[drug, right], self.high[drug, right]
         value = rng.integers(low, high + 1)
-        return Batch(texts, right, ((low > 0) & (value - low < NEAR)) | ((high < MAX_CLEARANCE) & (high - value < NEAR)), None, (drug, value))
+        return Batch(
+            texts,
+            right,
+            ((low > 0) & (value - low < NEAR)) | ((high < MAX_CLEARANCE) & (high - value < NEAR)),
+            None,
+            (drug, value),
+        )
 
     def key(self, batch: Batch, row: int) -> str:
         return f"treatment|{self.drugs[batch.data[0][row]].name}|{batch.data[1][row]}"
@@ -61,14 +67,28 @@ class Treatment:
     def build(self, batch: Batch, row: int, rng: np.random.Generator) -> dict[str, Any]:
         drug, value, right = self.drugs[batch.data[0][row]], int(batch.data[1][row]), int(batch.right[row])
         tier = drug.tiers[right]
-        age, sex, number = int(rng.integers(19, 95)), ("woman", "man")[int(rng.integers(2))], int(rng.integers(len(self.forms)))
+        age, sex, number = (
+            int(rng.integers(19, 95)),
+            ("woman", "man")[int(rng.integers(2))],
+            int(rng.integers(len(self.forms))),
+        )
         form = self.forms[number]
         return close_item(
-            "treatment", self.key(batch, row), form.fill(age=age, sex=sex, metric=drug.metric, value=value, unit=drug.unit, drug=drug.name),
-            [t.dose for t in drug.tiers], right,
+            "treatment",
+            self.key(batch, row),
+            form.fill(age=age, sex=sex, metric=drug.metric, value=value, unit=drug.unit, drug=drug.name),
+            [t.dose for t in drug.tiers],
+            right,
             [f"range: {t.range}; {value}: {'inside' if t.contains(value) else 'outside'}" for t in drug.tiers],
-            [f"range: {tier.range}"], f"inside: {tier.range}", rng, f"open-medicine, doi:{drug.doi}", "pharmacology", by_option=True, brief_by_option=False,
-            extra={"hard": bool(batch.hard[row]), "variety": "rich" if self.rich else "plain", "form": form.name}, per_option={},
+            [f"range: {tier.range}"],
+            f"inside: {tier.range}",
+            rng,
+            f"open-medicine, doi:{drug.doi}",
+            "pharmacology",
+            by_option=True,
+            brief_by_option=False,
+            extra={"hard": bool(batch.hard[row]), "variety": "rich" if self.rich else "plain", "form": form.name},
+            per_option={},
         )
 
 
@@ -88,7 +108,9 @@ class Prognosis:
         for score in scores:
             table = totals(score)
             texts = [f"{points_text(v)} points" + (f", {label}" if label else "") for v, label in table.items()]
-            self.orders.append(np.rint(2 * np.array(list(table))).astype(np.int64))  # halves: every score's points are whole or half
+            self.orders.append(
+                np.rint(2 * np.array(list(table))).astype(np.int64)
+            )  # halves: every score's points are whole or half
             self.columns.append(np.array([numbers.setdefault(text, len(numbers)) for text in texts]))
             self.points.append(np.rint([2 * c.points for c in score.criteria]).astype(np.int64))
             self.labels.append(list(table.items()))
@@ -106,14 +128,27 @@ class Prognosis:
             number = rng.integers(FEWEST, MOST + 1, count)
             used = np.arange(chosen.shape[1]) < number[:, None]
             total = (points[chosen] * used).sum(1)
-            at, place = np.searchsorted(order, total), rng.integers(4, size=count)  # the key is the lowest … highest option
+            at, place = (
+                np.searchsorted(order, total),
+                rng.integers(4, size=count),
+            )  # the key is the lowest … highest option
             first = at - place
             ok = (first >= 0) & (first + 3 < len(order)) & (number <= len(points))
             ok &= (self.ages[which][chosen] & used).sum(1) <= 1
             ok &= ~((self.births[which][chosen] & used).any(1) & (self.old[which][chosen] & used).any(1))
             window = np.clip(first[:, None] + np.arange(4), 0, len(order) - 1)
             chosen = np.pad(chosen, ((0, 0), (0, MOST - chosen.shape[1])))
-            parts.append([self.columns[which][window][ok], place[ok], (total != 2 * number)[ok], np.full(ok.sum(), which), chosen[ok], number[ok], window[ok]])
+            parts.append(
+                [
+                    self.columns[which][window][ok],
+                    place[ok],
+                    (total != 2 * number)[ok],
+                    np.full(ok.sum(), which),
+                    chosen[ok],
+                    number[ok],
+                    window[ok],
+                ]
+            )
         mixed = rng.permutation(sum(len(part[0]) for part in parts))
         texts, place, hard, *data = (np.concatenate(column)[mixed] for column in zip(*parts, strict=True))
         return Batch(texts, place, hard, place, tuple(data))
@@ -132,7 +167,11 @@ class Prognosis:
         present, absent, years, extra = [score.criteria[i] for i in chosen], [], None, {}
         if self.rich:
             years = self._years(which, chosen, rng)
-            others = [i for i in range(len(score.criteria)) if i not in chosen and not (years is not None and score.criteria[i].ages)]
+            others = [
+                i
+                for i in range(len(score.criteria))
+                if i not in chosen and not (years is not None and score.criteria[i].ages)
+            ]
             missing = rng.permutation(len(others))[: int(rng.integers(3))].tolist()
             absent = [score.criteria[others[i]] for i in missing]
             extra = {"negatives": len(absent), "age_stated": years is not None}
@@ -147,9 +186,25 @@ class Prognosis:
         lines += [f"{c.name}: absent: 0; sum: {points_text(total)}" for c in absent]
         question = form.findings([c.name for c in shown], [c.name for c in absent], score=score.name, years=years)
         return close_item(
-            "prognosis", self.key(batch, row), question, texts, right, lines, [f"criteria: {number}"], f"total: {points_text(total)}", rng,
-            f"open-medicine, doi:{score.doi}", "risk scores", by_option=False, brief_by_option=False,
-            extra={"hard": bool(batch.hard[row]), "variety": "rich" if self.rich else "plain", "form": form.name, **extra},
+            "prognosis",
+            self.key(batch, row),
+            question,
+            texts,
+            right,
+            lines,
+            [f"criteria: {number}"],
+            f"total: {points_text(total)}",
+            rng,
+            f"open-medicine, doi:{score.doi}",
+            "risk scores",
+            by_option=False,
+            brief_by_option=False,
+            extra={
+                "hard": bool(batch.hard[row]),
+                "variety": "rich" if self.rich else "plain",
+                "form": form.name,
+                **extra,
+            },
             per_option={"matches": [int(v == number) for v, _ in values]},
         )
 

@@ -53,7 +53,9 @@ def _draw_weighted(weight: np.ndarray, shape: tuple[int, ...], rng: np.random.Ge
     step = int(running[:, -1].max()) + 1
     base = np.arange(rows, dtype=np.int64) * step
     drawn = (rng.random((rows, *shape)) * running[:, -1].reshape(rows, *[1] * len(shape))).astype(np.int64)
-    flat = np.searchsorted((running + base[:, None]).ravel(), (drawn + base.reshape(rows, *[1] * len(shape))).ravel(), side="right")
+    flat = np.searchsorted(
+        (running + base[:, None]).ravel(), (drawn + base.reshape(rows, *[1] * len(shape))).ravel(), side="right"
+    )
     return flat.reshape(rows, *shape) - np.arange(rows).reshape(rows, *[1] * len(shape)) * size
 
 
@@ -66,7 +68,11 @@ class Diagnosis:
         self.pool, self.rich = pool, rich
         self.forms = DIAGNOSIS if rich else PLAIN["diagnosis"]
         self.hard_share = 0.75 if rich else 0.5
-        groups = {tuple(sorted((start, *near))) for start, all_near in enumerate(pool.neighbours) for near in combinations(all_near, 3)}
+        groups = {
+            tuple(sorted((start, *near)))
+            for start, all_near in enumerate(pool.neighbours)
+            for near in combinations(all_near, 3)
+        }
         table = np.array(sorted(groups)).reshape(-1, 4)
         fair = ~pool.conflict[table[:, :, None], table[:, None]][:, ~np.eye(4, dtype=bool)].any(1)
         self.groups = table[fair]
@@ -103,18 +109,29 @@ class Diagnosis:
         row, attempt = np.nonzero(distinct & best & keep[:, None])
         mixed = rng.permutation(len(row))  # else a window would be full of the same four diseases
         row, attempt = row[mixed], attempt[mixed]
-        chosen, table, sums, sign, group, right = chosen[row, attempt], table[row, attempt], sums[row, attempt], sign[row], group[row], right[row]
+        chosen, table, sums, sign, group, right = (
+            chosen[row, attempt],
+            table[row, attempt],
+            sums[row, attempt],
+            sign[row],
+            group[row],
+            right[row],
+        )
         matches = ((table > 0) * sign[:, :, None]).sum(1)
         hard = (matches >= np.take_along_axis(matches, right[:, None], 1)).sum(1) > 1
         ok = np.ones(len(row), bool)
         if self.rich:  # nothing present may be a kind of something absent, nor counted twice under a broader name
-            pairs = self.pool.related[chosen[:, :, None], chosen[:, None]] & (sign[:, :, None] != 0) & (sign[:, None] != 0)
+            pairs = (
+                self.pool.related[chosen[:, :, None], chosen[:, None]] & (sign[:, :, None] != 0) & (sign[:, None] != 0)
+            )
             ok = pairs.sum((1, 2)) == (sign != 0).sum(1)
         return Batch(group[ok], right[ok], hard[ok], None, (chosen[ok], sign[ok], table[ok], sums[ok], matches[ok]))
 
     def _findings(self, batch: Batch, row: int) -> tuple[list[int], list[int]]:
         chosen, sign = batch.data[0][row].tolist(), batch.data[1][row].tolist()
-        return [f for f, s in zip(chosen, sign, strict=True) if s > 0], [f for f, s in zip(chosen, sign, strict=True) if s < 0]
+        return [f for f, s in zip(chosen, sign, strict=True) if s > 0], [
+            f for f, s in zip(chosen, sign, strict=True) if s < 0
+        ]
 
     def key(self, batch: Batch, row: int) -> str:
         names = self.pool.findings
@@ -136,11 +153,26 @@ class Diagnosis:
         levels, gone = table[sign > 0].T.tolist(), table[sign < 0].T.tolist()
         totals = sums.tolist()
         return close_item(
-            "diagnosis", self.key(batch, row), form.findings(shown[: len(present)], shown[len(present) :], LEVEL_RULE), names, right,
+            "diagnosis",
+            self.key(batch, row),
+            form.findings(shown[: len(present)], shown[len(present) :], LEVEL_RULE),
+            names,
+            right,
             [evidence(name, findings, a, missing, b) for name, a, b in zip(names, levels, gone, strict=True)],
-            [f"{name}: total: {value}" for name, value in zip(names, totals, strict=True)], f"highest total: {totals[right]}", rng,
-            f"HPO {pool.release}", "rare disease", by_option=True, brief_by_option=True, first=lay_line(shown, [*findings, *missing]),
-            extra={"hard": bool(batch.hard[row]), "variety": "rich" if self.rich else "plain", "form": form.name, **extra},
+            [f"{name}: total: {value}" for name, value in zip(names, totals, strict=True)],
+            f"highest total: {totals[right]}",
+            rng,
+            f"HPO {pool.release}",
+            "rare disease",
+            by_option=True,
+            brief_by_option=True,
+            first=lay_line(shown, [*findings, *missing]),
+            extra={
+                "hard": bool(batch.hard[row]),
+                "variety": "rich" if self.rich else "plain",
+                "form": form.name,
+                **extra,
+            },
             per_option={"popularity": self.popularity[group].tolist(), "matches": matches.tolist()},
         )
 
@@ -193,14 +225,30 @@ class Uncertainty:
         pool, (pair, levels, gains, reported) = self.pool, (array[row].tolist() for array in batch.data)
         right, texts = int(batch.right[row]), batch.texts[row]
         names = [pool.diseases[i] for i in pair]
-        shown, findings = [self.shown.texts[t] for t in texts.tolist()], [pool.findings[f] for f in self.shown.owner[texts].tolist()]
+        shown, findings = (
+            [self.shown.texts[t] for t in texts.tolist()],
+            [pool.findings[f] for f in self.shown.owner[texts].tolist()],
+        )
         form = self.forms[int(rng.integers(len(self.forms)))]
         extra = {"lay_terms": int((texts >= len(pool.findings)).sum())} if self.rich else {}
         return close_item(
-            "uncertainty", self.key(batch, row), form.fill(first=names[0], second=names[1], rule=LEVEL_RULE), shown, right,
-            [f"{f}: {names[0]}: {a}; {names[1]}: {b}; gain: {g}" for f, a, b, g in zip(findings, *levels, gains, strict=True)],
-            [f"{f}: gain: {g}" for f, g in zip(findings, gains, strict=True)], f"highest gain: {gains[right]}", rng,
-            f"HPO {pool.release}", "rare disease", by_option=True, brief_by_option=True, first=lay_line(shown, findings),
+            "uncertainty",
+            self.key(batch, row),
+            form.fill(first=names[0], second=names[1], rule=LEVEL_RULE),
+            shown,
+            right,
+            [
+                f"{f}: {names[0]}: {a}; {names[1]}: {b}; gain: {g}"
+                for f, a, b, g in zip(findings, *levels, gains, strict=True)
+            ],
+            [f"{f}: gain: {g}" for f, g in zip(findings, gains, strict=True)],
+            f"highest gain: {gains[right]}",
+            rng,
+            f"HPO {pool.release}",
+            "rare disease",
+            by_option=True,
+            brief_by_option=True,
+            first=lay_line(shown, findings),
             extra={"hard": True, "variety": "rich" if self.rich else "plain", "form": form.name, **extra},
             per_option={"popularity": self.popularity[texts].tolist(), "matches": reported},
         )

@@ -34,7 +34,13 @@ def bucket(key: str) -> int:
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "big") % 100
 
 
-def evidence(disease: str, findings: Sequence[str], levels: Sequence[int], absent: Sequence[str] = (), absent_levels: Sequence[int] = ()) -> str:
+def evidence(
+    disease: str,
+    findings: Sequence[str],
+    levels: Sequence[int],
+    absent: Sequence[str] = (),
+    absent_levels: Sequence[int] = (),
+) -> str:
     """``Disease: finding: 3; finding: 0; total: 3``: the line that statements and traces share.
 
     Absent findings follow as ``absent finding: -2``: their levels are subtracted.
@@ -51,8 +57,23 @@ def lay_line(shown: Sequence[str], names: Sequence[str]) -> list[str]:
 
 
 def close_item(
-    kind: str, key: str, question: str, options: Sequence[str], right: int, steps: Sequence[str], brief: Sequence[str], conclusion: str,
-    rng: np.random.Generator, source: str, subject: str, *, by_option: bool, brief_by_option: bool, first: Sequence[str] = (), extra: dict[str, Any], per_option: dict[str, list[int]],
+    kind: str,
+    key: str,
+    question: str,
+    options: Sequence[str],
+    right: int,
+    steps: Sequence[str],
+    brief: Sequence[str],
+    conclusion: str,
+    rng: np.random.Generator,
+    source: str,
+    subject: str,
+    *,
+    by_option: bool,
+    brief_by_option: bool,
+    first: Sequence[str] = (),
+    extra: dict[str, Any],
+    per_option: dict[str, list[int]],
 ) -> dict[str, Any]:
     """Shuffle the options, close the traces, and return the item's fields.
 
@@ -66,13 +87,25 @@ def close_item(
 
     def trace(lines: Sequence[str], lettered: bool) -> str:
         body = [f"{letters[i]}. {lines[i]}" for i in order] if lettered else list(lines)
-        return "\n".join(f"Step {n}: {line}" for n, line in enumerate([*first, *body, f"{conclusion}; answer: {answer}"], 1))
+        return "\n".join(
+            f"Step {n}: {line}" for n, line in enumerate([*first, *body, f"{conclusion}; answer: {answer}"], 1)
+        )
 
     texts = {LETTERS[new]: options[old] for new, old in enumerate(order)}
     digest = hashlib.sha256("\n".join([question, *texts.values()]).encode()).hexdigest()[:12]
     return {
-        "id": f"{kind}-{digest}", "question": question, "options": texts, "answer_idx": answer, "answer": options[right],
-        "reasoning_type": kind, "subject": subject, "source": source, "reasoning": trace(steps, by_option),
-        "reasoning_brief": trace(brief, brief_by_option), "bucket": bucket(key), "question_key": hashlib.sha256(key.encode()).hexdigest()[:16], **extra,
+        "id": f"{kind}-{digest}",
+        "question": question,
+        "options": texts,
+        "answer_idx": answer,
+        "answer": options[right],
+        "reasoning_type": kind,
+        "subject": subject,
+        "source": source,
+        "reasoning": trace(steps, by_option),
+        "reasoning_brief": trace(brief, brief_by_option),
+        "bucket": bucket(key),
+        "question_key": hashlib.sha256(key.encode()).hexdigest()[:16],
+        **extra,
         **{name: {letters[i]: values[i] for i in order} for name, values in per_option.items()},
     }

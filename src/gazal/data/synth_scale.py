@@ -24,8 +24,13 @@ WORTH_A_PROCESS = 10_000  # items; a process needs seconds to begin
 
 
 def write_synth(
-    path: str | Path, n: int, seed: int, kinds: tuple[str, ...] = REASONING_TYPES, processes: int | None = None,
-    say: Callable[[str], None] = print, **pool: Any,
+    path: str | Path,
+    n: int,
+    seed: int,
+    kinds: tuple[str, ...] = REASONING_TYPES,
+    processes: int | None = None,
+    say: Callable[[str], None] = print,
+    **pool: Any,
 ) -> int:
     """Write ``n`` different items, spread evenly over ``kinds``, as JSON lines; returns ``n``.
 
@@ -81,7 +86,9 @@ def _end_with_parent() -> None:
 
 
 @contextmanager
-def _made(kinds: tuple[str, ...], seed: int, processes: int, pool: dict[str, Any]) -> Iterator[Callable[[str], Iterator[Iterable[Line]]]]:
+def _made(
+    kinds: tuple[str, ...], seed: int, processes: int, pool: dict[str, Any]
+) -> Iterator[Callable[[str], Iterator[Iterable[Line]]]]:
     """A function kind -> its chunks in order; with more processes than one each kind is made some chunks ahead."""
     if processes == 1:
         yield lambda kind: (_lines(kind, chunk, seed, pool) for chunk in count())

@@ -22,7 +22,18 @@ if TYPE_CHECKING:  # engines bring torch
 
 OF_EVALUATION = ("engine", "thinking", "temperature", "top_p", "top_k", "max_new_tokens")
 OF_MODEL = ("system", "prompt_opens_think")
-PROTOCOL = ("method", "temperature", "top_p", "top_k", "max_new_tokens", "samples", "thinking", "prompt", "instruction", "few_shot")
+PROTOCOL = (
+    "method",
+    "temperature",
+    "top_p",
+    "top_k",
+    "max_new_tokens",
+    "samples",
+    "thinking",
+    "prompt",
+    "instruction",
+    "few_shot",
+)
 
 
 @dataclass(frozen=True)
@@ -37,19 +48,37 @@ class Asked:
 
     def changed(self, evaluation: dict[str, Any]) -> Asked:
         """The same, with other values of ``evaluation``."""
-        return replace(self, recipe=self.recipe.model_copy(update={"evaluation": self.recipe.evaluation.model_copy(update=evaluation)}))
+        return replace(
+            self,
+            recipe=self.recipe.model_copy(update={"evaluation": self.recipe.evaluation.model_copy(update=evaluation)}),
+        )
 
     @property
     def shown(self) -> str:
         """The model as result files may name it: a hub id, ``embedded``, a server's model; of a folder its name alone."""
-        return public_model(self.spec.partition("#")[2]) if self.spec.startswith("openai:") else file_safe(self.spec) if Path(self.spec).is_dir() else self.spec
+        return (
+            public_model(self.spec.partition("#")[2])
+            if self.spec.startswith("openai:")
+            else file_safe(self.spec)
+            if Path(self.spec).is_dir()
+            else self.spec
+        )
 
     def protocol(self) -> dict[str, Any]:
         """How the model is asked, for readers of its scores."""
         settings = self.recipe.evaluation
         engine, dtype = ("server", None) if self.spec.startswith("openai:") else (settings.engine, self.dtype)
-        kept = {key: getattr(settings, key) for key in PROTOCOL} | {"few_shot_items": Path(settings.few_shot_items).name}
-        return {"model": self.shown, "revision": self.revision, "engine": engine, "dtype": dtype, **kept, "system": self.recipe.model.system}
+        kept = {key: getattr(settings, key) for key in PROTOCOL} | {
+            "few_shot_items": Path(settings.few_shot_items).name
+        }
+        return {
+            "model": self.shown,
+            "revision": self.revision,
+            "engine": engine,
+            "dtype": dtype,
+            **kept,
+            "system": self.recipe.model.system,
+        }
 
 
 def asked_models(names: Iterable[str], recipe: Recipe) -> list[Asked]:
@@ -60,15 +89,24 @@ def asked_models(names: Iterable[str], recipe: Recipe) -> list[Asked]:
     found: dict[str, Asked] = {}
     for name in names:
         if not name.strip():
-            raise GazalError("--model: empty; expected a folder, a hub id, openai:URL#name" + (f", or one of {', '.join(recipe.models)}" if recipe.models else ""))
+            raise GazalError(
+                "--model: empty; expected a folder, a hub id, openai:URL#name"
+                + (f", or one of {', '.join(recipe.models)}" if recipe.models else "")
+            )
         one = _asked(name, recipe)
         if one.name in KEPT:
-            raise GazalError(f"--model {name}: a folder of predictions cannot be named {one.name}, which is kept for other files; rename the model's")
+            raise GazalError(
+                f"--model {name}: a folder of predictions cannot be named {one.name}, which is kept for other files; rename the model's"
+            )
         if one.name in found:
-            raise GazalError(f"--model {name}: its predictions would lie in the folder {one.name}, as those of {found[one.name].spec}; evaluate it into another --out")
+            raise GazalError(
+                f"--model {name}: its predictions would lie in the folder {one.name}, as those of {found[one.name].spec}; evaluate it into another --out"
+            )
         found[one.name] = one
     if not found:
-        raise GazalError("no model is asked for" + (f" (the recipe knows {', '.join(recipe.models)})" if recipe.models else ""))
+        raise GazalError(
+            "no model is asked for" + (f" (the recipe knows {', '.join(recipe.models)})" if recipe.models else "")
+        )
     return list(found.values())
 
 
@@ -80,7 +118,13 @@ def _asked(name: str, recipe: Recipe) -> Asked:
         section.model_copy(update={key: value for key in keys if (value := getattr(entry, key)) is not None})
         for section, keys in ((recipe.evaluation, OF_EVALUATION), (recipe.model, OF_MODEL))
     )
-    return Asked(name, entry.model, recipe.model_copy(update={"evaluation": evaluation, "model": model}), entry.revision, entry.dtype)
+    return Asked(
+        name,
+        entry.model,
+        recipe.model_copy(update={"evaluation": evaluation, "model": model}),
+        entry.revision,
+        entry.dtype,
+    )
 
 
 def save_asked(eval_dir: Path, one: Asked) -> None:
@@ -92,7 +136,11 @@ def read_asked(eval_dir: Path) -> dict[str, dict[str, Any]]:
     """``{model: how it was asked}``; empty where :func:`save_asked` wrote nothing. Raises GazalError for a broken file."""
     path = eval_dir / "asked.json"
     try:
-        return {str(name): dict(how) for name, how in json.loads(path.read_text(encoding="utf-8")).items()} if path.exists() else {}
+        return (
+            {str(name): dict(how) for name, how in json.loads(path.read_text(encoding="utf-8")).items()}
+            if path.exists()
+            else {}
+        )
     except (ValueError, TypeError, AttributeError) as error:
         raise GazalError(f"{path}: not a JSON object of protocols; remove it") from error
 
@@ -103,7 +151,9 @@ class LazyEngine:
     The model is loaded when something is asked of it; where all predictions are there, never.
     """
 
-    def __init__(self, spec: str | Path, settings: EvaluationSection, dtype: str | None = None, revision: str | None = None) -> None:
+    def __init__(
+        self, spec: str | Path, settings: EvaluationSection, dtype: str | None = None, revision: str | None = None
+    ) -> None:
         """Raises GazalError for what is no model, and for a hub that cannot be reached."""
         self.spec, self.settings, self.revision = str(spec), settings, revision
         self.dtype = dtype if dtype or self.spec.startswith("openai:") else fast_dtype()
@@ -120,7 +170,9 @@ class LazyEngine:
         from gazal.evaluation.engines import load_engine
 
         if self._loaded is None:
-            self._loaded = load_engine(self.spec, self.dtype, self.revision, self.settings.engine, self.settings.context, self.identity)
+            self._loaded = load_engine(
+                self.spec, self.dtype, self.revision, self.settings.engine, self.settings.context, self.identity
+            )
         return self._loaded
 
     def close(self) -> None:

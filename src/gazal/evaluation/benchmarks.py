@@ -50,16 +50,66 @@ class Source(NamedTuple):
     file: str | None = None
 
 
-MEDQA_5 = ("fzkuji/MedQA", "0aa3dcf1c2945a1be0bdc87713c1b571a890d829", "med_qa_en_source/{split}-00000-of-00001.parquet")  # bigbio/med_qa as Parquet, without its loading script
+MEDQA_5 = (
+    "fzkuji/MedQA",
+    "0aa3dcf1c2945a1be0bdc87713c1b571a890d829",
+    "med_qa_en_source/{split}-00000-of-00001.parquet",
+)  # bigbio/med_qa as Parquet, without its loading script
 SOURCES = {
-    "medqa": Source("medqa_test_4opt", "GBaker/MedQA-USMLE-4-options", "medqa", None, "test", 1273, 4, "medqa_dev_4opt_mediq", "train"),
-    "medqa_5opt": Source("medqa_test_5opt", MEDQA_5[0], "medqa", None, "test", 1273, 5, "medqa_dev_5opt", "validation", *MEDQA_5[1:]),
-    "medmcqa": Source("medmcqa_validation", "openlifescienceai/medmcqa", "medmcqa", None, "validation", 4183, 4, "medmcqa_train_selfbiorag", "train"),
-    "pubmedqa": Source("pubmedqa_test500", "qiaojin/PubMedQA", "pubmedqa", "pqa_labeled", "train", 500, 3, "pubmedqa_train500", "train"),
-    "mmlu_pro_health": Source("mmlu_pro_health", "TIGER-Lab/MMLU-Pro", "mmlu_pro", None, "test", 818, None, "mmlu_pro_health_val5", "validation"),
-    "mmlu_pro_biology": Source("mmlu_pro_biology", "TIGER-Lab/MMLU-Pro", "mmlu_pro", None, "test", 717, None, "mmlu_pro_biology_val5", "validation"),
+    "medqa": Source(
+        "medqa_test_4opt",
+        "GBaker/MedQA-USMLE-4-options",
+        "medqa",
+        None,
+        "test",
+        1273,
+        4,
+        "medqa_dev_4opt_mediq",
+        "train",
+    ),
+    "medqa_5opt": Source(
+        "medqa_test_5opt", MEDQA_5[0], "medqa", None, "test", 1273, 5, "medqa_dev_5opt", "validation", *MEDQA_5[1:]
+    ),
+    "medmcqa": Source(
+        "medmcqa_validation",
+        "openlifescienceai/medmcqa",
+        "medmcqa",
+        None,
+        "validation",
+        4183,
+        4,
+        "medmcqa_train_selfbiorag",
+        "train",
+    ),
+    "pubmedqa": Source(
+        "pubmedqa_test500", "qiaojin/PubMedQA", "pubmedqa", "pqa_labeled", "train", 500, 3, "pubmedqa_train500", "train"
+    ),
+    "mmlu_pro_health": Source(
+        "mmlu_pro_health",
+        "TIGER-Lab/MMLU-Pro",
+        "mmlu_pro",
+        None,
+        "test",
+        818,
+        None,
+        "mmlu_pro_health_val5",
+        "validation",
+    ),
+    "mmlu_pro_biology": Source(
+        "mmlu_pro_biology",
+        "TIGER-Lab/MMLU-Pro",
+        "mmlu_pro",
+        None,
+        "test",
+        717,
+        None,
+        "mmlu_pro_biology_val5",
+        "validation",
+    ),
 }
-PARTS = {"mmlu_pro_medical": ("mmlu_pro_health", "mmlu_pro_biology")}  # as some papers define it; others take health alone
+PARTS = {
+    "mmlu_pro_medical": ("mmlu_pro_health", "mmlu_pro_biology")
+}  # as some papers define it; others take health alone
 BENCHMARKS = (*SOURCES, *PARTS)
 PUBLISHED = ("medmcqa", "pubmedqa", "mmlu_pro", "mmlu")  # shapes that an items file may have, known by their columns
 DEVELOPMENT_ROWS = 1000  # of a large training split on the hub: more are not needed to draw a few
@@ -105,11 +155,23 @@ def _own_benchmark(name: str) -> list[Item]:
     items = items_file(name)
     if BY_ROW.fullmatch(items[0].id):
         print(f"{name}: its items are named by their rows (row-1, …): keep their order", file=sys.stderr)
-    same = [item.id for item in items if len(set(item.options.values())) < len(item.options)]  # in published sets too (MedMCQA: 21), so they are asked
-    other = [item.id for item in items if item.answer in item.options.values() and item.answer != item.options[item.answer_idx]]
-    for found, what, so in ((same, "two options of one text", "where that is the right one, one of its letters counts"), (other, "an answer that is another option's text", "the letter counts")):
+    same = [
+        item.id for item in items if len(set(item.options.values())) < len(item.options)
+    ]  # in published sets too (MedMCQA: 21), so they are asked
+    other = [
+        item.id
+        for item in items
+        if item.answer in item.options.values() and item.answer != item.options[item.answer_idx]
+    ]
+    for found, what, so in (
+        (same, "two options of one text", "where that is the right one, one of its letters counts"),
+        (other, "an answer that is another option's text", "the letter counts"),
+    ):
         if found:
-            print(f"{name}: {'1 item has' if len(found) == 1 else f'{len(found)} items have'} {what} (first: {found[0]!r}); {so}", file=sys.stderr)
+            print(
+                f"{name}: {'1 item has' if len(found) == 1 else f'{len(found)} items have'} {what} (first: {found[0]!r}); {so}",
+                file=sys.stderr,
+            )
     return items
 
 
@@ -162,7 +224,9 @@ def _whole(name: str, folder: str | Path | None) -> list[Item]:
         raise GazalError(f"benchmark {name}: {len(items)} items found, the published set has {source.count}")
     other = next((item for item in items if source.options and len(item.options) != source.options), None)
     if other:
-        raise GazalError(f"benchmark {name}: item {other.id!r} has {len(other.options)} options, those of the published set have {source.options}")
+        raise GazalError(
+            f"benchmark {name}: item {other.id!r} has {len(other.options)} options, those of the published set have {source.options}"
+        )
     return items
 
 
@@ -208,7 +272,15 @@ def _from_folder(name: str, stem: str, folder: Path, ids: bool = True) -> list[I
 def _from_hub(name: str, source: Source, seed: int | None = None) -> list[Item]:
     """The set's items; with ``seed`` development items, at most ``DEVELOPMENT_ROWS`` of them."""
     file = source.file.format(split=source.split) if source.file else None
-    section = SourceSection(name=source.hub, use="grpo", shape=source.shape, config=source.config, split=source.split, revision=source.revision, file=file)
+    section = SourceSection(
+        name=source.hub,
+        use="grpo",
+        shape=source.shape,
+        config=source.config,
+        split=source.split,
+        revision=source.revision,
+        file=file,
+    )
     try:
         rows = load_rows(section, f"benchmark {name}")
     except Unreachable as error:
@@ -223,7 +295,15 @@ def _from_hub(name: str, source: Source, seed: int | None = None) -> list[Item]:
             continue
         if tested and (str(row["pubid"]) in tested) == (seed is not None):
             continue
-        items.append(_to_ask(convert, row, f"benchmark {name}: {source.hub}: row {number + 1}", id=f"{source.shape}-{source.split}-{number}", source=source.hub))
+        items.append(
+            _to_ask(
+                convert,
+                row,
+                f"benchmark {name}: {source.hub}: row {number + 1}",
+                id=f"{source.shape}-{source.split}-{number}",
+                source=source.hub,
+            )
+        )
     return items
 
 
@@ -234,13 +314,27 @@ def official_pubmedqa(folder: str | Path | None = None) -> set[str]:
     found = next((here / name for name in PUBMEDQA_FILES if folder and (here / name).exists()), None)
     try:
         if found is not None:
-            pmids = set(json.loads(found.read_text(encoding="utf-8")) if found.suffix == ".json" else (item.id for item in read_items(found)))
+            pmids = set(
+                json.loads(found.read_text(encoding="utf-8"))
+                if found.suffix == ".json"
+                else (item.id for item in read_items(found))
+            )
         elif offline() or hub_problem():
             raise OSError("no network")
         else:
-            pmids = set(within(PROBE_SECONDS + 0.5, lambda: httpx.get(PUBMEDQA_LIST, timeout=PROBE_SECONDS, follow_redirects=True).raise_for_status().json()))
+            pmids = set(
+                within(
+                    PROBE_SECONDS + 0.5,
+                    lambda: (
+                        httpx.get(PUBMEDQA_LIST, timeout=PROBE_SECONDS, follow_redirects=True).raise_for_status().json()
+                    ),
+                )
+            )
     except (httpx.HTTPError, OSError, ValueError) as error:
-        raise Unreachable("pubmedqa", f"the official list of test PMIDs cannot be had (give a folder that holds {PUBMEDQA_FILES[0]} or {PUBMEDQA_FILES[-1]})") from error
+        raise Unreachable(
+            "pubmedqa",
+            f"the official list of test PMIDs cannot be had (give a folder that holds {PUBMEDQA_FILES[0]} or {PUBMEDQA_FILES[-1]})",
+        ) from error
     if hashlib.sha256("\n".join(sorted(pmids)).encode()).hexdigest() != PUBMEDQA_SHA256:
         raise Unreachable("pubmedqa", "the official list of test PMIDs is not the one known")
     return pmids

@@ -27,7 +27,21 @@ from gazal.runs import ROOT, relative
 OUTCOMES = ("all", "right", "wrong", "gained", "lost")
 """``gained``: right, and the first model was wrong; ``lost``: wrong, and the first model was right."""
 LONGEST = 20_000  # characters of a completion that are shown
-COLUMNS = ["benchmark", "model", "item_id", "sample", "correct", "letter", "key", "reason", "group", "n_tokens", "finish_reason", "completion", "open"]
+COLUMNS = [
+    "benchmark",
+    "model",
+    "item_id",
+    "sample",
+    "correct",
+    "letter",
+    "key",
+    "reason",
+    "group",
+    "n_tokens",
+    "finish_reason",
+    "completion",
+    "open",
+]
 PARAMETERS = ("EVAL", "BENCHMARK", "MODEL", "OUTCOME", "REASON", "GROUP", "SHOW")
 _RAW = "class='tex2jax_ignore mathjax_ignore'"  # for MathJax 2; for 3 and later
 _TEXT = "white-space: pre-wrap; overflow-wrap: anywhere; margin: 0.3em 0"
@@ -65,7 +79,9 @@ def read_samples(eval_dir: str | Path) -> Samples:
     except GazalError as error:
         return Samples(pd.DataFrame(columns=COLUMNS), {}, str(error))
     frames = [frame.assign(model=model, benchmark=name)[COLUMNS] for (model, name), frame in answers.items()]
-    return Samples(pd.concat(frames, ignore_index=True), {(name, item.id): item for name, found in items.items() for item in found})
+    return Samples(
+        pd.concat(frames, ignore_index=True), {(name, item.id): item for name, found in items.items() for item in found}
+    )
 
 
 def overview(samples: Samples) -> pd.DataFrame:
@@ -77,10 +93,14 @@ def overview(samples: Samples) -> pd.DataFrame:
     order["reason"].sort(key=lambda reason: reason != "ok")
     table = table.assign(**{name: pd.Categorical(table[name], found) for name, found in order.items()})
     groups = table.groupby(["benchmark", "model"], observed=True)
-    return groups.agg(completions=("correct", "size"), right=("correct", "mean")).join(groups["reason"].value_counts(sort=False).unstack(fill_value=0))
+    return groups.agg(completions=("correct", "size"), right=("correct", "mean")).join(
+        groups["reason"].value_counts(sort=False).unstack(fill_value=0)
+    )
 
 
-def choose(samples: Samples, benchmark: str = "", model: str = "", outcome: str = "all", reason: str = "", group: str = "") -> list[tuple[str, str]]:
+def choose(
+    samples: Samples, benchmark: str = "", model: str = "", outcome: str = "all", reason: str = "", group: str = ""
+) -> list[tuple[str, str]]:
     """Benchmark and id of the items that fit, in the files' order. Empty: any.
 
     An item fits where one and the same completion of ``model`` (empty: of the last) has the outcome (:data:`OUTCOMES`; by its share
@@ -90,7 +110,9 @@ def choose(samples: Samples, benchmark: str = "", model: str = "", outcome: str 
     table = samples.table
     for column, value in {"benchmark": benchmark, "model": model, "reason": reason, "group": group}.items():
         if value and value not in set(table[column]):
-            raise GazalError(f"{column} {value!r}: none such here (there is: {', '.join(sorted(map(str, table[column].dropna().unique()))) or 'nothing'})")
+            raise GazalError(
+                f"{column} {value!r}: none such here (there is: {', '.join(sorted(map(str, table[column].dropna().unique()))) or 'nothing'})"
+            )
     if outcome not in OUTCOMES:
         raise GazalError(f"outcome {outcome!r}: expected one of {', '.join(OUTCOMES)}")
     if not len(table):
@@ -103,9 +125,14 @@ def choose(samples: Samples, benchmark: str = "", model: str = "", outcome: str 
     if outcome in ("right", "wrong"):
         kept = kept[kept["correct"].astype(bool) == (outcome == "right")]
     elif outcome != "all":
-        before, after = (table[table["model"] == name].groupby(keys)["correct"].mean().astype(float) for name in (samples.models[0], model))
+        before, after = (
+            table[table["model"] == name].groupby(keys)["correct"].mean().astype(float)
+            for name in (samples.models[0], model)
+        )
         change = after.sub(before).dropna()
-        kept = kept[pd.MultiIndex.from_frame(kept[keys]).isin(change.index[change > 0 if outcome == "gained" else change < 0])]
+        kept = kept[
+            pd.MultiIndex.from_frame(kept[keys]).isin(change.index[change > 0 if outcome == "gained" else change < 0])
+        ]
     return list(kept[keys].drop_duplicates().itertuples(index=False, name=None))
 
 
@@ -137,20 +164,29 @@ def page(samples: Samples, chosen: Iterable[tuple[str, str]], show: int = 3) -> 
     chosen = list(chosen)
     if not chosen:
         return HTML(f"<p {_RAW}><b>{html.escape(samples.note or 'No item fits.')}</b></p>")
-    return HTML(f"<p {_RAW}>{min(show, len(chosen))} of {len(chosen)} items that fit</p>" + "<hr>".join(item_html(samples, *one) for one in chosen[:show]))
+    return HTML(
+        f"<p {_RAW}>{min(show, len(chosen))} of {len(chosen)} items that fit</p>"
+        + "<hr>".join(item_html(samples, *one) for one in chosen[:show])
+    )
 
 
 def _question(item: Item | None, rows: pd.DataFrame) -> str:
     if item is None:
         return "<p>(its items do not lie beside the predictions)</p>"
     context = "\n".join(item.context or [])
-    folded = f"<details><summary>context</summary><div style='{_TEXT}'>{html.escape(context)}</div></details>" if context else ""
+    folded = (
+        f"<details><summary>context</summary><div style='{_TEXT}'>{html.escape(context)}</div></details>"
+        if context
+        else ""
+    )
     options = []
     for letter, text in item.options.items():
         key = letter == item.answer_idx
         chosen = ", ".join(rows.loc[rows["letter"] == letter, "model"].unique())
         option = f"<b>{letter}. {html.escape(text)}</b> ✓ (the key)" if key else f"{letter}. {html.escape(text)}"
-        options.append(f"<div style='{_TEXT}; padding-left: 2em; text-indent: -1em'>{option}{f' <i>← {html.escape(chosen)}</i>' if chosen else ''}</div>")
+        options.append(
+            f"<div style='{_TEXT}; padding-left: 2em; text-indent: -1em'>{option}{f' <i>← {html.escape(chosen)}</i>' if chosen else ''}</div>"
+        )
     return f"{folded}<div style='{_TEXT}'>{html.escape(item.question)}</div>{''.join(options)}"
 
 
@@ -161,14 +197,22 @@ def _column(model: str, rows: pd.DataFrame) -> str:
 
 def _completion(row: dict[str, Any]) -> str:
     thought, answer = parts(row["completion"], bool(row["open"]))
-    folded = "" if thought is None else f"<details><summary>think block, {len(thought.split())} words</summary>{_shown(thought)}</details>"
-    region = "<p>(nothing after the think block: it is still open)</p>" if answer is None else _shown(answer) if answer.strip() else "<p>(empty)</p>"
+    folded = (
+        ""
+        if thought is None
+        else f"<details><summary>think block, {len(thought.split())} words</summary>{_shown(thought)}</details>"
+    )
+    region = (
+        "<p>(nothing after the think block: it is still open)</p>"
+        if answer is None
+        else _shown(answer)
+        if answer.strip()
+        else "<p>(empty)</p>"
+    )
     letter = row["letter"] if isinstance(row["letter"], str) else "none"
     cut = ", cut at the token limit" if row["finish_reason"] == "length" else ""
     verdict = _coloured("success", "✓ right") if row["correct"] else _coloured("error", "✗ wrong")
-    return (
-        f"<p>{verdict} · answer {html.escape(letter)} · {_reason(row['reason'])} · {int(row['n_tokens'])} tokens{cut}</p>{folded}{region}"
-    )
+    return f"<p>{verdict} · answer {html.escape(letter)} · {_reason(row['reason'])} · {int(row['n_tokens'])} tokens{cut}</p>{folded}{region}"
 
 
 def _coloured(kind: str, text: str) -> str:
@@ -190,7 +234,12 @@ class Browser:
 
     def __init__(self, samples: Samples) -> None:
         def dropdown(name: str, options: Iterable[Any]) -> widgets.Dropdown:
-            return widgets.Dropdown(options=list(options), description=name, layout=widgets.Layout(width="auto"), style={"description_width": "initial"})
+            return widgets.Dropdown(
+                options=list(options),
+                description=name,
+                layout=widgets.Layout(width="auto"),
+                style={"description_width": "initial"},
+            )
 
         def filtered(name: str, values: Iterable[Any]) -> widgets.Dropdown:
             return dropdown(name, [("any", ""), *((str(value), value) for value in values)])
@@ -204,11 +253,15 @@ class Browser:
         self.reason = filtered("reason", sorted(table["reason"].dropna().unique()))
         self.group = filtered("type", sorted(table["group"].dropna().unique()))
         self.at = widgets.BoundedIntText(1, min=1, max=1, layout=widgets.Layout(width="6em"))
-        self.back, self.forward = (widgets.Button(description=name, layout=widgets.Layout(width="auto")) for name in ("← previous", "next →"))
+        self.back, self.forward = (
+            widgets.Button(description=name, layout=widgets.Layout(width="auto")) for name in ("← previous", "next →")
+        )
         self.count, self.result = widgets.Label(), widgets.HTML()
         filters = (self.benchmark, self.model, self.outcome, self.reason, self.group)
         rows = ((*filters,), (self.back, self.at, self.count, self.forward))
-        self.box = widgets.VBox([*(widgets.HBox(row, layout=widgets.Layout(flex_flow="row wrap")) for row in rows), self.result])
+        self.box = widgets.VBox(
+            [*(widgets.HBox(row, layout=widgets.Layout(flex_flow="row wrap")) for row in rows), self.result]
+        )
         for widget in filters:
             widget.observe(self._refilter, "value")
         self.at.observe(self._show, "value")
@@ -217,11 +270,20 @@ class Browser:
         self._refilter()
 
     def _refilter(self, _: Any = None) -> None:
-        self.chosen = choose(self.samples, self.benchmark.value, self.model.value or "", self.outcome.value, self.reason.value, self.group.value)
+        self.chosen = choose(
+            self.samples,
+            self.benchmark.value,
+            self.model.value or "",
+            self.outcome.value,
+            self.reason.value,
+            self.group.value,
+        )
         self.count.value = f"of {len(self.chosen)} that fit"
         self.at.max, self.at.value = max(len(self.chosen), 1), 1
         self._show()
 
     def _show(self, _: Any = None) -> None:
         self.back.disabled, self.forward.disabled = self.at.value <= 1, self.at.value >= len(self.chosen)
-        self.result.value = item_html(self.samples, *self.chosen[self.at.value - 1]) if self.chosen else page(self.samples, []).data
+        self.result.value = (
+            item_html(self.samples, *self.chosen[self.at.value - 1]) if self.chosen else page(self.samples, []).data
+        )

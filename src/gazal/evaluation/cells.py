@@ -10,7 +10,18 @@ import pandas as pd
 
 from gazal.evaluation.progress import not_asked
 from gazal.evaluation.repeats import repeats
-from gazal.evaluation.stats import detectable, detectable_above, effective_size, interval, macro_f1, maj_at_k, paired_interval, paired_p, pass_at_k, steps_of_k
+from gazal.evaluation.stats import (
+    detectable,
+    detectable_above,
+    effective_size,
+    interval,
+    macro_f1,
+    maj_at_k,
+    paired_interval,
+    paired_p,
+    pass_at_k,
+    steps_of_k,
+)
 from gazal.items import Item
 
 SHORT = ("n", "accuracy", "ci95")
@@ -20,7 +31,13 @@ def rounded(value: Any) -> Any:
     """Floats to six decimals, however deep they lie."""
     if isinstance(value, dict):
         return {key: rounded(inner) for key, inner in value.items()}
-    return [rounded(inner) for inner in value] if isinstance(value, (list, tuple)) else round(value, 6) if isinstance(value, float) else value
+    return (
+        [rounded(inner) for inner in value]
+        if isinstance(value, (list, tuple))
+        else round(value, 6)
+        if isinstance(value, float)
+        else value
+    )
 
 
 def significant(p: float) -> float:
@@ -53,9 +70,13 @@ def cell(frame: pd.DataFrame) -> dict[str, Any]:
     format (left out where unknown); mean_tokens, and right answers per 1,000 completion tokens (None where there are none)."""
     means, tokens = means_of(frame), int(frame["n_tokens"].sum())
     found = {
-        "n": len(means), "accuracy": float(means.mean()), "ci95": list(interval(means, len(frame) // len(means))),
-        "unparsed": float(frame["letter"].isna().mean()), "truncated": float((frame["finish_reason"] == "length").mean()),
-        "empty": float((frame["completion"].str.strip() == "").mean()), "mean_tokens": float(frame["n_tokens"].mean()),
+        "n": len(means),
+        "accuracy": float(means.mean()),
+        "ci95": list(interval(means, len(frame) // len(means))),
+        "unparsed": float(frame["letter"].isna().mean()),
+        "truncated": float((frame["finish_reason"] == "length").mean()),
+        "empty": float((frame["completion"].str.strip() == "").mean()),
+        "mean_tokens": float(frame["n_tokens"].mean()),
         "right_per_1k_tokens": float(1000 * frame["correct"].sum() / tokens) if tokens else None,
     }
     if frame["format"].notna().all():
@@ -68,18 +89,26 @@ def score(frame: pd.DataFrame, items: list[Item], unclean: set[str] | None, ours
     extractor's, so that votes and classes mean something."""
     samples = samples_of(frame)
     entry = {
-        **cell(frame), "clean": _part(frame, unclean), "deduplicated": _part(frame, repeats(items)) if items else None, "samples": samples,
+        **cell(frame),
+        "clean": _part(frame, unclean),
+        "deduplicated": _part(frame, repeats(items)) if items else None,
+        "samples": samples,
         "not_asked": round(float(not_asked(frame["finish_reason"], frame["completion"], frame["n_tokens"]).mean()), 6),
-        "sampling": frame.attrs.get("header", {}).get("sampling"), "reasons": dict(sorted(Counter(frame["reason"].fillna("unknown")).items())),
+        "sampling": frame.attrs.get("header", {}).get("sampling"),
+        "reasons": dict(sorted(Counter(frame["reason"].fillna("unknown")).items())),
     }
     if items:
-        entry["detectable"] = rounded(detectable_above(effective_size(means_of(frame), samples), _chance(frame, items)["chance"]))
+        entry["detectable"] = rounded(
+            detectable_above(effective_size(means_of(frame), samples), _chance(frame, items)["chance"])
+        )
     if ours and (classes := _classes(items)):
         value, *ends = macro_f1(*_as_classes(frame, items, classes))
         entry["macro_f1"] = rounded({"value": value, "ci95": ends})
     if ours and samples > 1:
         entry["at_k"] = rounded(at_k(frame))
-    return entry | {"by": {group: cell(part := frame[frame["group"] == group]) | _chance(part, items) for group in groups_of(frame)}}
+    return entry | {
+        "by": {group: cell(part := frame[frame["group"] == group]) | _chance(part, items) for group in groups_of(frame)}
+    }
 
 
 def _chance(frame: pd.DataFrame, items: list[Item]) -> dict[str, float]:
@@ -107,7 +136,9 @@ def _classes(items: list[Item]) -> list[str]:
 def _as_classes(frame: pd.DataFrame, items: list[Item], classes: list[str]) -> tuple[np.ndarray, np.ndarray]:
     number = {(item.id, letter): classes.index(_fold(text)) for item in items for letter, text in item.options.items()}
     frame = frame.sort_values(["item_id", "sample"])
-    columns = [[number.get(pair, -1) for pair in zip(frame["item_id"], frame[name], strict=True)] for name in ("key", "letter")]
+    columns = [
+        [number.get(pair, -1) for pair in zip(frame["item_id"], frame[name], strict=True)] for name in ("key", "letter")
+    ]
     true, found = (np.array(column).reshape(-1, samples_of(frame)) for column in columns)
     return true[:, :1], found
 
@@ -118,7 +149,9 @@ def at_k(frame: pd.DataFrame) -> dict[str, Any]:
     samples // k answers that share none."""
     samples, right = samples_of(frame), frame.groupby("item_id", sort=True)["correct"].sum().astype(int)
     wrong = frame[~frame["correct"].astype(bool) & frame["letter"].notna()]
-    votes: dict[str, tuple[int, ...]] = {name: tuple(sorted(found)) for name, found in wrong.groupby(["item_id", "letter"]).size().groupby(level=0)}
+    votes: dict[str, tuple[int, ...]] = {
+        name: tuple(sorted(found)) for name, found in wrong.groupby(["item_id", "letter"]).size().groupby(level=0)
+    }
     result: dict[str, Any] = {"maj": {}, "pass": {}}
     for k in steps_of_k(samples):
         majority = np.array([maj_at_k(count, votes.get(name, ()), samples, k) for name, count in right.items()])
@@ -134,7 +167,12 @@ def comparison(one: pd.DataFrame, two: pd.DataFrame) -> dict[str, Any]:
     low, high = paired_interval(b - a)
     # the difference of the accuracies as they are printed, so that a reader's subtraction agrees
     delta = round(round(float(b.mean()), 6) - round(float(a.mean()), 6), 6)
-    return {"delta": delta, "ci95": [round(low, 6), round(high, 6)], "p": significant(paired_p(a, b, max(samples_of(one), samples_of(two)))), "n": len(a)}
+    return {
+        "delta": delta,
+        "ci95": [round(low, 6), round(high, 6)],
+        "p": significant(paired_p(a, b, max(samples_of(one), samples_of(two)))),
+        "n": len(a),
+    }
 
 
 def could_have_seen(one: pd.DataFrame, two: pd.DataFrame) -> float | None:

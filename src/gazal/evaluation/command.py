@@ -26,15 +26,25 @@ if TYPE_CHECKING:  # engines bring torch, which is not needed where all predicti
 
 
 def evaluate_model(
-    engine: Engine, benchmarks: dict[str, list[Item]], out: Path, recipe: Recipe, name: str | None = None,
-    replace: bool = False, folder: str | Path | None = None, development: dict[str, Path] | None = None, say: Callable[[str], None] = print,
+    engine: Engine,
+    benchmarks: dict[str, list[Item]],
+    out: Path,
+    recipe: Recipe,
+    name: str | None = None,
+    replace: bool = False,
+    folder: str | Path | None = None,
+    development: dict[str, Path] | None = None,
+    say: Callable[[str], None] = print,
 ) -> None:
     """Predict each benchmark with one engine: ``out/<name>/<benchmark>.parquet``, items beside; with ``evaluation.permute`` also
     ``out/<name>/permuted/<benchmark>.parquet``, the same items in other orders of their options.
 
     ``folder`` holds the benchmarks' development items, ``development`` files of other sets (see :func:`prompting_of`)."""
     settings, mine = recipe.evaluation, out / (name or engine.name)
-    promptings = {benchmark: prompting_of(recipe, benchmark, items, folder, (development or {}).get(benchmark)) for benchmark, items in benchmarks.items()}
+    promptings = {
+        benchmark: prompting_of(recipe, benchmark, items, folder, (development or {}).get(benchmark))
+        for benchmark, items in benchmarks.items()
+    }
     for benchmark, items in benchmarks.items():
         if line := promptings[benchmark].caution(settings):
             say(f"{benchmark}: {line}")
@@ -44,12 +54,21 @@ def evaluate_model(
         for place, some in asked.items():
             save_items(out, place, some, replace)
             predict(
-                engine, some, settings, mine / f"{place}.parquet", prompting=promptings[benchmark], seed=recipe.seed,
-                replace=replace, say=say, label=f"{mine.name} on {place}",
+                engine,
+                some,
+                settings,
+                mine / f"{place}.parquet",
+                prompting=promptings[benchmark],
+                seed=recipe.seed,
+                replace=replace,
+                say=say,
+                label=f"{mine.name} on {place}",
             )
 
 
-def evaluate_stages(run: str | Path, recipe: Recipe, folder: str | Path | None = None, say: Callable[[str], None] = print) -> Path:
+def evaluate_stages(
+    run: str | Path, recipe: Recipe, folder: str | Path | None = None, say: Callable[[str], None] = print
+) -> Path:
     """Evaluate the recipe's stages on the run's test split and on its benchmarks; returns ``run/eval``.
 
     ``folder`` holds the benchmarks as JSON lines; None asks the hub. A benchmark that cannot be had is
@@ -67,12 +86,27 @@ def evaluate_stages(run: str | Path, recipe: Recipe, folder: str | Path | None =
     if training := _training(run / "data"):
         save_training_items(out, training)
     test = read_items(run / "data" / "test.parquet")
-    measure_contamination(run / "data", {"test": test, **whole}, recipe.data.curation, out, say)  # not of the sample alone: duplicates lie anywhere
-    asked = {"test": test, **{name: sample(items, settings.benchmark_limit, recipe.seed) for name, items in whole.items()}}
+    measure_contamination(
+        run / "data", {"test": test, **whole}, recipe.data.curation, out, say
+    )  # not of the sample alone: duplicates lie anywhere
+    asked = {
+        "test": test,
+        **{name: sample(items, settings.benchmark_limit, recipe.seed) for name, items in whole.items()},
+    }
     for stage in settings.stages:
         path = base_path(recipe.model) if stage == "base" else run / stage / "merged"
         engine = LazyEngine(path, settings, revision=recipe.model.revision if stage == "base" else None)
-        evaluate_model(engine, asked, out, recipe, stage, replace=True, folder=folder, development={"test": run / "data" / "dev.parquet"}, say=say)
+        evaluate_model(
+            engine,
+            asked,
+            out,
+            recipe,
+            stage,
+            replace=True,
+            folder=folder,
+            development={"test": run / "data" / "dev.parquet"},
+            say=say,
+        )
         engine.close()
     save_not_run(out, not_run)
     return out
@@ -80,7 +114,12 @@ def evaluate_stages(run: str | Path, recipe: Recipe, folder: str | Path | None =
 
 def _training(data: Path) -> list[Item]:
     """The multiple-choice items that models of this run are trained on, without repeats."""
-    items = [item for split in ("sft", "grpo") for item in read_items(data / f"{split}.parquet", training=split == "sft") if item.options]
+    items = [
+        item
+        for split in ("sft", "grpo")
+        for item in read_items(data / f"{split}.parquet", training=split == "sft")
+        if item.options
+    ]
     return list({item.id: item for item in items}.values())
 
 
@@ -90,7 +129,9 @@ def evaluation_folder(recipe: Recipe, out: Path | None, run: str = "") -> tuple[
     if out is not None:
         return out, out
     if not run and not recipe.models:
-        raise GazalError(f"--out: not given, and runs/{recipe.name}/eval is for that run's own models; give --out or --run a folder")
+        raise GazalError(
+            f"--out: not given, and runs/{recipe.name}/eval is for that run's own models; give --out or --run a folder"
+        )
     folder = run_path(recipe, run)
     if (folder / "eval" / "manifest.json").exists():
         raise GazalError(f"{relative(folder / 'eval')}: a finished stage of a run; give --out or --run another folder")
@@ -98,8 +139,17 @@ def evaluation_folder(recipe: Recipe, out: Path | None, run: str = "") -> tuple[
 
 
 def evaluate_command(
-    model: str | list[str], benchmarks: list[str], *, limit: int | None, samples: int | None, out: str | Path, recipe: Recipe,
-    folder: str | Path | None = None, changes: dict[str, Any] | None = None, then: Callable[[dict[str, Any]], object] = lambda scores: None, say: Callable[[str], None] = print,
+    model: str | list[str],
+    benchmarks: list[str],
+    *,
+    limit: int | None,
+    samples: int | None,
+    out: str | Path,
+    recipe: Recipe,
+    folder: str | Path | None = None,
+    changes: dict[str, Any] | None = None,
+    then: Callable[[dict[str, Any]], object] = lambda scores: None,
+    say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
     """``gazal evaluate``: models (see :func:`gazal.evaluation.asked.asked_models`) on benchmarks and items files, without any on the
     recipe's; prints the table and returns the scores. Run again it goes on, and loads no model whose predictions are complete.
@@ -115,11 +165,15 @@ def evaluate_command(
         if not name.strip():
             raise GazalError("--benchmark: empty; expected a benchmark's name or an items file")
         if name not in BENCHMARKS and benchmark_name(name) in BENCHMARKS:
-            raise GazalError(f"benchmark {name}: an items file with the name of a benchmark; its scores would pass for that: rename it")
+            raise GazalError(
+                f"benchmark {name}: an items file with the name of a benchmark; its scores would pass for that: rename it"
+            )
     limit = recipe.evaluation.benchmark_limit if limit is None and not benchmarks else limit
     found, not_run = load_benchmarks(benchmarks or recipe.evaluation.benchmarks, folder, limit, recipe.seed)
     if not found:
-        raise GazalError("; ".join(f"{name}: {reason}" for name, reason in not_run.items()) or "no benchmark is asked for")
+        raise GazalError(
+            "; ".join(f"{name}: {reason}" for name, reason in not_run.items()) or "no benchmark is asked for"
+        )
     for name, reason in not_run.items():
         say(f"{name}: not run: {reason}")
     failed: dict[str, GazalError] = {}
@@ -142,13 +196,17 @@ def evaluate_command(
     return scores
 
 
-def _evaluate(one: Asked, found: dict[str, list[Item]], out: Path, folder: str | Path | None, say: Callable[[str], None]) -> None:
+def _evaluate(
+    one: Asked, found: dict[str, list[Item]], out: Path, folder: str | Path | None, say: Callable[[str], None]
+) -> None:
     engine = LazyEngine(one.spec, one.recipe.evaluation, one.dtype, one.revision)
     try:
         evaluate_model(engine, found, out, one.recipe, one.name, folder=folder, say=say)
     except RuntimeError as error:  # torch's is one of these; the name spares its import where nothing was loaded
         if type(error).__name__ == "OutOfMemoryError":
-            raise GazalError(f"model {one.name}: out of memory; `gazal plan` says what it takes, evaluation.batch_tokens makes batches smaller") from error
+            raise GazalError(
+                f"model {one.name}: out of memory; `gazal plan` says what it takes, evaluation.batch_tokens makes batches smaller"
+            ) from error
         raise
     finally:
         engine.close()

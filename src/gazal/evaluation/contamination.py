@@ -22,7 +22,11 @@ FILE = "contamination.json"
 
 
 def measure_contamination(
-    data: Path, tests: Mapping[str, list[Item]], settings: CurationSection, out: Path, say: Callable[[str], None] = print
+    data: Path,
+    tests: Mapping[str, list[Item]],
+    settings: CurationSection,
+    out: Path,
+    say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
     """Compare ``sft.parquet`` and ``grpo.parquet`` of ``data`` with each whole test set; write ``out/contamination.json``.
 
@@ -42,14 +46,24 @@ def measure_contamination(
         matched: dict[str, dict[str, Any]] = {name: {} for name in tests}
         for match in find_duplicates(train, files, settings, say=lambda line: None):
             if match.against in matched:
-                matched[match.against][match.match_id] = {"train_id": match.id, "kind": match.kind, "field": match.field, "score": round(match.score, 4)}
+                matched[match.against][match.match_id] = {
+                    "train_id": match.id,
+                    "kind": match.kind,
+                    "field": match.field,
+                    "score": round(match.score, 4),
+                }
         for name, items in tests.items():
             found[name] = {
-                "items": len(items), "training_documents": documents,
-                "removed_exact": before.get(name, {}).get("removed_exact"), "removed_near": before.get(name, {}).get("removed_near"),
-                "matched": matched[name], "pairs": [[a, b, kind, round(score, 4)] for a, b, kind, score in find_within(files[name], settings)],
+                "items": len(items),
+                "training_documents": documents,
+                "removed_exact": before.get(name, {}).get("removed_exact"),
+                "removed_near": before.get(name, {}).get("removed_near"),
+                "matched": matched[name],
+                "pairs": [[a, b, kind, round(score, 4)] for a, b, kind, score in find_within(files[name], settings)],
             }
-            say(f"{name}: {len(matched[name])} of {len(items)} items match a training document, {len(found[name]['pairs'])} duplicate pairs inside")
+            say(
+                f"{name}: {len(matched[name])} of {len(items)} items match a training document, {len(found[name]['pairs'])} duplicate pairs inside"
+            )
     write_json(out / FILE, {"tests": found})
     return found
 
@@ -60,7 +74,9 @@ def unclean(entry: dict[str, Any]) -> set[str]:
     out, before = set(entry["matched"]), -1
     while len(out) > before:
         before = len(out)
-        out.update(name for first, later, *_ in entry["pairs"] if first in out or later in out for name in (first, later))
+        out.update(
+            name for first, later, *_ in entry["pairs"] if first in out or later in out for name in (first, later)
+        )
     return out | {later for _, later, *_ in entry["pairs"]}
 
 

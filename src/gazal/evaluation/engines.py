@@ -42,7 +42,9 @@ class Engine(Protocol):
     def opens_think(self, prompt: Prompt, thinking: str = "template") -> bool | None:
         """Whether the rendered prompt ends inside ``<think>``; None where the engine cannot see it."""
 
-    def complete(self, prompts: Sequence[Prompt], settings: EvaluationSection, seed: int, done: Collection[int]) -> Iterator[list[Reply]]:
+    def complete(
+        self, prompts: Sequence[Prompt], settings: EvaluationSection, seed: int, done: Collection[int]
+    ) -> Iterator[list[Reply]]:
         """Replies in batches, without the prompt indices in ``done`` (whole batches of an earlier call).
 
         ``prompts`` may be built on access: an engine reads each where it needs it and holds no list of them. Where the
@@ -56,29 +58,52 @@ class TransformersEngine:
     ``identity`` defaults to a hash of the parameters; :func:`load_engine` gives one of the files.
     """
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str = "model", identity: str | None = None) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        name: str = "model",
+        identity: str | None = None,
+    ) -> None:
         self.model, self.tokenizer, self.name = model, tokenizer, file_safe(name)
         self.identity = identity or f"parameters:{tensor_hash(model.named_parameters())}"
         self.renderer = Renderer(tokenizer, self.name)
         self.render, self.opens_think = self.renderer.text, self.renderer.opens_think
 
-    def complete(self, prompts: Sequence[Prompt], settings: EvaluationSection, seed: int, done: Collection[int]) -> Iterator[list[Reply]]:
+    def complete(
+        self, prompts: Sequence[Prompt], settings: EvaluationSection, seed: int, done: Collection[int]
+    ) -> Iterator[list[Reply]]:
         if not len(prompts):
             return
         answer_end = self.renderer.answer_end(prompts[0], settings)
         for batch in generate_batches(
-            self.model, self.tokenizer, self.renderer.token_lists(prompts, settings.thinking), max_new_tokens=settings.max_new_tokens,
-            temperature=settings.temperature, top_p=settings.top_p, top_k=settings.top_k, seed=seed, batch_tokens=settings.batch_tokens, done=done,
+            self.model,
+            self.tokenizer,
+            self.renderer.token_lists(prompts, settings.thinking),
+            max_new_tokens=settings.max_new_tokens,
+            temperature=settings.temperature,
+            top_p=settings.top_p,
+            top_k=settings.top_k,
+            seed=seed,
+            batch_tokens=settings.batch_tokens,
+            done=done,
             answer_end=answer_end,
         ):
             texts = self.tokenizer.batch_decode([one.ids for one in batch], skip_special_tokens=True)
             if answer_end:
                 texts = [text[: answer_end.at(text)] for text in texts]
-            yield [Reply(one.index, text, len(one.ids), one.finish_reason) for one, text in zip(batch, texts, strict=True)]
+            yield [
+                Reply(one.index, text, len(one.ids), one.finish_reason) for one, text in zip(batch, texts, strict=True)
+            ]
 
 
 def load_engine(
-    spec: str | Path, dtype: str | None = None, revision: str | None = None, engine: str = "transformers", context: int | None = None, identity: str | None = None,
+    spec: str | Path,
+    dtype: str | None = None,
+    revision: str | None = None,
+    engine: str = "transformers",
+    context: int | None = None,
+    identity: str | None = None,
 ) -> Engine:
     """The engine of ``spec``: a folder, a hub id, ``embedded``, or ``openai:URL#name``; ``dtype`` None is :func:`fast_dtype`;
     ``engine`` (``transformers`` or ``vllm``) runs what is no server; ``context``: tokens of prompt and completion for which vLLM keeps

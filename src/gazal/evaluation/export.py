@@ -67,8 +67,12 @@ class Task:
     def rows(self) -> Iterator[tuple[Item, Prompt, pd.DataFrame, float]]:
         """Each item with its prompt, its completions and the share of them that is right."""
         asked = self.header.get("prompt", {})
-        prompting = Prompting(**{key: asked[key] for key in ("system", "opens_think", "style", "instruction") if key in asked})
-        for item, right, (_, rows) in zip(self.items, self.means, self.frame.groupby("item_id", sort=False), strict=True):
+        prompting = Prompting(
+            **{key: asked[key] for key in ("system", "opens_think", "style", "instruction") if key in asked}
+        )
+        for item, right, (_, rows) in zip(
+            self.items, self.means, self.frame.groupby("item_id", sort=False), strict=True
+        ):
             yield item, prompting.prompt(item), rows, float(right)
 
 
@@ -91,41 +95,87 @@ def export(eval_dir: str | Path, out: str | Path, kind: str) -> list[Path]:
     written: list[Path] = []
     for model, found in tasks.items():
         latest = max(task.frame.attrs["path"].stat().st_mtime for task in found)
-        written += KINDS[kind](Path(out), model, found, datetime.fromtimestamp(latest, UTC).strftime("%Y-%m-%dT%H-%M-%S.%f"))
+        written += KINDS[kind](
+            Path(out), model, found, datetime.fromtimestamp(latest, UTC).strftime("%Y-%m-%dT%H-%M-%S.%f")
+        )
     return written
 
 
 def _digest(value: Any) -> str:
-    return hashlib.sha256((value if isinstance(value, str) else json.dumps(value, indent=2, ensure_ascii=False)).encode()).hexdigest()
+    return hashlib.sha256(
+        (value if isinstance(value, str) else json.dumps(value, indent=2, ensure_ascii=False)).encode()
+    ).hexdigest()
 
 
 def _lm_eval(out: Path, model: str, tasks: list[Task], date: str) -> list[Path]:
-    results: dict[str, Any] = {name: {} for name in ("results", "group_subtasks", "configs", "versions", "n-shot", "higher_is_better", "n-samples", "task_hashes")}
+    results: dict[str, Any] = {
+        name: {}
+        for name in (
+            "results",
+            "group_subtasks",
+            "configs",
+            "versions",
+            "n-shot",
+            "higher_is_better",
+            "n-samples",
+            "task_hashes",
+        )
+    }
     files = []
     for task in tasks:
-        metric, hashes = "acc_norm" if task.likeliest and task.sampling.get("loglik_norm") == "characters" else "acc", hashlib.sha256()
+        metric, hashes = (
+            "acc_norm" if task.likeliest and task.sampling.get("loglik_norm") == "characters" else "acc",
+            hashlib.sha256(),
+        )
         files.append(out / model / f"samples_{task.name}_{date}.jsonl")
         with atomic_write(files[-1]) as handle:
             for place, (item, prompt, rows, right) in enumerate(task.rows()):
-                sample = _lm_eval_sample(task, place, item, as_text(prompt), rows) | {"metrics": [metric], metric: right}
+                sample = _lm_eval_sample(task, place, item, as_text(prompt), rows) | {
+                    "metrics": [metric],
+                    metric: right,
+                }
                 hashes.update("".join(sample[key] for key in ("doc_hash", "prompt_hash", "target_hash")).encode())
                 handle.write(json.dumps(sample, ensure_ascii=False) + "\n")
         n = len(task.items)
         for section, value in {
-            "results": {"alias": task.name, "name": task.name, "sample_len": n, f"{metric},none": float(task.means.mean()), f"{metric}_stderr,none": task.stderr},
-            "group_subtasks": [], "versions": None, "n-shot": task.shots, "higher_is_better": {metric: True}, "n-samples": {"original": n, "effective": n},
+            "results": {
+                "alias": task.name,
+                "name": task.name,
+                "sample_len": n,
+                f"{metric},none": float(task.means.mean()),
+                f"{metric}_stderr,none": task.stderr,
+            },
+            "group_subtasks": [],
+            "versions": None,
+            "n-shot": task.shots,
+            "higher_is_better": {metric: True},
+            "n-samples": {"original": n, "effective": n},
             "configs": {
-                "task": task.name, "output_type": "multiple_choice" if task.likeliest else "generate_until", "num_fewshot": task.shots,
-                "repeats": len(task.frame) // n, "generation_kwargs": task.sampling,
+                "task": task.name,
+                "output_type": "multiple_choice" if task.likeliest else "generate_until",
+                "num_fewshot": task.shots,
+                "repeats": len(task.frame) // n,
+                "generation_kwargs": task.sampling,
             },
             "task_hashes": hashes.hexdigest(),
         }.items():
             results[section][task.name] = value
     header = tasks[0].header
-    write_json(summary := out / model / f"results_{date}.json", {
-        **results, "config": {"model": "gazal", "model_args": {"identity": header.get("model")}, "random_seed": tasks[0].sampling.get("seed")},
-        "model_source": "gazal", "model_name": model, "model_name_sanitized": model, "system_instruction": header.get("prompt", {}).get("system") or None,
-    })
+    write_json(
+        summary := out / model / f"results_{date}.json",
+        {
+            **results,
+            "config": {
+                "model": "gazal",
+                "model_args": {"identity": header.get("model")},
+                "random_seed": tasks[0].sampling.get("seed"),
+            },
+            "model_source": "gazal",
+            "model_name": model,
+            "model_name_sanitized": model,
+            "system_instruction": header.get("prompt", {}).get("system") or None,
+        },
+    )
     return [summary, *files]
 
 
@@ -134,14 +184,30 @@ def _lm_eval_sample(task: Task, place: int, item: Item, prompt: str, rows: pd.Da
     filtered: list[Any] = [task.letters(rows) if len(rows) > 1 else task.letters(rows)[0]]
     if task.likeliest:
         target = str(list(item.options).index(item.answer_idx))
-        arguments = [(prompt, text if task.sampling.get("loglik_choice") == "text" else letter) for letter, text in item.options.items()]
+        arguments = [
+            (prompt, text if task.sampling.get("loglik_choice") == "text" else letter)
+            for letter, text in item.options.items()
+        ]
         filtered = [[str(number), "None"] for number in task.logprobs(item, rows)]
         responses = [[pair] for pair in filtered]
     doc = item.model_dump(exclude_none=True)
     return {
-        "doc_id": place, "doc": doc, "target": target, "arguments": {f"gen_args_{n}": {"arg_0": first, "arg_1": second} for n, (first, second) in enumerate(arguments)},
-        "resps": responses, "filtered_resps": filtered, "filter": "none", "doc_hash": _digest(doc), "prompt_hash": _digest(prompt), "target_hash": _digest(target),
+        "doc_id": place,
+        "doc": doc,
+        "target": target,
+        "arguments": {
+            f"gen_args_{n}": {"arg_0": first, "arg_1": second} for n, (first, second) in enumerate(arguments)
+        },
+        "resps": responses,
+        "filtered_resps": filtered,
+        "filter": "none",
+        "doc_hash": _digest(doc),
+        "prompt_hash": _digest(prompt),
+        "target_hash": _digest(target),
     }
 
 
-KINDS: dict[str, Callable[[Path, str, list[Task], str], list[Path]]] = {"lm-eval": _lm_eval, "lighteval": write_lighteval}
+KINDS: dict[str, Callable[[Path, str, list[Task], str], list[Path]]] = {
+    "lm-eval": _lm_eval,
+    "lighteval": write_lighteval,
+}

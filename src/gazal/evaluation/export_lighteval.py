@@ -33,22 +33,62 @@ def as_text(prompt: Prompt) -> str:
 
 
 _TEXTS, _NUMBERS, _UNSET = pa.list_(pa.string()), pa.list_(pa.int64()), pa.null()
-_SPECIFIC = pa.struct([
-    ("extracted_predictions", _TEXTS), ("extracted_golds", _TEXTS), ("options", _TEXTS), ("subject", pa.string()), ("context", _TEXTS), ("n_tokens", _NUMBERS),
-    ("finish_reasons", _TEXTS),
-])
-_DOC = pa.struct([
-    ("query", pa.string()), ("choices", _TEXTS), ("gold_index", pa.int64()), ("instruction", pa.string()), ("images", _UNSET), ("specific", _SPECIFIC),
-    ("unconditioned_query", _UNSET), ("original_query", _UNSET), ("id", pa.string()), ("task_name", pa.string()), ("fewshot_samples", pa.list_(_UNSET)),
-    ("sampling_methods", _TEXTS), ("fewshot_sorting_class", _UNSET), ("generation_size", pa.int64()), ("stop_sequences", pa.list_(_UNSET)), ("use_logits", pa.bool_()),
-    ("num_samples", pa.int64()), ("generation_grammar", _UNSET),
-])
-_RESPONSE = pa.struct([
-    ("input", pa.string()), ("input_tokens", _NUMBERS), ("text", _TEXTS), ("output_tokens", pa.list_(_NUMBERS)), ("text_post_processed", _TEXTS), ("reasonings", _TEXTS),
-    ("logprobs", pa.list_(pa.float64())), ("argmax_logits_eq_gold", pa.list_(pa.bool_())), ("logits", _UNSET), ("unconditioned_logprobs", _UNSET),
-    ("truncated_tokens_count", pa.int64()), ("padded_tokens_count", pa.int64()),
-])
-_GENERATION = ("temperature", "top_p", "top_k", "max_new_tokens", "seed")  # what its GenerationParameters know, which refuses others
+_SPECIFIC = pa.struct(
+    [
+        ("extracted_predictions", _TEXTS),
+        ("extracted_golds", _TEXTS),
+        ("options", _TEXTS),
+        ("subject", pa.string()),
+        ("context", _TEXTS),
+        ("n_tokens", _NUMBERS),
+        ("finish_reasons", _TEXTS),
+    ]
+)
+_DOC = pa.struct(
+    [
+        ("query", pa.string()),
+        ("choices", _TEXTS),
+        ("gold_index", pa.int64()),
+        ("instruction", pa.string()),
+        ("images", _UNSET),
+        ("specific", _SPECIFIC),
+        ("unconditioned_query", _UNSET),
+        ("original_query", _UNSET),
+        ("id", pa.string()),
+        ("task_name", pa.string()),
+        ("fewshot_samples", pa.list_(_UNSET)),
+        ("sampling_methods", _TEXTS),
+        ("fewshot_sorting_class", _UNSET),
+        ("generation_size", pa.int64()),
+        ("stop_sequences", pa.list_(_UNSET)),
+        ("use_logits", pa.bool_()),
+        ("num_samples", pa.int64()),
+        ("generation_grammar", _UNSET),
+    ]
+)
+_RESPONSE = pa.struct(
+    [
+        ("input", pa.string()),
+        ("input_tokens", _NUMBERS),
+        ("text", _TEXTS),
+        ("output_tokens", pa.list_(_NUMBERS)),
+        ("text_post_processed", _TEXTS),
+        ("reasonings", _TEXTS),
+        ("logprobs", pa.list_(pa.float64())),
+        ("argmax_logits_eq_gold", pa.list_(pa.bool_())),
+        ("logits", _UNSET),
+        ("unconditioned_logprobs", _UNSET),
+        ("truncated_tokens_count", pa.int64()),
+        ("padded_tokens_count", pa.int64()),
+    ]
+)
+_GENERATION = (
+    "temperature",
+    "top_p",
+    "top_k",
+    "max_new_tokens",
+    "seed",
+)  # what its GenerationParameters know, which refuses others
 _COUNTED = {"hashes": {}, "truncated": 0, "non_truncated": 0, "padded": 0, "non_padded": 0}
 
 
@@ -57,33 +97,67 @@ def write_lighteval(out: Path, model: str, tasks: list[Task], date: str) -> list
     files, results, configs = [], {}, {}
     for task in tasks:
         name, metric = f"{task.name}|{task.shots}", "acc" if task.likeliest else "extractive_match"
-        results[name] = {metric: float(task.means.mean())} | ({f"{metric}_stderr": task.stderr} if len(task.items) > 1 else {})
+        results[name] = {metric: float(task.means.mean())} | (
+            {f"{metric}_stderr": task.stderr} if len(task.items) > 1 else {}
+        )
         configs[name] = {
-            "name": task.name, "metrics": [{"metric_name": metric, "higher_is_better": True, "category": _category(task)}], "num_fewshots": task.shots,
-            "generation_size": _size(task), "num_samples": [len(task.frame) // len(task.items)], "original_num_docs": -1, "effective_num_docs": len(task.items), "version": 0,
+            "name": task.name,
+            "metrics": [{"metric_name": metric, "higher_is_better": True, "category": _category(task)}],
+            "num_fewshots": task.shots,
+            "generation_size": _size(task),
+            "num_samples": [len(task.frame) // len(task.items)],
+            "original_num_docs": -1,
+            "effective_num_docs": len(task.items),
+            "version": 0,
         }
         files.append(out / "details" / model / date / f"details_{name}_{date}.parquet")
         number = pa.int64() if task.likeliest else pa.float64()
         schema = pa.schema([("doc", _DOC), ("metric", pa.struct([(metric, number)])), ("model_response", _RESPONSE)])
         rows = [
-            {"doc": _doc(task, name, item, prompt, rows), "metric": {metric: right}, "model_response": _response(task, item, prompt, rows)}
+            {
+                "doc": _doc(task, name, item, prompt, rows),
+                "metric": {metric: right},
+                "model_response": _response(task, item, prompt, rows),
+            }
             for item, prompt, rows, right in task.rows()
         ]
         with atomic_write(files[-1], "wb") as handle:
             pq.write_table(pa.Table.from_pylist(rows, schema), handle)
     sampling = tasks[0].sampling
-    config = dict.fromkeys(("lighteval_sha", "num_fewshot_seeds", "max_samples", "job_id", "start_time", "end_time", "total_evaluation_time_secondes")) | {
-        "lighteval_sha": "?", "num_fewshot_seeds": 1, "model_name": model, "model_config": {
-            "model_name": model, "generation_parameters": {key: sampling[key] for key in _GENERATION if key in sampling}, "sampling": sampling,
+    config = dict.fromkeys(
+        (
+            "lighteval_sha",
+            "num_fewshot_seeds",
+            "max_samples",
+            "job_id",
+            "start_time",
+            "end_time",
+            "total_evaluation_time_secondes",
+        )
+    ) | {
+        "lighteval_sha": "?",
+        "num_fewshot_seeds": 1,
+        "model_name": model,
+        "model_config": {
+            "model_name": model,
+            "generation_parameters": {key: sampling[key] for key in _GENERATION if key in sampling},
+            "sampling": sampling,
             "system_prompt": tasks[0].header.get("prompt", {}).get("system") or None,
         },
     }
     measures = sorted({key for row in results.values() for key in row})
     every = {key: float(np.mean([row[key] for row in results.values() if key in row])) for key in measures}
-    write_json(summary := out / "results" / model / f"results_{date}.json", {
-        "config_general": config, "results": {**results, "all": every}, "versions": {}, "config_tasks": configs,
-        "summary_tasks": dict.fromkeys(results, _COUNTED), "summary_general": _COUNTED,
-    })
+    write_json(
+        summary := out / "results" / model / f"results_{date}.json",
+        {
+            "config_general": config,
+            "results": {**results, "all": every},
+            "versions": {},
+            "config_tasks": configs,
+            "summary_tasks": dict.fromkeys(results, _COUNTED),
+            "summary_general": _COUNTED,
+        },
+    )
     return [summary, *files]
 
 
@@ -98,12 +172,26 @@ def _size(task: Task) -> int | None:
 def _doc(task: Task, name: str, item: Item, prompt: Prompt, rows: pd.DataFrame) -> dict[str, Any]:
     messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
     return {
-        "query": messages[-1]["content"], "choices": list(item.options), "gold_index": list(item.options).index(item.answer_idx),
-        "instruction": "".join(message["content"] for message in messages if message["role"] == "system"), "id": item.id, "task_name": name, "fewshot_samples": [],
-        "num_samples": len(rows), "generation_size": _size(task), "sampling_methods": [_category(task)], "stop_sequences": [], "use_logits": False,
+        "query": messages[-1]["content"],
+        "choices": list(item.options),
+        "gold_index": list(item.options).index(item.answer_idx),
+        "instruction": "".join(message["content"] for message in messages if message["role"] == "system"),
+        "id": item.id,
+        "task_name": name,
+        "fewshot_samples": [],
+        "num_samples": len(rows),
+        "generation_size": _size(task),
+        "sampling_methods": [_category(task)],
+        "stop_sequences": [],
+        "use_logits": False,
         "specific": {
-            "extracted_predictions": task.letters(rows), "extracted_golds": [item.answer_idx], "options": list(item.options.values()),
-            "subject": item.reasoning_type or item.subject, "context": item.context, "n_tokens": list(rows["n_tokens"]), "finish_reasons": list(rows["finish_reason"]),
+            "extracted_predictions": task.letters(rows),
+            "extracted_golds": [item.answer_idx],
+            "options": list(item.options.values()),
+            "subject": item.reasoning_type or item.subject,
+            "context": item.context,
+            "n_tokens": list(rows["n_tokens"]),
+            "finish_reasons": list(rows["finish_reason"]),
         },
     }
 
@@ -112,7 +200,14 @@ def _response(task: Task, item: Item, prompt: Prompt, rows: pd.DataFrame) -> dic
     texts = [] if task.likeliest else list(rows["completion"])
     parted = [text.rpartition("</think>") for text in texts]
     return {
-        "input": as_text(prompt), "input_tokens": [], "text": texts, "output_tokens": [], "text_post_processed": [answer for _, _, answer in parted],
+        "input": as_text(prompt),
+        "input_tokens": [],
+        "text": texts,
+        "output_tokens": [],
+        "text_post_processed": [answer for _, _, answer in parted],
         "reasonings": [thought.partition("<think>")[2].strip() or thought.strip() or None for thought, _, _ in parted],
-        "logprobs": task.logprobs(item, rows) if task.likeliest else [], "argmax_logits_eq_gold": [], "truncated_tokens_count": 0, "padded_tokens_count": 0,
+        "logprobs": task.logprobs(item, rows) if task.likeliest else [],
+        "argmax_logits_eq_gold": [],
+        "truncated_tokens_count": 0,
+        "padded_tokens_count": 0,
     }

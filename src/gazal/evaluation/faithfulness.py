@@ -22,7 +22,18 @@ from gazal.evaluation.verdicts import OUTCOMES, judge
 from gazal.files import write_json
 from gazal.items import REASONING_TYPES, Item
 
-MEASURES = ("accuracy", "faultless", "precision", "coverage", "arithmetic", "follows", "wrong_reasons", "tied", "quotes", "unread")
+MEASURES = (
+    "accuracy",
+    "faultless",
+    "precision",
+    "coverage",
+    "arithmetic",
+    "follows",
+    "wrong_reasons",
+    "tied",
+    "quotes",
+    "unread",
+)
 COMPARED = ("faultless", "precision", "coverage", "arithmetic", "follows", "wrong_reasons")
 STRUCTURE = ("think", "steps", "assessment", "answer")
 
@@ -57,14 +68,32 @@ def measure_faithfulness(eval_dir: str | Path, answers: Read | None = None) -> d
         return {}
     tables = {
         key: (_judged(frame, truths[key[1]]) if truths[key[1]] else _shaped(frame), bool(truths[key[1]]))
-        for key, frame in frames.items() if items[key[1]] and not frame["likeliest"].any()
+        for key, frame in frames.items()
+        if items[key[1]] and not frame["likeliest"].any()
     }
     models: dict[str, Any] = {}
     for (model, benchmark), (table, derived) in tables.items():
-        by = {"by": {kind: _cell(found, derived) for kind in REASONING_TYPES if len(found := table[table["group"] == kind])}} if derived else {}
+        by = (
+            {
+                "by": {
+                    kind: _cell(found, derived)
+                    for kind in REASONING_TYPES
+                    if len(found := table[table["group"] == kind])
+                }
+            }
+            if derived
+            else {}
+        )
         models.setdefault(model, {"benchmarks": {}})["benchmarks"][benchmark] = {**_cell(table, derived), **by}
-    report = {"models": models, "paired": _paired({key: table for key, (table, derived) in tables.items() if derived}),
-              "unsettled": {name: left for name, found in items.items() if (left := sum(map(_claims_a_source, found)) - len(truths[name]))}}
+    report = {
+        "models": models,
+        "paired": _paired({key: table for key, (table, derived) in tables.items() if derived}),
+        "unsettled": {
+            name: left
+            for name, found in items.items()
+            if (left := sum(map(_claims_a_source, found)) - len(truths[name]))
+        },
+    }
     write_json(root / "faithfulness.json", report)
     return report
 
@@ -81,36 +110,57 @@ def _judged(frame: pd.DataFrame, truths: dict[str, Any]) -> pd.DataFrame:
         verdict = judge(read_steps(row.completion, row.open), truths[row.item_id], letter)
         outcome, claimed = verdict.outcome(letter, row.key), row.correct and verdict.claims > 0
         counts = {
-            "accuracy": (row.correct, 1), "faultless": (verdict.faultless, 1), "precision": (sum(verdict.right.values()), verdict.claims),
-            "coverage": (verdict.covered, verdict.needed), "arithmetic": (verdict.holding, verdict.relations),
-            "follows": (bool(verdict.follows), verdict.follows is not None), "tied": (len(verdict.leads_to) > 1, verdict.claims > 0),
-            "wrong_reasons": (outcome == "right_for_wrong_reasons", claimed), "quotes": (verdict.quoted_right, verdict.quotes),
+            "accuracy": (row.correct, 1),
+            "faultless": (verdict.faultless, 1),
+            "precision": (sum(verdict.right.values()), verdict.claims),
+            "coverage": (verdict.covered, verdict.needed),
+            "arithmetic": (verdict.holding, verdict.relations),
+            "follows": (bool(verdict.follows), verdict.follows is not None),
+            "tied": (len(verdict.leads_to) > 1, verdict.claims > 0),
+            "wrong_reasons": (outcome == "right_for_wrong_reasons", claimed),
+            "quotes": (verdict.quoted_right, verdict.quotes),
             "unread": (verdict.unread, verdict.steps),
         }
-        rows.append({
-            "item_id": row.item_id, "group": row.group, "outcome": outcome, "strange": verdict.strange, "beside": verdict.beside,
-            **{name: int(part) for name, (part, _) in counts.items()}, **{f"of_{name}": int(whole) for name, (_, whole) in counts.items()},
-            **{f"made_{kind}": verdict.made[kind] for kind in KINDS}, **{f"right_{kind}": verdict.right[kind] for kind in KINDS},
-            **{f"has_{part}": kept for part, kept in structure(row.completion, row.open).items()},
-        })
+        rows.append(
+            {
+                "item_id": row.item_id,
+                "group": row.group,
+                "outcome": outcome,
+                "strange": verdict.strange,
+                "beside": verdict.beside,
+                **{name: int(part) for name, (part, _) in counts.items()},
+                **{f"of_{name}": int(whole) for name, (_, whole) in counts.items()},
+                **{f"made_{kind}": verdict.made[kind] for kind in KINDS},
+                **{f"right_{kind}": verdict.right[kind] for kind in KINDS},
+                **{f"has_{part}": kept for part, kept in structure(row.completion, row.open).items()},
+            }
+        )
     return pd.DataFrame(rows)
 
 
 def _shaped(frame: pd.DataFrame) -> pd.DataFrame:
     """The structure alone, of completions that no source settles."""
-    kept = pd.DataFrame([structure(text, opened) for text, opened in zip(frame["completion"], frame["open"], strict=True)]).add_prefix("has_")
+    kept = pd.DataFrame(
+        [structure(text, opened) for text, opened in zip(frame["completion"], frame["open"], strict=True)]
+    ).add_prefix("has_")
     return kept.assign(item_id=frame["item_id"], accuracy=frame["correct"].astype(int), of_accuracy=1)
 
 
 def _cell(table: pd.DataFrame, derived: bool) -> dict[str, Any]:
     items, one = pd.factorize(table["item_id"])[0], np.ones(len(table))
-    shape = {part: _rate(items, table[f"has_{part}"], one) for part in (*STRUCTURE, *(() if derived else ("sections",)))}
+    shape = {
+        part: _rate(items, table[f"has_{part}"], one) for part in (*STRUCTURE, *(() if derived else ("sections",)))
+    }
     cell: dict[str, Any] = {"items": int(items.max()) + 1, "completions": len(table)}
     for name in MEASURES if derived else ("accuracy",):
         cell[name] = _rate(items, table[name], table[f"of_{name}"])
     if derived:
         sums = table.sum(numeric_only=True)
-        cell["claims"] = {kind: {"made": int(sums[f"made_{kind}"]), "right": int(sums[f"right_{kind}"])} for kind in KINDS if sums[f"made_{kind}"]}
+        cell["claims"] = {
+            kind: {"made": int(sums[f"made_{kind}"]), "right": int(sums[f"right_{kind}"])}
+            for kind in KINDS
+            if sums[f"made_{kind}"]
+        }
         cell |= {"strange": int(sums["strange"]), "beside": int(sums["beside"])}
         cell["outcomes"] = {name: _rate(items, table["outcome"] == name, one) for name in OUTCOMES}
     return {**cell, "structure": shape}
@@ -133,7 +183,11 @@ def _paired(tables: dict[tuple[str, str], pd.DataFrame]) -> list[dict[str, Any]]
         for a, b in combinations(models, 2):
             one, two = models[a], models[b]
             if set(one["item_id"]) == set(two["item_id"]):
-                by = {kind: _differences(one[one["group"] == kind], two[two["group"] == kind]) for kind in REASONING_TYPES if (one["group"] == kind).any()}
+                by = {
+                    kind: _differences(one[one["group"] == kind], two[two["group"] == kind])
+                    for kind in REASONING_TYPES
+                    if (one["group"] == kind).any()
+                }
                 rows.append({"a": a, "b": b, "benchmark": benchmark, "all": _differences(one, two), "by": by})
     return rows
 
@@ -154,4 +208,7 @@ def _differences(one: pd.DataFrame, two: pd.DataFrame) -> dict[str, Any]:
     rows = np.concatenate([a, b], axis=1)
     low, high = bootstrap(rows, differences)
     found = zip(kept, differences(rows.mean(axis=0)), low, high, strict=True)
-    return {name: {"delta": round(float(delta), 6), "ci95": [round(float(lo), 6), round(float(hi), 6)]} for name, delta, lo, hi in found}
+    return {
+        name: {"delta": round(float(delta), 6), "ci95": [round(float(lo), 6), round(float(hi), 6)]}
+        for name, delta, lo, hi in found
+    }

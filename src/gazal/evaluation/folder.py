@@ -42,9 +42,15 @@ def save_items(eval_dir: str | Path, benchmark: str, items: list[Item], replace:
     """Write ``items/<benchmark>.jsonl`` for scoring. Raises GazalError where it holds other items of which there are predictions,
     unless ``replace``."""
     path = Path(eval_dir) / "items" / f"{benchmark}.jsonl"
-    predicted = (found for end in (".parquet", ".partial.jsonl") for found in Path(eval_dir).glob(f"*/{glob.escape(benchmark)}{end}"))
+    predicted = (
+        found
+        for end in (".parquet", ".partial.jsonl")
+        for found in Path(eval_dir).glob(f"*/{glob.escape(benchmark)}{end}")
+    )
     if not replace and path.exists() and any(predicted) and fingerprint(read_items(path)) != fingerprint(items):
-        raise GazalError(f"{path}: holds other items than those asked now (another limit, seed or file?); choose another folder")
+        raise GazalError(
+            f"{path}: holds other items than those asked now (another limit, seed or file?); choose another folder"
+        )
     write_items_jsonl(path, (_slim(item) for item in items))
 
 
@@ -62,14 +68,20 @@ def read_not_run(eval_dir: str | Path) -> dict[str, str]:
     """What :func:`save_not_run` wrote; empty where it wrote nothing."""
     path = Path(eval_dir) / "not_run.json"
     try:
-        return {str(name): str(reason) for name, reason in json.loads(path.read_text(encoding="utf-8")).items()} if path.exists() else {}
+        return (
+            {str(name): str(reason) for name, reason in json.loads(path.read_text(encoding="utf-8")).items()}
+            if path.exists()
+            else {}
+        )
     except (ValueError, AttributeError) as error:
         raise GazalError(f"{path}: not a JSON object of reasons") from error
 
 
 def _slim(item: Item) -> Item:
     extra = {name: value for name, kind in EXTRA.items() if isinstance(value := getattr(item, name, None), kind)}
-    fields = item.model_dump(include={"id", "question", "context", "options", "answer_idx", "reasoning_type", "subject", "source"})
+    fields = item.model_dump(
+        include={"id", "question", "context", "options", "answer_idx", "reasoning_type", "subject", "source"}
+    )
     return Item.model_validate(fields | extra)
 
 
@@ -87,12 +99,20 @@ def read_answers(eval_dir: str | Path) -> Read:
     root = Path(eval_dir)
     root = root / "eval" if (root / "eval").is_dir() else root
     if not root.is_dir():
-        raise GazalError(f"{root}: {'is a file, expected the folder of predictions' if root.exists() else 'no such folder'}")
+        raise GazalError(
+            f"{root}: {'is a file, expected the folder of predictions' if root.exists() else 'no such folder'}"
+        )
     several = [path for path in root.glob("*/*.parquet") if path.parent.name not in KEPT]
-    files = {(path.parent.name if several else root.resolve().name, path.stem): path for path in several or root.glob("*.parquet")}
+    files = {
+        (path.parent.name if several else root.resolve().name, path.stem): path
+        for path in several or root.glob("*.parquet")
+    }
     if not files:
         raise GazalError(f"{root}: no predictions (expected <model>/<benchmark>.parquet)")
-    items = {name: _items(root, name, not several) for name in sorted({name for _, name in files}, key=lambda n: _rank(n, BENCHMARKS, last=False))}
+    items = {
+        name: _items(root, name, not several)
+        for name in sorted({name for _, name in files}, key=lambda n: _rank(n, BENCHMARKS, last=False))
+    }
     order = sorted(files, key=lambda key: (_rank(key[0], STAGES), _rank(key[1], BENCHMARKS, last=False)))
     return root, {key: _answers(files[key], items[key[1]]) for key in order}, items
 
@@ -107,7 +127,10 @@ def read_permuted(root: Path, plain: Path) -> pd.DataFrame | None:
         return None
     items = _items(root, f"{PERMUTED}/{benchmark}", plain.parent == root)
     if not items:
-        print(f"{benchmark}: no items/{PERMUTED}/{benchmark}.jsonl beside the predictions: its permuted orders are not scored", file=sys.stderr)
+        print(
+            f"{benchmark}: no items/{PERMUTED}/{benchmark}.jsonl beside the predictions: its permuted orders are not scored",
+            file=sys.stderr,
+        )
         return None
     orders = {}
     for row, item in enumerate(items, 1):
@@ -118,8 +141,12 @@ def read_permuted(root: Path, plain: Path) -> pd.DataFrame | None:
     frame = _answers(path, items)
     found = [orders[name] for name in frame["item_id"]]
     return frame.assign(
-        item_id=[origin for origin, _, _ in found], turn=[turn for _, turn, _ in found],
-        original=[order[LETTERS.index(letter)] if isinstance(letter, str) else None for letter, (_, _, order) in zip(frame["letter"], found, strict=True)],
+        item_id=[origin for origin, _, _ in found],
+        turn=[turn for _, turn, _ in found],
+        original=[
+            order[LETTERS.index(letter)] if isinstance(letter, str) else None
+            for letter, (_, _, order) in zip(frame["letter"], found, strict=True)
+        ],
     )
 
 
@@ -128,10 +155,18 @@ def regrade(frame: pd.DataFrame, items: list[Item], by: str) -> Grades:
     log-likelihood is read by no protocol: all take its letter."""
     if frame["likeliest"].any():
         letters = [letter if isinstance(letter, str) else None for letter in frame["letter"]]
-        return Grades(np.array(letters, dtype=object)[:, None], letters, frame["correct"].to_numpy(float), ["read"] * len(letters))
+        return Grades(
+            np.array(letters, dtype=object)[:, None], letters, frame["correct"].to_numpy(float), ["read"] * len(letters)
+        )
     asked = {item.id: item for item in items}
     rows = [asked[name] for name in frame["item_id"]]
-    return grade(by, list(frame["completion"]), [item.options for item in rows], [item.answer_idx for item in rows], list(frame["open"]))
+    return grade(
+        by,
+        list(frame["completion"]),
+        [item.options for item in rows],
+        [item.answer_idx for item in rows],
+        list(frame["open"]),
+    )
 
 
 def with_grades(frame: pd.DataFrame, grades: Grades) -> pd.DataFrame:
@@ -147,7 +182,9 @@ def _rank(name: str, order: tuple[str, ...], last: bool = True) -> tuple[int, st
 
 def _items(root: Path, benchmark: str, alone: bool) -> list[Item]:
     folders = (root, root.resolve().parent) if alone else (root,)
-    found = (path for folder in folders for ending in ENDINGS if (path := folder / "items" / f"{benchmark}{ending}").exists())
+    found = (
+        path for folder in folders for ending in ENDINGS if (path := folder / "items" / f"{benchmark}{ending}").exists()
+    )
     return read_items(path) if (path := next(found, None)) else []
 
 
@@ -156,10 +193,19 @@ def _answers(path: Path, items: list[Item]) -> pd.DataFrame:
     if items:
         frame = _in_order(path, frame, items, header)
     elif (unknown := frame["correct"].isna()).any():
-        raise GazalError(f"{path}: row {int(unknown.argmax()) + 1}: correct: null, and no items/{path.stem}.jsonl beside says what is right")
+        raise GazalError(
+            f"{path}: row {int(unknown.argmax()) + 1}: correct: null, and no items/{path.stem}.jsonl beside says what is right"
+        )
     else:
         stored = _stored(frame)
-        frame = frame.assign(group=None, key=None, format=np.nan, open=False, letter=stored, correct=frame["correct"].astype(bool) & stored.notna())
+        frame = frame.assign(
+            group=None,
+            key=None,
+            format=np.nan,
+            open=False,
+            letter=stored,
+            correct=frame["correct"].astype(bool) & stored.notna(),
+        )
         frame = frame.sort_values(["item_id", "sample"], ignore_index=True)
     frame["likeliest"] = header.get("sampling", {}).get("method") == "loglik"
     frame.attrs |= {"path": path, "header": header}
@@ -175,7 +221,9 @@ def _in_order(path: Path, frame: pd.DataFrame, items: list[Item], header: dict[s
     place = {item.id: at for at, item in enumerate(items)}
     strange = frame.index[~frame["item_id"].isin(place)]
     if len(strange):
-        raise GazalError(f"{path}: row {strange[0] + 1}: item_id: {frame['item_id'][strange[0]]!r} is not among the items of {path.stem}")
+        raise GazalError(
+            f"{path}: row {strange[0] + 1}: item_id: {frame['item_id'][strange[0]]!r} is not among the items of {path.stem}"
+        )
     answered = set(frame["item_id"])
     absent = [item.id for item in items if item.id not in answered]
     if absent:
@@ -184,21 +232,39 @@ def _in_order(path: Path, frame: pd.DataFrame, items: list[Item], header: dict[s
         raise GazalError(f"{path}: was made for other items than those in items/{path.stem}.jsonl")
     frame = frame.assign(place=frame["item_id"].map(place)).sort_values(["place", "sample"], ignore_index=True)
     asked = [items[at] for at in frame["place"]]
-    frame = frame.assign(group=[item.reasoning_type or item.subject for item in asked], key=[item.answer_idx for item in asked])
-    read = _likeliest(path, frame, asked, header) if header.get("sampling", {}).get("method") == "loglik" else _written(frame, asked, header)
-    other = (frame["letter"].notna() & (_stored(frame).fillna("") != read["letter"].fillna(""))) | (frame["correct"].notna() & (frame["correct"] != read["correct"]))
+    frame = frame.assign(
+        group=[item.reasoning_type or item.subject for item in asked], key=[item.answer_idx for item in asked]
+    )
+    read = (
+        _likeliest(path, frame, asked, header)
+        if header.get("sampling", {}).get("method") == "loglik"
+        else _written(frame, asked, header)
+    )
+    other = (frame["letter"].notna() & (_stored(frame).fillna("") != read["letter"].fillna(""))) | (
+        frame["correct"].notna() & (frame["correct"] != read["correct"])
+    )
     if other.any():
-        print(f"{path.parent.name} on {path.stem}: {other.sum()} of {len(frame)} stored letters or marks are not what the completions say; the completions count", file=sys.stderr)
+        print(
+            f"{path.parent.name} on {path.stem}: {other.sum()} of {len(frame)} stored letters or marks are not what the completions say; the completions count",
+            file=sys.stderr,
+        )
     return read
 
 
 def _written(frame: pd.DataFrame, asked: list[Item], header: dict[str, Any]) -> pd.DataFrame:
     think_open = bool(header.get("prompt", {}).get("opens_think", False))
-    found = [extract(text, item.options, think_open=think_open) for text, item in zip(frame["completion"], asked, strict=True)]
+    found = [
+        extract(text, item.options, think_open=think_open)
+        for text, item in zip(frame["completion"], asked, strict=True)
+    ]
     return frame.assign(
-        letter=[f.letter for f in found], reason=[f.reason.value for f in found],
+        letter=[f.letter for f in found],
+        reason=[f.reason.value for f in found],
         correct=[f.letter == key for f, key in zip(found, frame["key"], strict=True)],
-        format=[float(has_format(text, item.options, think_open, f)) for text, item, f in zip(frame["completion"], asked, found, strict=True)],
+        format=[
+            float(has_format(text, item.options, think_open, f))
+            for text, item, f in zip(frame["completion"], asked, found, strict=True)
+        ],
         open=think_open,
     )
 

@@ -11,8 +11,18 @@ from gazal.files import file_safe, sha256
 from gazal.model_folders import EMBEDDED, require_model
 
 WEIGHTS = (
-    "*.safetensors", "config.json", "generation_config.json", "chat_template.jinja", "tokenizer.json", "tokenizer_config.json",
-    "tokenizer.model", "vocab.json", "vocab.txt", "merges.txt", "added_tokens.json", "special_tokens_map.json",
+    "*.safetensors",
+    "config.json",
+    "generation_config.json",
+    "chat_template.jinja",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "added_tokens.json",
+    "special_tokens_map.json",
 )  # of a folder, all that its answers depend on
 
 

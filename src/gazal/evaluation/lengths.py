@@ -50,8 +50,11 @@ def of_completions(frame: pd.DataFrame) -> dict[str, Any]:
     several = grouped["group"].nunique() > 1
     return {
         "fifths": [{"fifth": int(fifth), **_cell(part)} for fifth, part in ended.groupby("fifth")],
-        "truncated": _cell(frame[cut]) if cut.any() else None, "rho": _rho(ended),
-        "within": [{"fifth": int(fifth), **_cell(part, "gain")} for fifth, part in grouped.groupby("fifth")] if several else [],
+        "truncated": _cell(frame[cut]) if cut.any() else None,
+        "rho": _rho(ended),
+        "within": [{"fifth": int(fifth), **_cell(part, "gain")} for fifth, part in grouped.groupby("fifth")]
+        if several
+        else [],
         "rho_within": _rho(grouped) if several else None,
     }
 
@@ -61,15 +64,24 @@ def _ranked(frame: pd.DataFrame) -> pd.DataFrame:
     ``gain`` (1 or 0 less the group's share of right completions)."""
     groups, right = frame.groupby("group"), frame["correct"].astype(float)
     place = (groups["n_tokens"].rank() - 0.5) / groups["n_tokens"].transform("size")
-    return frame.assign(place=place, fifth=np.floor(place * FIFTHS).astype(int) + 1, gain=right - right.groupby(frame["group"]).transform("mean"))
+    return frame.assign(
+        place=place,
+        fifth=np.floor(place * FIFTHS).astype(int) + 1,
+        gain=right - right.groupby(frame["group"]).transform("mean"),
+    )
 
 
 def _cell(part: pd.DataFrame, value: str = "accuracy") -> dict[str, Any]:
     means = part.groupby("item_id")["gain" if value == "gain" else "correct"].mean().to_numpy(float)
-    low, high = paired_interval(means) if value == "gain" else interval(means)  # an item is one draw, however many of its completions are here
+    low, high = (
+        paired_interval(means) if value == "gain" else interval(means)
+    )  # an item is one draw, however many of its completions are here
     return {
-        "completions": len(part), "items": len(means), "tokens": round(float(part["n_tokens"].mean()), 6),
-        value: round(float(means.mean()), 6), "ci95": [round(low, 6), round(high, 6)],
+        "completions": len(part),
+        "items": len(means),
+        "tokens": round(float(part["n_tokens"].mean()), 6),
+        value: round(float(means.mean()), 6),
+        "ci95": [round(low, 6), round(high, 6)],
     }
 
 

@@ -56,10 +56,17 @@ def to_completion(asked: dict[str, str], scored: Sequence[Scored], norm: str) ->
     pairs = list(zip(asked.items(), scored, strict=True))
     if norm == "sum":
         return json.dumps({letter: round(one.loglik, 6) for (letter, _), one in pairs})
-    return json.dumps({letter: [round(one.loglik, 6), one.tokens if norm == "tokens" else max(len(text), 1)] for (letter, text), one in pairs})
+    return json.dumps(
+        {
+            letter: [round(one.loglik, 6), one.tokens if norm == "tokens" else max(len(text), 1)]
+            for (letter, text), one in pairs
+        }
+    )
 
 
-def replies(engine: Engine, items: Sequence[Item], prompting: Prompting, settings: EvaluationSection, done: Collection[int]) -> Iterator[list[Reply]]:
+def replies(
+    engine: Engine, items: Sequence[Item], prompting: Prompting, settings: EvaluationSection, done: Collection[int]
+) -> Iterator[list[Reply]]:
     """A reply for each item whose place is not in ``done``, in batches within ``settings.batch_tokens``, longest first.
 
     A reply's text is what :func:`read_letter` reads, its ``n_tokens`` 0. An item that does not fit the model's context is not
@@ -73,21 +80,31 @@ def replies(engine: Engine, items: Sequence[Item], prompting: Prompting, setting
     from gazal.likelihood import encode, score_batch
 
     if not isinstance(model := getattr(engine, "model", None), PreTrainedModel):
-        raise GazalError(f"model {engine.name}: log-likelihoods need a model in this process (evaluation.engine=transformers); set evaluation.method=generate")
+        raise GazalError(
+            f"model {engine.name}: log-likelihoods need a model in this process (evaluation.engine=transformers); set evaluation.method=generate"
+        )
     if items and engine.opens_think(prompting.prompt(items[0]), settings.thinking):
-        raise GazalError(f"model {engine.name}: its prompt opens <think>, where no option stands: evaluation.thinking=off, or evaluation.prompt=plain")
+        raise GazalError(
+            f"model {engine.name}: its prompt opens <think>, where no option stands: evaluation.thinking=off, or evaluation.prompt=plain"
+        )
     tokenizer, done = engine.tokenizer, set(done)
 
     def text(item: Item) -> tuple[str, list[str], bool]:
         prompt = prompting.prompt(item)
         plain = isinstance(prompt, str)  # its special tokens are the tokenizer's own, a chat's are in its template
         lead = " " if plain and not prompt[-1:].isspace() else ""
-        return engine.render(prompt, settings.thinking), [lead + choice for choice in choices(item, settings.loglik_choice).values()], plain
+        return (
+            engine.render(prompt, settings.thinking),
+            [lead + choice for choice in choices(item, settings.loglik_choice).values()],
+            plain,
+        )
 
     costs, tops = [], []
     for start in range(0, len(items), CHUNK):
         prompts, continuations, plain = zip(*map(text, items[start : start + CHUNK]), strict=True)
-        for ids, texts in zip(tokenizer(list(prompts), add_special_tokens=plain[0])["input_ids"], continuations, strict=True):
+        for ids, texts in zip(
+            tokenizer(list(prompts), add_special_tokens=plain[0])["input_ids"], continuations, strict=True
+        ):
             tail = max(map(len, tokenizer(texts, add_special_tokens=False)["input_ids"]))
             tops.append(len(ids) + tail)
             costs.append(len(ids) + 1 if tail == 1 else len(texts) * max(len(ids) + tail, TAIL_COST * tail))
@@ -95,13 +112,20 @@ def replies(engine: Engine, items: Sequence[Item], prompting: Prompting, setting
     fits = [place for place, top in enumerate(tops) if top <= room]
     if too_long := sorted(set(range(len(items))) - set(fits) - done):
         yield [Reply(place, "", 0, "length") for place in too_long]
-    batches = [[fits[at] for at in batch] for batch in plan_batches([costs[place] for place in fits], 0, settings.batch_tokens)]
+    batches = [
+        [fits[at] for at in batch] for batch in plan_batches([costs[place] for place in fits], 0, settings.batch_tokens)
+    ]
     for batch in [batch[part] for batch in batches for part in alike([costs[place] for place in batch])]:
         wanted = [place for place in batch if place not in done]
         if not wanted:
             continue
-        scored = score_batch(model, [encode(tokenizer, *text(items[place])) for place in wanted], tokenizer.pad_token_id)
+        scored = score_batch(
+            model, [encode(tokenizer, *text(items[place])) for place in wanted], tokenizer.pad_token_id
+        )
         if not all(math.isfinite(one.loglik) for row in scored for one in row):
             raise GazalError(f"model {engine.name}: its log-likelihoods are no numbers")
         asked = [choices(items[place], settings.loglik_choice) for place in wanted]
-        yield [Reply(place, to_completion(texts, row, settings.loglik_norm), 0, "stop") for place, texts, row in zip(wanted, asked, scored, strict=True)]
+        yield [
+            Reply(place, to_completion(texts, row, settings.loglik_norm), 0, "stop")
+            for place, texts, row in zip(wanted, asked, scored, strict=True)
+        ]

@@ -41,7 +41,14 @@ class Partial:
     is at work, and where it cannot be written.
     """
 
-    def __init__(self, path: Path, header: dict[str, Any], total: int, seen: Callable[[list[Reply]], None], check: Callable[[Any], None]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        header: dict[str, Any],
+        total: int,
+        seen: Callable[[list[Reply]], None],
+        check: Callable[[Any], None],
+    ) -> None:
         self.path, self.seen = path, seen
         self.start, self.length = np.full(total, -1, np.int64), np.zeros(total, np.int64)
         try:
@@ -70,7 +77,10 @@ class Partial:
 
     def append(self, batch: list[Reply]) -> None:
         """Save a batch as one line. Halves of surrogate pairs, which no UTF-8 file can hold, become U+FFFD."""
-        batch = [reply._replace(text=reply.text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")) for reply in batch]
+        batch = [
+            reply._replace(text=reply.text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+            for reply in batch
+        ]
         try:
             line = self._index(batch, self.handle.seek(0, 2))
             self.handle.write(line)
@@ -116,7 +126,9 @@ class Partial:
                 whole += len(line)
         except (ValueError, TypeError, IndexError, AttributeError) as error:
             remedy = f"remove rows {row} and on to keep those before, or the file" if row > 1 else "remove it"
-            raise GazalError(f"{self.path}: row {row}: not of a file of partial predictions ({error}); {remedy}") from error
+            raise GazalError(
+                f"{self.path}: row {row}: not of a file of partial predictions ({error}); {remedy}"
+            ) from error
         try:
             self.handle.truncate(whole)
             if not whole:

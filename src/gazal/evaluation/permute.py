@@ -50,7 +50,9 @@ def orders(item: Item, count: int, seed: int) -> Iterator[list[str]]:
     option that moves has its original order alone.
     """
     free = [letter for letter, text in item.options.items() if not _OF_PLACE.search(text)]
-    drawn = random.Random(int.from_bytes(hashlib.sha256(f"{seed}\n{item.id}\n{len(item.options)}".encode()).digest()[:8]))
+    drawn = random.Random(
+        int.from_bytes(hashlib.sha256(f"{seed}\n{item.id}\n{len(item.options)}".encode()).digest()[:8])
+    )
     seen, every = {tuple(free)}, math.factorial(len(free))
     for _ in range(count):
         if len(seen) == every > 1:
@@ -71,16 +73,25 @@ def reorder(item: Item, order: Sequence[str], number: int) -> Item:
     if sorted(order) != list(item.options):
         raise GazalError(f"item {item.id}: {list(order)} is no order of its options")
     kept = item.model_dump(include={"question", "context", "reasoning_type", "subject", "source"})
-    return Item.model_validate({
-        **kept, "id": f"{item.id}#{number}", "options": dict(zip(item.options, (item.options[letter] for letter in order), strict=True)),
-        "answer_idx": list(item.options)[list(order).index(item.answer_idx)], "answer": item.options[item.answer_idx] if item.answer else None,
-        "order": list(order),
-    })
+    return Item.model_validate(
+        {
+            **kept,
+            "id": f"{item.id}#{number}",
+            "options": dict(zip(item.options, (item.options[letter] for letter in order), strict=True)),
+            "answer_idx": list(item.options)[list(order).index(item.answer_idx)],
+            "answer": item.options[item.answer_idx] if item.answer else None,
+            "order": list(order),
+        }
+    )
 
 
-def permuted(items: Sequence[Item], count: int, seed: int, benchmark: str, say: Callable[[str], None] = print) -> list[Item]:
+def permuted(
+    items: Sequence[Item], count: int, seed: int, benchmark: str, say: Callable[[str], None] = print
+) -> list[Item]:
     """``count`` reordered items of each item, in turn; none of an item that :func:`names_letters` (how many, it says)."""
     asked = [item for item in items if not names_letters(item)]
     if len(asked) < len(items):
-        say(f"{benchmark}: {len(items) - len(asked)} of {len(items)} items are not asked in other orders: an option names others by their letters")
+        say(
+            f"{benchmark}: {len(items) - len(asked)} of {len(items)} items are not asked in other orders: an option names others by their letters"
+        )
     return [reorder(item, order, number) for item in asked for number, order in enumerate(orders(item, count, seed), 1)]

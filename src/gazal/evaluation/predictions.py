@@ -30,12 +30,30 @@ from gazal.recipe_evaluation import EvaluationSection
 if TYPE_CHECKING:  # engines bring torch, which reading and scoring do without
     from gazal.evaluation.engines import Engine, Reply
 
-SCHEMA = pa.schema([
-    ("item_id", pa.string()), ("sample", pa.int64()), ("completion", pa.string()), ("n_tokens", pa.int64()),
-    ("finish_reason", pa.string()), ("letter", pa.string()), ("reason", pa.string()), ("correct", pa.bool_()),
-])
+SCHEMA = pa.schema(
+    [
+        ("item_id", pa.string()),
+        ("sample", pa.int64()),
+        ("completion", pa.string()),
+        ("n_tokens", pa.int64()),
+        ("finish_reason", pa.string()),
+        ("letter", pa.string()),
+        ("reason", pa.string()),
+        ("correct", pa.bool_()),
+    ]
+)
 READ = ("letter", "reason", "correct")  # of these columns, what completions and items say
-SAMPLING = ("method", "loglik_choice", "loglik_norm", "temperature", "top_p", "top_k", "max_new_tokens", "samples", "stop_when_answered")
+SAMPLING = (
+    "method",
+    "loglik_choice",
+    "loglik_norm",
+    "temperature",
+    "top_p",
+    "top_k",
+    "max_new_tokens",
+    "samples",
+    "stop_when_answered",
+)
 ROW_GROUP = 4096  # rows written at a time
 
 
@@ -43,7 +61,11 @@ def fingerprint(items: Iterable[Item]) -> str:
     """SHA-256 of what is asked and what counts as right, in order."""
     digest = hashlib.sha256()
     for item in items:
-        digest.update(json.dumps([item.id, item.context, item.question, item.options, item.answer_idx], ensure_ascii=False).encode())
+        digest.update(
+            json.dumps(
+                [item.id, item.context, item.question, item.options, item.answer_idx], ensure_ascii=False
+            ).encode()
+        )
     return digest.hexdigest()
 
 
@@ -67,10 +89,14 @@ class Prompts(Sequence[Prompt]):
         return self.prompting.prompt(self.items[index % len(self) // self.samples])
 
 
-def _header(engine: Engine, items: list[Item], settings: EvaluationSection, prompting: Prompting, seed: int) -> dict[str, Any]:
+def _header(
+    engine: Engine, items: list[Item], settings: EvaluationSection, prompting: Prompting, seed: int
+) -> dict[str, Any]:
     sampling = {key: getattr(settings, key) for key in SAMPLING}
     return {
-        "model": engine.identity, "benchmark": fingerprint(items), "sampling": sampling | {"seed": seed},
+        "model": engine.identity,
+        "benchmark": fingerprint(items),
+        "sampling": sampling | {"seed": seed},
         "prompt": prompting.header() | {"thinking": settings.thinking},
     }
 
@@ -86,20 +112,29 @@ def _difference(found: Any, wanted: Any) -> str:
         return f"{_brief(found)}, wanted {_brief(wanted)}"
     found = found if isinstance(found, dict) else {}
     silent = [name for name in wanted if name not in found]  # an older version's header
-    other = [f"{name}: {_brief(found[name])}, wanted {_brief(wanted[name])}" for name in wanted if name in found and found[name] != wanted[name]]
+    other = [
+        f"{name}: {_brief(found[name])}, wanted {_brief(wanted[name])}"
+        for name in wanted
+        if name in found and found[name] != wanted[name]
+    ]
     more = [f"{name}: {_brief(found[name])}, wanted none" for name in found if name not in wanted]
     return "; ".join([*other, *more, *([f"does not say {', '.join(silent)}"] if silent else [])])
 
 
 def _check_same(path: Path, found: Any, wanted: dict[str, Any]) -> None:
     if not isinstance(found, dict):
-        raise GazalError(f"{path}: does not say which model and benchmark its predictions are of; remove it or choose another folder")
+        raise GazalError(
+            f"{path}: does not say which model and benchmark its predictions are of; remove it or choose another folder"
+        )
     other = [
         f"{key} ({'other items, options or keys' if key == 'benchmark' else _difference(found.get(key), wanted[key])})"
-        for key in wanted if found.get(key) != wanted[key]
+        for key in wanted
+        if found.get(key) != wanted[key]
     ]
     if other:
-        raise GazalError(f"{path}: holds predictions of another {', another '.join(other)}; remove it or choose another folder")
+        raise GazalError(
+            f"{path}: holds predictions of another {', another '.join(other)}; remove it or choose another folder"
+        )
 
 
 def _drop_stale(path: Path, read: Callable[[Path], Any], wanted: dict[str, Any], say: Callable[[str], None]) -> None:
@@ -112,8 +147,16 @@ def _drop_stale(path: Path, read: Callable[[Path], Any], wanted: dict[str, Any],
 
 
 def predict(
-    engine: Engine | str | Path, items: list[Item], settings: EvaluationSection, out: str | Path, *, prompting: Prompting, seed: int,
-    replace: bool = False, say: Callable[[str], None] = print, label: str | None = None,
+    engine: Engine | str | Path,
+    items: list[Item],
+    settings: EvaluationSection,
+    out: str | Path,
+    *,
+    prompting: Prompting,
+    seed: int,
+    replace: bool = False,
+    say: Callable[[str], None] = print,
+    label: str | None = None,
 ) -> Path:
     """Ask ``engine`` every item ``settings.samples`` times and write the predictions to ``out`` (Parquet).
 
@@ -144,7 +187,9 @@ def predict(
     if settings.method == "generate":
         _check_think(engine, prompts, prompting.opens_think, settings.thinking)
     readings = Readings(items, settings.samples, _reader(settings, prompting.opens_think))
-    with Partial(partial, header, len(prompts), readings.add, lambda found: _check_same(partial, found, header)) as saved:
+    with Partial(
+        partial, header, len(prompts), readings.add, lambda found: _check_same(partial, found, header)
+    ) as saved:
         progress = Progress(label or f"{out.parent.name} on {out.stem}", readings, say)
         if len(done := saved.done) < len(prompts):
             _say_control(engine, items, progress.label, say)
@@ -152,18 +197,27 @@ def predict(
                 saved.append(batch)
                 progress.tell()
         if missing := len(prompts) - len(saved.done):
-            raise GazalError(f"{partial}: model {engine.name} left {missing} of {len(prompts)} prompts without an answer; run again to ask them")
+            raise GazalError(
+                f"{partial}: model {engine.name} left {missing} of {len(prompts)} prompts without an answer; run again to ask them"
+            )
         _write(out, header, saved, readings)
     if readings.not_asked:
-        say(f"{progress.label}: {readings.not_asked} of {len(prompts)} prompts leave no room in the model's context: they were not asked and count as wrong")
+        say(
+            f"{progress.label}: {readings.not_asked} of {len(prompts)} prompts leave no room in the model's context: they were not asked and count as wrong"
+        )
     partial.unlink(missing_ok=True)
     return out
 
 
 def _check_think(engine: Engine, prompts: Prompts, think_open: bool, thinking: str) -> None:
-    if len(prompts) and engine.opens_think(prompts[0], *([] if thinking == "template" else [thinking])) not in (None, think_open):
+    if len(prompts) and engine.opens_think(prompts[0], *([] if thinking == "template" else [thinking])) not in (
+        None,
+        think_open,
+    ):
         fact, value = ("does not open", "false") if think_open else ("opens", "true")
-        raise GazalError(f"model {engine.name}: its template {fact} <think>: set model.prompt_opens_think={value} (of a model that the recipe names, its own)")
+        raise GazalError(
+            f"model {engine.name}: its template {fact} <think>: set model.prompt_opens_think={value} (of a model that the recipe names, its own)"
+        )
 
 
 def _say_control(engine: Engine, items: list[Item], label: str, say: Callable[[str], None]) -> None:
@@ -172,9 +226,15 @@ def _say_control(engine: Engine, items: list[Item], label: str, say: Callable[[s
     if not tokens:  # a server shows none
         return
     mark = re.compile("|".join(map(re.escape, tokens)))
-    found = [(item.id, hit[0]) for item in items if (hit := mark.search("\n".join([*(item.context or ()), item.question, *item.options.values()])))]
+    found = [
+        (item.id, hit[0])
+        for item in items
+        if (hit := mark.search("\n".join([*(item.context or ()), item.question, *item.options.values()])))
+    ]
     if found:
-        say(f"{label}: {len(found)} of {len(items)} items hold text that this model reads as a control token, such as {found[0][1]!r} (first: {found[0][0]!r})")
+        say(
+            f"{label}: {len(found)} of {len(items)} items hold text that this model reads as a control token, such as {found[0][1]!r} (first: {found[0][0]!r})"
+        )
 
 
 def _reader(settings: EvaluationSection, think_open: bool) -> Callable[[str, Item], Extraction]:
@@ -191,13 +251,22 @@ def _reader(settings: EvaluationSection, think_open: bool) -> Callable[[str, Ite
 
 
 def _replies(
-    engine: Engine, items: list[Item], prompts: Prompts, prompting: Prompting, settings: EvaluationSection, seed: int, done: set[int],
+    engine: Engine,
+    items: list[Item],
+    prompts: Prompts,
+    prompting: Prompting,
+    settings: EvaluationSection,
+    seed: int,
+    done: set[int],
 ) -> Iterator[list[Reply]]:
     if settings.method == "loglik":
         from gazal.evaluation import loglik
 
         return loglik.replies(engine, items, prompting, settings, done)
-    return ([_cut(reply, prompting.end(reply.text)) for reply in batch] for batch in engine.complete(prompts, settings, seed, done))
+    return (
+        [_cut(reply, prompting.end(reply.text)) for reply in batch]
+        for batch in engine.complete(prompts, settings, seed, done)
+    )
 
 
 def _cut(reply: Reply, end: int | None) -> Reply:
@@ -216,8 +285,14 @@ def _write(out: Path, header: dict[str, Any], saved: Partial, readings: Readings
 def _row(reply: Reply, readings: Readings) -> dict[str, Any]:
     item, (letter, reason) = readings.items[reply.index // readings.samples], readings.reading(reply.index)
     return {
-        "item_id": item.id, "sample": reply.index % readings.samples, "completion": reply.text, "n_tokens": reply.n_tokens,
-        "finish_reason": reply.finish_reason, "letter": letter, "reason": reason.value, "correct": letter == item.answer_idx,
+        "item_id": item.id,
+        "sample": reply.index % readings.samples,
+        "completion": reply.text,
+        "n_tokens": reply.n_tokens,
+        "finish_reason": reply.finish_reason,
+        "letter": letter,
+        "reason": reason.value,
+        "correct": letter == item.answer_idx,
     }
 
 
@@ -246,7 +321,10 @@ def read_predictions(path: str | Path) -> pd.DataFrame:
         if missing := [name for name in SCHEMA.names if name not in (*names, *READ)]:
             raise GazalError(f"{path}: no column {', '.join(missing)}")
         table = pq.read_table(path, columns=[name for name in SCHEMA.names if name in names])
-        columns = [_as_in_schema(path, one, table.column(one.name)) if one.name in names else pa.nulls(len(table), one.type) for one in SCHEMA]
+        columns = [
+            _as_in_schema(path, one, table.column(one.name)) if one.name in names else pa.nulls(len(table), one.type)
+            for one in SCHEMA
+        ]
         table = pa.table(columns, SCHEMA)
         table.validate(full=True)  # text that is no UTF-8
         frame = table.to_pandas()
@@ -258,11 +336,15 @@ def read_predictions(path: str | Path) -> pd.DataFrame:
         if name not in READ and frame[name].isna().any():
             raise GazalError(f"{path}: row {int(frame[name].isna().argmax()) + 1}: {name}: null")
     if (less := frame["n_tokens"] < 0).any():
-        raise GazalError(f"{path}: row {int(less.argmax()) + 1}: n_tokens: {frame['n_tokens'][less.argmax()]} is no count")
+        raise GazalError(
+            f"{path}: row {int(less.argmax()) + 1}: n_tokens: {frame['n_tokens'][less.argmax()]} is no count"
+        )
     twice = frame.duplicated(["item_id", "sample"])
     if twice.any():
         row = int(twice.argmax())
-        raise GazalError(f"{path}: row {row + 1}: item {frame['item_id'][row]!r}, sample {frame['sample'][row]} is there twice")
+        raise GazalError(
+            f"{path}: row {row + 1}: item {frame['item_id'][row]!r}, sample {frame['sample'][row]} is there twice"
+        )
     counts = frame.groupby("item_id").size()
     if counts.nunique() > 1:
         raise GazalError(f"{path}: item {counts.idxmin()!r} has {counts.min()} samples, others {counts.max()}")
@@ -275,4 +357,6 @@ def _as_in_schema(path: str | Path, field: pa.Field, column: pa.ChunkedArray) ->
             column = column.cast(pa.int64())  # 1.0 is true, 0.5 is neither
         return column.cast(field.type)
     except pa.ArrowException as error:
-        raise GazalError(f"{path}: {field.name}: expected {field.type}, found {column.type} ({str(error).splitlines()[0]})") from error
+        raise GazalError(
+            f"{path}: {field.name}: expected {field.type}, found {column.type} ({str(error).splitlines()[0]})"
+        ) from error

@@ -39,7 +39,9 @@ class Readings:
         self.items, self.samples, self._read = items, samples, read
         self.letters, self.reasons = (np.zeros(len(items) * samples, np.uint8) for _ in range(2))
         places: dict[str, int] = {}
-        self._place = [places.setdefault(origin(item), len(places)) for item in items]  # the orders of one item are one unit
+        self._place = [
+            places.setdefault(origin(item), len(places)) for item in items
+        ]  # the orders of one item are one unit
         self.right, self.asked = (np.zeros(len(places), np.int64) for _ in range(2))
         self.not_asked = 0  # prompts longer than the model's context: an empty reply at once
 
@@ -89,7 +91,11 @@ class Progress:
         self.said, taken = now, now - self.began
         rate = (done - self.before) / max(taken, 1e-9)
         so_far = " so far" if done < self.total else ""
-        where = f", about {duration((self.total - done) / rate)} left" if done < self.total else f" in {duration(taken)}"
+        where = (
+            f", about {duration((self.total - done) / rate)} left" if done < self.total else f" in {duration(taken)}"
+        )
         known = f" ({self.before} of them from before)" if self.before else ""
         mean, low, high = self.readings.accuracy()
-        self.say(f"{self.label}: {done}/{self.total}{known}, {rate:.1f} {self.unit}/s{where}, accuracy{so_far} {mean:.3f} (95 % interval {low:.3f}–{high:.3f})")
+        self.say(
+            f"{self.label}: {done}/{self.total}{known}, {rate:.1f} {self.unit}/s{where}, accuracy{so_far} {mean:.3f} (95 % interval {low:.3f}–{high:.3f})"
+        )

@@ -59,7 +59,9 @@ class Prompting:
         """What the model is shown."""
         if self.style == "plain":
             blocks = [f"{plain_question(shot, self.instruction)} {shot.answer_idx}" for shot in self.shots]
-            return "\n\n".join([*([self.system] if self.system else []), *blocks, plain_question(item, self.instruction)])
+            return "\n\n".join(
+                [*([self.system] if self.system else []), *blocks, plain_question(item, self.instruction)]
+            )
         *system, question = build_messages(item, self.system, self.instruction)
         return [*system, *(turn for shot in self.shots for turn in self._turns(shot)), question]
 
@@ -84,13 +86,21 @@ class Prompting:
         """What a predictions file says of its prompts: changes whenever a prompt could."""
         shown = json.dumps([[shot.id, *self._turns(shot)] for shot in self.shots], ensure_ascii=False).encode()
         return {
-            "system": self.system, "opens_think": self.opens_think, "style": self.style, "instruction": self.instruction,
-            "few_shot": len(self.shots), "shots": hashlib.sha256(shown).hexdigest() if self.shots else "",
+            "system": self.system,
+            "opens_think": self.opens_think,
+            "style": self.style,
+            "instruction": self.instruction,
+            "few_shot": len(self.shots),
+            "shots": hashlib.sha256(shown).hexdigest() if self.shots else "",
         }
 
 
 def prompting_of(
-    recipe: Recipe, benchmark: str | None = None, items: Sequence[Item] | None = None, folder: str | Path | None = None, development: str | Path | None = None,
+    recipe: Recipe,
+    benchmark: str | None = None,
+    items: Sequence[Item] | None = None,
+    folder: str | Path | None = None,
+    development: str | Path | None = None,
 ) -> Prompting:
     """The recipe's prompting, for ``benchmark`` of which ``items`` are asked.
 
@@ -105,13 +115,18 @@ def prompting_of(
         candidates, where = _candidates(recipe, benchmark or "", str(folder) if folder else None, development)
         shots = draw_shots(candidates, settings.few_shot, recipe.seed, items or ())
         if len(shots) < settings.few_shot:
-            raise GazalError(f"evaluation.few_shot={settings.few_shot}: {where}: {len(shots)} items that are not asked themselves")
+            raise GazalError(
+                f"evaluation.few_shot={settings.few_shot}: {where}: {len(shots)} items that are not asked themselves"
+            )
     return Prompting(model.system, model.prompt_opens_think and not plain, settings.prompt, settings.instruction, shots)
 
 
 def draw_shots(candidates: Sequence[Item], count: int, seed: int, asked: Sequence[Item] = ()) -> tuple[Item, ...]:
     """The first ``count`` of a seeded order of ``candidates`` that are not ``asked`` and ask something new (fewer where there are no more)."""
-    ids, known = {item.id for item in asked if not BY_ROW.fullmatch(item.id)}, set(map(asking, asked))  # two files have each a first row
+    ids, known = (
+        {item.id for item in asked if not BY_ROW.fullmatch(item.id)},
+        set(map(asking, asked)),
+    )  # two files have each a first row
     shots: list[Item] = []
     for at in np.random.default_rng(seed).permutation(len(candidates)):
         shot = candidates[at]
@@ -121,12 +136,16 @@ def draw_shots(candidates: Sequence[Item], count: int, seed: int, asked: Sequenc
     return tuple(shots)
 
 
-def _candidates(recipe: Recipe, benchmark: str, folder: str | None, development: str | Path | None) -> tuple[Sequence[Item], str]:
+def _candidates(
+    recipe: Recipe, benchmark: str, folder: str | None, development: str | Path | None
+) -> tuple[Sequence[Item], str]:
     given = recipe.evaluation.few_shot_items
     if given or benchmark not in BENCHMARKS:
         path = given or development
         if not path:
-            raise GazalError(f"evaluation.few_shot={recipe.evaluation.few_shot}: {benchmark or 'the items'} has no development items: give evaluation.few_shot_items=FILE")
+            raise GazalError(
+                f"evaluation.few_shot={recipe.evaluation.few_shot}: {benchmark or 'the items'} has no development items: give evaluation.few_shot_items=FILE"
+            )
         return items_file(Path(path).expanduser()), Path(path).name
     return _development(benchmark, folder, recipe.seed), f"{benchmark}'s development items"
 
@@ -136,4 +155,6 @@ def _development(benchmark: str, folder: str | None, seed: int) -> Sequence[Item
     try:
         return development_items(benchmark, folder, seed)
     except GazalError as error:
-        raise GazalError(f"evaluation.few_shot: no development items ({error}); give evaluation.few_shot_items=FILE") from error
+        raise GazalError(
+            f"evaluation.few_shot: no development items ({error}); give evaluation.few_shot_items=FILE"
+        ) from error

@@ -31,8 +31,10 @@ _LONE = re.compile(r"(?:(?<!\w)|(?<=[\u4e00-\u9fff]))(?!A )([A-N])(?:(?!\w)|(?=[
 _IS_PRO = re.compile(r"answer is \(?([A-J])\)?")
 _ANSWER = re.compile(r"[aA]nswer:\s*([A-J])")
 _FIELD = (
-    re.compile(r"^\s*[(\"]?([A-J])(?=[)\"]?\s*$|\s+(?:or|and)\b|[/,.:)\"])"), re.compile(r"[oO]ption \(?([A-J])\b"),
-    re.compile(r":\s*[(\"]?([A-J])\b"), re.compile(r"answer is \(?([A-J])\b"),
+    re.compile(r"^\s*[(\"]?([A-J])(?=[)\"]?\s*$|\s+(?:or|and)\b|[/,.:)\"])"),
+    re.compile(r"[oO]ption \(?([A-J])\b"),
+    re.compile(r":\s*[(\"]?([A-J])\b"),
+    re.compile(r"answer is \(?([A-J])\b"),
 )
 
 
@@ -55,8 +57,14 @@ def _first_and_last(completion: str, options: Options, think_open: bool) -> tupl
         if found:
             return found[0], found[-1]
     text = text.lower()
-    stated = {letter: option.lower() for letter, option in options.items() if option is not None and option.lower() in text}
-    return (min(stated, key=lambda k: text.find(stated[k])), max(stated, key=lambda k: text.rfind(stated[k]))) if stated else ()
+    stated = {
+        letter: option.lower() for letter, option in options.items() if option is not None and option.lower() in text
+    }
+    return (
+        (min(stated, key=lambda k: text.find(stated[k])), max(stated, key=lambda k: text.rfind(stated[k])))
+        if stated
+        else ()
+    )
 
 
 def _most_similar(completion: str, options: Options) -> str:
@@ -118,11 +126,21 @@ class Protocol:
 PROTOCOLS: dict[str, Protocol] = {
     OURS: Protocol("Ours", "one stated answer or none; never guesses", _ours),
     "best_of_first_and_last": Protocol(
-        "First or last", "first and last match, the better of the two per data set; else the most similar option; empty completions do not count",
-        _first_and_last, _most_similar, readings=2, drops_empty=True,
+        "First or last",
+        "first and last match, the better of the two per data set; else the most similar option; empty completions do not count",
+        _first_and_last,
+        _most_similar,
+        readings=2,
+        drops_empty=True,
     ),
     "last_letter": Protocol("Last letter", "last stand-alone capital letter", _last_letter),
-    "mmlu_pro": Protocol("MMLU-Pro", f"three patterns in turn; else a random letter, averaged over {SEEDS} seeds", _mmlu_pro, random=True, readings=SEEDS),
+    "mmlu_pro": Protocol(
+        "MMLU-Pro",
+        f"three patterns in turn; else a random letter, averaged over {SEEDS} seeds",
+        _mmlu_pro,
+        random=True,
+        readings=SEEDS,
+    ),
     "default_a": Protocol("Default A", "patterns in turn; else A", _answer_field, lambda completion, options: "A"),
 }
 
@@ -150,13 +168,21 @@ class Grades:
         return np.array([how != "dropped" for how in self.how], dtype=bool)
 
 
-def grade(name: str, completions: Sequence[str], options: Sequence[Options], keys: Sequence[str], think_open: bool | Sequence[bool] = False) -> Grades:
+def grade(
+    name: str,
+    completions: Sequence[str],
+    options: Sequence[Options],
+    keys: Sequence[str],
+    think_open: bool | Sequence[bool] = False,
+) -> Grades:
     """Grade one data set by the protocol ``name``; all sequences of one length. Random letters are drawn uniformly from each
     item's options, by place in the sequence: same seed, same order, same letters. Raises GazalError for an unknown name."""
     rule, rows = protocol(name), len(completions)
     opened = [think_open] * rows if isinstance(think_open, bool) else think_open
     readings, how = np.full((rows, rule.readings), None, dtype=object), []
-    draws = np.stack([np.random.default_rng(seed).random(rows) for seed in range(SEEDS)], axis=1) if rule.random else None
+    draws = (
+        np.stack([np.random.default_rng(seed).random(rows) for seed in range(SEEDS)], axis=1) if rule.random else None
+    )
     for row, (text, choices) in enumerate(zip(completions, options, strict=True)):
         if rule.drops_empty and not text.strip():
             how.append("dropped")

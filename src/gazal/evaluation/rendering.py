@@ -47,18 +47,24 @@ class Renderer:
         ``enable_thinking``. Raises GazalError for a chat that the template refuses, and where it does not know that word."""
         if isinstance(prompt, str):
             if thinking != "template":
-                raise GazalError(f"model {self.name}: evaluation.thinking={thinking} is a chat template's, and plain prompts have none: set template")
+                raise GazalError(
+                    f"model {self.name}: evaluation.thinking={thinking} is a chat template's, and plain prompts have none: set template"
+                )
             return prompt
         text = self._chat(prompt, **({} if thinking == "template" else {"enable_thinking": thinking == "on"}))
         if thinking != "template" and text == self._chat(prompt, enable_thinking=thinking != "on"):
-            raise GazalError(f"model {self.name}: its chat template does not know enable_thinking: set evaluation.thinking=template")
+            raise GazalError(
+                f"model {self.name}: its chat template does not know enable_thinking: set evaluation.thinking=template"
+            )
         return text
 
     def _chat(self, messages: list[dict[str, str]], **options: bool) -> str:
         try:
             return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **options)
         except jinja2.TemplateError as error:
-            raise GazalError(f"model {self.name}: its chat template refuses the prompt ({error}); try model.system=''") from error
+            raise GazalError(
+                f"model {self.name}: its chat template refuses the prompt ({error}); try model.system=''"
+            ) from error
 
     def opens_think(self, prompt: Prompt, thinking: str = "template") -> bool:
         """Whether the rendered prompt ends inside ``<think>``."""
@@ -66,7 +72,11 @@ class Renderer:
 
     def answer_end(self, prompt: Prompt, settings: EvaluationSection) -> AnswerEnd | None:
         """Where completions of prompts like ``prompt`` are cut; None where they are not."""
-        return AnswerEnd(self.tokenizer, self.opens_think(prompt, settings.thinking), opens_answer(prompt)) if settings.stop_when_answered else None
+        return (
+            AnswerEnd(self.tokenizer, self.opens_think(prompt, settings.thinking), opens_answer(prompt))
+            if settings.stop_when_answered
+            else None
+        )
 
     def token_lists(self, prompts: Sequence[Prompt], thinking: str = "template") -> TokenLists:
         """Token ids of ``prompts``, built and rendered a few at a time. Plain text gets the special tokens that the
@@ -77,7 +87,9 @@ class Renderer:
         for start in range(0, len(prompts), CHUNK):
             chunk = (prompts[i] for i in range(start, min(start + CHUNK, len(prompts))))
             for plain, run in groupby(chunk, lambda prompt: isinstance(prompt, str)):
-                ids = self.tokenizer([self.text(prompt, thinking) for prompt in run], add_special_tokens=plain)["input_ids"]
+                ids = self.tokenizer([self.text(prompt, thinking) for prompt in run], add_special_tokens=plain)[
+                    "input_ids"
+                ]
                 yield [_without_eos(one, self.tokenizer.eos_token_id) for one in ids] if plain else ids
 
 

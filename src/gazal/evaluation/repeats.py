@@ -19,7 +19,11 @@ def _plain(text: str) -> str:
 
 def asking(item: Item) -> Asking:
     """What an item asks: question, option texts in any order, and context, without case, accents, white space and punctuation."""
-    return _plain(item.question), tuple(sorted(map(_plain, item.options.values()))), _plain("\n".join(item.context or ()))
+    return (
+        _plain(item.question),
+        tuple(sorted(map(_plain, item.options.values()))),
+        _plain("\n".join(item.context or ())),
+    )
 
 
 def repeats(items: Iterable[Item]) -> set[str]:

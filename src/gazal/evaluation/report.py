@@ -21,7 +21,9 @@ def results_table(scores: dict[str, Any]) -> str:
     benchmarks = list(dict.fromkeys([*(b for m in scores["models"].values() for b in m["benchmarks"]), *not_run]))
 
     def size(benchmark: str) -> str:
-        found = next((m["benchmarks"][benchmark]["n"] for m in scores["models"].values() if benchmark in m["benchmarks"]), None)
+        found = next(
+            (m["benchmarks"][benchmark]["n"] for m in scores["models"].values() if benchmark in m["benchmarks"]), None
+        )
         return benchmark if found is None else f"{benchmark} (n={found})"
 
     def shortcut(row: dict[str, float]) -> str:
@@ -30,7 +32,9 @@ def results_table(scores: dict[str, Any]) -> str:
 
     rows = [["accuracy, % (95 % interval)", *map(size, benchmarks)]]
     for model, entry in scores["models"].items():
-        rows.append([model, *(_accuracy(entry["benchmarks"][b]) if b in entry["benchmarks"] else "not run" for b in benchmarks)])
+        rows.append(
+            [model, *(_accuracy(entry["benchmarks"][b]) if b in entry["benchmarks"] else "not run" for b in benchmarks)]
+        )
     known = scores.get("baselines", {})
     if known:
         rows.append(["chance", *(_percent(known[b]["chance"]) if b in known else "" for b in benchmarks)])
@@ -45,12 +49,24 @@ def results_table(scores: dict[str, Any]) -> str:
 def details_table(scores: dict[str, Any]) -> str:
     """Markdown: a row for each benchmark and model: accuracy, shares of completions unparsed, truncated and empty in %, mean
     tokens, right answers per 1,000 tokens, and with several samples maj@k and pass@k of all samples."""
-    header = ["benchmark", "model", "n", "accuracy, % (95 % interval)", "unparsed, %", "truncated, %", "empty, %", "tokens", "right per 1,000 tokens"]
+    header = [
+        "benchmark",
+        "model",
+        "n",
+        "accuracy, % (95 % interval)",
+        "unparsed, %",
+        "truncated, %",
+        "empty, %",
+        "tokens",
+        "right per 1,000 tokens",
+    ]
     rows = []
     for benchmark in dict.fromkeys(b for m in scores["models"].values() for b in m["benchmarks"]):
         for model, entry in scores["models"].items():
             if score := entry["benchmarks"].get(benchmark):
-                shares = [_percent(score[name]) if name in score else NONE for name in ("unparsed", "truncated", "empty")]
+                shares = [
+                    _percent(score[name]) if name in score else NONE for name in ("unparsed", "truncated", "empty")
+                ]
                 rate = score.get("right_per_1k_tokens")
                 tokens = [f"{score['mean_tokens']:.0f}", NONE if rate is None else f"{rate:.2f}"]
                 rows.append([benchmark, model, str(score["n"]), _accuracy(score), *shares, *tokens, *_at_k(score)])
@@ -81,7 +97,9 @@ def _markdown(rows: list[list[str]]) -> str:
     rows = [row + [""] * (len(rows[0]) - len(row)) for row in rows]
     rows = [[text.replace("|", "\\|") for text in row] for row in rows]
     widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))]
-    lines = ["| " + " | ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) + " |" for row in rows]
+    lines = [
+        "| " + " | ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) + " |" for row in rows
+    ]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
     return "\n".join(lines)
 
@@ -98,9 +116,14 @@ def _power(scores: dict[str, Any]) -> Iterator[str]:
     for row in scores.get("paired", []):
         if "detectable" in row:
             pairs.setdefault(row["benchmark"], []).append(row)
-    alone = {benchmark: [score] for _, benchmark, score in _cells(scores) if benchmark not in pairs and "detectable" in score}
+    alone = {
+        benchmark: [score] for _, benchmark, score in _cells(scores) if benchmark not in pairs and "detectable" in score
+    }
     for what, found in (("difference between two models on the same items", pairs), ("accuracy above chance", alone)):
-        sizes = [f"{_points([row['detectable'] for row in rows])} on {benchmark} (n = {rows[0]['n']})" for benchmark, rows in found.items()]
+        sizes = [
+            f"{_points([row['detectable'] for row in rows])} on {benchmark} (n = {rows[0]['n']})"
+            for benchmark, rows in found.items()
+        ]
         if sizes:
             yield f"True {what} that so many items show with 80 % power, in points: {', '.join(sizes)}. Less would likely go unseen."
 
@@ -108,9 +131,15 @@ def _power(scores: dict[str, Any]) -> Iterator[str]:
 def _hold(scores: dict[str, Any]) -> Iterator[str]:
     """Which paired differences are left after Holm's correction."""
     tested = [row for row in scores.get("paired", []) if "p_holm" in row]
-    found = [f"{row['a']} to {row['b']} on {row['benchmark']} {100 * row['delta']:+.1f}".replace("-", "−") for row in tested if row["p_holm"] <= 0.05]
+    found = [
+        f"{row['a']} to {row['b']} on {row['benchmark']} {100 * row['delta']:+.1f}".replace("-", "−")
+        for row in tested
+        if row["p_holm"] <= 0.05
+    ]
     if tested:
-        shown = ", ".join(found[:LISTED]) + (f" and {len(found) - LISTED} more in scores.json" if len(found) > LISTED else "")
+        shown = ", ".join(found[:LISTED]) + (
+            f" and {len(found) - LISTED} more in scores.json" if len(found) > LISTED else ""
+        )
         yield f"Paired differences in points that hold after Holm's correction for {len(tested)} test{'s' * (len(tested) > 1)} (p ≤ 0.05): {shown or 'none'}."
 
 
@@ -125,7 +154,11 @@ def _cut(scores: dict[str, Any]) -> Iterator[str]:
         if not_asked:
             yield f"{model} on {benchmark}: {_percent(not_asked)} % of prompts left no room in the model's context: not asked, and wrong."
         if (cut := score["truncated"] - not_asked) >= NOTED:
-            remedy = f"{limit} tokens; raise evaluation.max_new_tokens" if limit else "their token limit; ask again with a higher one"
+            remedy = (
+                f"{limit} tokens; raise evaluation.max_new_tokens"
+                if limit
+                else "their token limit; ask again with a higher one"
+            )
             yield f"{model} on {benchmark}: {100 * cut:.0f} % of completions were cut at {remedy}."
 
 
@@ -145,7 +178,9 @@ def _macro_f1(scores: dict[str, Any]) -> Iterator[str]:
     for model, benchmark, score in _cells(scores):
         if "macro_f1" in score:
             low, high = score["macro_f1"]["ci95"]
-            found.setdefault(benchmark, []).append(f"{model} {_percent(score['macro_f1']['value'])} ({_percent(low)}–{_percent(high)})")
+            found.setdefault(benchmark, []).append(
+                f"{model} {_percent(score['macro_f1']['value'])} ({_percent(low)}–{_percent(high)})"
+            )
     for benchmark, values in found.items():
         yield f"{benchmark}, macro-F1 in %: {', '.join(values)}."
 
@@ -165,9 +200,23 @@ def _robust(scores: dict[str, Any]) -> Iterator[str]:
         for benchmark, found in benchmarks.items():
             accuracy, bias = found["accuracy"], found["letter_bias"]
             letter = max(bias, key=bias.__getitem__, default=None)
-            likes = f"; chooses {letter} {100 * bias[letter]:.0f} points more often than it is right" if letter and bias[letter] >= 0.05 else ""
-            yield (f"{model} on {benchmark} in {found['orders']} orders of the options: accuracy {_percent(accuracy['lowest'])} to {_percent(accuracy['highest'])}, "
-                   f"same answer in all orders {100 * found['same_answer']:.0f} %{likes}.")
+            likes = (
+                f"; chooses {letter} {100 * bias[letter]:.0f} points more often than it is right"
+                if letter and bias[letter] >= 0.05
+                else ""
+            )
+            yield (
+                f"{model} on {benchmark} in {found['orders']} orders of the options: accuracy {_percent(accuracy['lowest'])} to {_percent(accuracy['highest'])}, "
+                f"same answer in all orders {100 * found['same_answer']:.0f} %{likes}."
+            )
 
 
-NOTES: tuple[Callable[[dict[str, Any]], Iterator[str]], ...] = (_hold, _power, _cut, _unread, _macro_f1, _deduplicated, _robust)
+NOTES: tuple[Callable[[dict[str, Any]], Iterator[str]], ...] = (
+    _hold,
+    _power,
+    _cut,
+    _unread,
+    _macro_f1,
+    _deduplicated,
+    _robust,
+)

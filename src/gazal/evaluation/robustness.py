@@ -26,10 +26,17 @@ def robustness(root: Path, answers: Answers) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for (model, benchmark), frame in answers.items():
         if frame["key"].notna().all() and (turned := read_permuted(root, frame.attrs["path"])) is not None:
-            if not set(turned["item_id"]) <= set(frame["item_id"]) or turned.groupby("item_id")["turn"].nunique().nunique() > 1:
-                raise GazalError(f"{root}/{model}/{PERMUTED}/{benchmark}.parquet: not the items of {model}/{benchmark}.parquet, each in equally many orders")
+            if (
+                not set(turned["item_id"]) <= set(frame["item_id"])
+                or turned.groupby("item_id")["turn"].nunique().nunique() > 1
+            ):
+                raise GazalError(
+                    f"{root}/{model}/{PERMUTED}/{benchmark}.parquet: not the items of {model}/{benchmark}.parquet, each in equally many orders"
+                )
             asked = frame[frame["item_id"].isin(set(turned["item_id"]))]
-            found.setdefault(model, {})[benchmark] = rounded(of_orders(pd.concat([asked.assign(turn=0, original=asked["letter"]), turned])))
+            found.setdefault(model, {})[benchmark] = rounded(
+                of_orders(pd.concat([asked.assign(turn=0, original=asked["letter"]), turned]))
+            )
     return found
 
 
@@ -44,12 +51,18 @@ def of_orders(frame: pd.DataFrame) -> dict[str, Any]:
     orders, means = right.shape[1], right.mean(axis=1)
     bias, ends = letter_bias(frame)
     return {
-        "orders": orders, "n": len(right),
+        "orders": orders,
+        "n": len(right),
         "accuracy": {
-            "mean": float(means.mean()), "lowest": float(right.mean(axis=0).min()), "highest": float(right.mean(axis=0).max()),
+            "mean": float(means.mean()),
+            "lowest": float(right.mean(axis=0).min()),
+            "highest": float(right.mean(axis=0).max()),
             "ci95": interval(means, orders * samples),
         },
-        "same_answer": float(same.mean()), "same_answer_ci95": interval(same, samples), "letter_bias": bias, "letter_bias_ci95": ends,
+        "same_answer": float(same.mean()),
+        "same_answer_ci95": interval(same, samples),
+        "letter_bias": bias,
+        "letter_bias_ci95": ends,
     }
 
 
@@ -59,13 +72,23 @@ def letter_bias(frame: pd.DataFrame) -> tuple[dict[str, float], dict[str, tuple[
     if not len(read):
         return {}, {}
     letters = sorted({*frame["letter"].dropna(), *frame["key"]})
-    excess = [(read["letter"] == letter).to_numpy(float) - (read["key"] == letter).to_numpy(float) for letter in letters]
+    excess = [
+        (read["letter"] == letter).to_numpy(float) - (read["key"] == letter).to_numpy(float) for letter in letters
+    ]
     excess = np.stack([*excess, np.ones(len(read))], axis=1)
-    rows = pd.DataFrame(excess, index=read["item_id"]).groupby(level=0).sum().reindex(sorted(set(frame["item_id"])), fill_value=0).to_numpy()
+    rows = (
+        pd.DataFrame(excess, index=read["item_id"])
+        .groupby(level=0)
+        .sum()
+        .reindex(sorted(set(frame["item_id"])), fill_value=0)
+        .to_numpy()
+    )
 
     def share(means: np.ndarray) -> np.ndarray:
         with np.errstate(invalid="ignore", divide="ignore"):
             return means[..., :-1] / means[..., -1:]
 
     low, high = bootstrap(rows, share)
-    return dict(zip(letters, map(float, share(rows.mean(axis=0))), strict=True)), {k: (float(a), float(b)) for k, a, b in zip(letters, low, high, strict=True)}
+    return dict(zip(letters, map(float, share(rows.mean(axis=0))), strict=True)), {
+        k: (float(a), float(b)) for k, a, b in zip(letters, low, high, strict=True)
+    }

@@ -51,21 +51,41 @@ def score_folder(eval_dir: str | Path, by: str = OURS, answers: Read | None = No
     for name in (name for name, found in items.items() if not found):
         if by != OURS:
             raise GazalError(f"{root}: {name} cannot be scored by {by}: no items/{name}.jsonl beside the predictions")
-        print(f"{name}: no items/{name}.jsonl beside the predictions: scored by the stored letters, without baselines", file=sys.stderr)
+        print(
+            f"{name}: no items/{name}.jsonl beside the predictions: scored by the stored letters, without baselines",
+            file=sys.stderr,
+        )
     if by != OURS:
         frames = {key: with_grades(frame, regrade(frame, items[key[1]], by)) for key, frame in frames.items()}
     models: dict[str, Any] = {}
     unclean = read_unclean(root)
     for (model, benchmark), frame in frames.items():
-        models.setdefault(model, {"benchmarks": {}})["benchmarks"][benchmark] = score(frame, items[benchmark], unclean.get(benchmark), by == OURS)
+        models.setdefault(model, {"benchmarks": {}})["benchmarks"][benchmark] = score(
+            frame, items[benchmark], unclean.get(benchmark), by == OURS
+        )
     trained = root / "training_items.jsonl"
     training = read_items(trained) if trained.exists() else []
-    paired = [row for name in items for row in _paired(name, {m: f[["item_id", "group", "correct"]] for (m, b), f in frames.items() if b == name})] if by == OURS else []
+    paired = (
+        [
+            row
+            for name in items
+            for row in _paired(
+                name, {m: f[["item_id", "group", "correct"]] for (m, b), f in frames.items() if b == name}
+            )
+        ]
+        if by == OURS
+        else []
+    )
     for row, p in zip(paired, holm([row["p"] for row in paired]), strict=True):
         row["p_holm"] = significant(p)
     scores = {
-        "models": models, "paired": paired,
-        "baselines": {name: {k: round(v["accuracy"], 6) for k, v in baselines(found, training).items()} for name, found in items.items() if found},
+        "models": models,
+        "paired": paired,
+        "baselines": {
+            name: {k: round(v["accuracy"], 6) for k, v in baselines(found, training).items()}
+            for name, found in items.items()
+            if found
+        },
         "not_run": {name: reason for name, reason in read_not_run(root).items() if name not in items},
         "robustness": robustness(root, frames) if by == OURS else {},
     }
@@ -86,7 +106,16 @@ def _paired(benchmark: str, frames: dict[str, pd.DataFrame]) -> list[dict[str, A
                 print(f"{benchmark}: {a} and {b} answered different items: not compared", file=sys.stderr)
                 continue
             by = {g: comparison(one[one["group"] == g], two[two["group"] == g]) for g in groups_of(one)}
-            rows.append({"a": a, "b": b, "benchmark": benchmark, **comparison(one, two), "detectable": could_have_seen(one, two), "by": by})
+            rows.append(
+                {
+                    "a": a,
+                    "b": b,
+                    "benchmark": benchmark,
+                    **comparison(one, two),
+                    "detectable": could_have_seen(one, two),
+                    "by": by,
+                }
+            )
     return rows
 
 
@@ -98,6 +127,18 @@ def scores_frame(scores: dict[str, Any]) -> pd.DataFrame:
         for benchmark, found in entry["benchmarks"].items():
             for group, cell in {"all": found, **found["by"]}.items():
                 low, high = cell["ci95"]
-                kept = {key: cell.get(key) for key in ("n", "accuracy", "unparsed", "truncated", "empty", "mean_tokens", "right_per_1k_tokens", "format")}
+                kept = {
+                    key: cell.get(key)
+                    for key in (
+                        "n",
+                        "accuracy",
+                        "unparsed",
+                        "truncated",
+                        "empty",
+                        "mean_tokens",
+                        "right_per_1k_tokens",
+                        "format",
+                    )
+                }
                 rows.append({"model": model, "benchmark": benchmark, "group": group, **kept, "low": low, "high": high})
     return pd.DataFrame(rows)

@@ -46,8 +46,13 @@ def compare_protocols(eval_dir: str | Path, answers: Read | None = None) -> dict
     if not benchmarks:
         return {}
     agreement = {name: round(agreed[name] / honest, 6) for name in PROTOCOLS} if honest else {}
-    report = {"seeds": SEEDS, "benchmarks": {name: benchmarks[name] for name in items if name in benchmarks},
-              "honest": {"completions": honest, "agreement": agreement}, "forms": honest_forms(), "red_team": red_team()}
+    report = {
+        "seeds": SEEDS,
+        "benchmarks": {name: benchmarks[name] for name in items if name in benchmarks},
+        "honest": {"completions": honest, "agreement": agreement},
+        "forms": honest_forms(),
+        "red_team": red_team(),
+    }
     write_json(root / "protocols.json", report)
     return report
 
@@ -62,10 +67,15 @@ def honest_forms() -> dict[str, Any]:
     """``completions`` and ``agreement.P`` for the red team's honest answers that keep the format, by every letter of its item."""
     from gazal.red_team import OPTIONS, honest_completion, honest_wrong
 
-    written = dict.fromkeys(text for letter in OPTIONS for text in (honest_completion(letter=letter), *honest_wrong(answer_idx=letter)))
+    written = dict.fromkeys(
+        text for letter in OPTIONS for text in (honest_completion(letter=letter), *honest_wrong(answer_idx=letter))
+    )
     texts = [text for text in written if has_format(text, OPTIONS)]
     graded = {name: grade(name, texts, [OPTIONS] * len(texts), [""] * len(texts)) for name in PROTOCOLS}
-    return {"completions": len(texts), "agreement": {name: round(float(_same(g, graded[OURS].letters).mean()), 6) for name, g in graded.items()}}
+    return {
+        "completions": len(texts),
+        "agreement": {name: round(float(_same(g, graded[OURS].letters).mean()), 6) for name, g in graded.items()},
+    }
 
 
 @cache
@@ -82,7 +92,11 @@ def red_team() -> dict[str, Any]:
     if not CASES.exists():
         return {}
     cases = read_cases()
-    completions, options, opened = [c.completion for c in cases], [c.options for c in cases], [c.think_open for c in cases]
+    completions, options, opened = (
+        [c.completion for c in cases],
+        [c.options for c in cases],
+        [c.think_open for c in cases],
+    )
     graded = {name: grade(name, completions, options, [c.answer_idx for c in cases], opened) for name in PROTOCOLS}
     null = np.array([letter is None for letter in graded[OURS].letters])
     family = np.array([c.family for c in cases])
@@ -91,7 +105,10 @@ def red_team() -> dict[str, Any]:
     for name, grades in graded.items():
         lettered = np.array([letter is not None for letter in grades.letters])
         shares = {kind: float(grades.correct[null & (family == kind)].mean()) for kind in families}
-        rows[name] = {"letter": round(float(lettered[null].mean()), 6), "key": round(float(grades.correct[null].mean()), 6)}
+        rows[name] = {
+            "letter": round(float(lettered[null].mean()), 6),
+            "key": round(float(grades.correct[null].mean()), 6),
+        }
         worst = max(families, key=lambda kind: (shares[kind], int((null & (family == kind)).sum())))
         if shares[worst] > 0:
             rows[name] |= {"family": worst, "family_key": round(shares[worst], 6)}

@@ -28,7 +28,20 @@ from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 from gazal.answer_end import closed_at, opens_answer
-from gazal.endpoints import LONGEST_WAIT, back_off, broken_connection, passing, public_endpoint, public_model, refusal, retry_after, said_in, same_model, stream_events, without_secrets
+from gazal.endpoints import (
+    LONGEST_WAIT,
+    back_off,
+    broken_connection,
+    passing,
+    public_endpoint,
+    public_model,
+    refusal,
+    retry_after,
+    said_in,
+    same_model,
+    stream_events,
+    without_secrets,
+)
 from gazal.errors import GazalError
 from gazal.evaluation.engines import Reply
 from gazal.evaluation.identity import identity_of
@@ -41,13 +54,18 @@ MARKS = frozenset("\n}>")  # without one of these in its last piece a text has n
 PROBE = 30.0  # seconds that a server has for its first sign of life
 CONNECT = 10.0  # seconds
 SILENCE = 60.0  # seconds without a byte from the server between two lines that say so
-HINTS = {"top_k": "it takes no top_k: set evaluation.top_k=0", "chat_template_kwargs": "it takes no chat_template_kwargs: set evaluation.thinking=template"}
+HINTS = {
+    "top_k": "it takes no top_k: set evaluation.top_k=0",
+    "chat_template_kwargs": "it takes no chat_template_kwargs: set evaluation.thinking=template",
+}
 
 
 class _Failure(Exception):
     """A request that brought no answer: ``the server{what}``, why, whether to try again and after which seconds, and whether it was out of time."""
 
-    def __init__(self, why: str, what: str = " failed", again: bool = False, wait: float | None = None, late: bool = False) -> None:
+    def __init__(
+        self, why: str, what: str = " failed", again: bool = False, wait: float | None = None, late: bool = False
+    ) -> None:
         super().__init__(why)
         self.what, self.again, self.wait, self.late = what, again, wait, late
 
@@ -67,7 +85,9 @@ class _Answer:
         nothing came after it before the limit."""
         if not self.thought:
             return self.text
-        return f"<think>\n{self.thought.strip()}" + ("" if self.finish == "length" and not self.text else "\n</think>\n\n" + self.text.lstrip("\n"))
+        return f"<think>\n{self.thought.strip()}" + (
+            "" if self.finish == "length" and not self.text else "\n</think>\n\n" + self.text.lstrip("\n")
+        )
 
 
 @dataclass
@@ -94,8 +114,13 @@ class _Asking:
         if settings.thinking != "template":
             extra["chat_template_kwargs"] = {"enable_thinking": settings.thinking == "on"}
         return {
-            **({"prompt": prompt} if isinstance(prompt, str) else {"messages": prompt}), self.limit_field: settings.max_new_tokens,
-            "temperature": settings.temperature, "top_p": settings.top_p, "seed": self.seed + index % settings.samples, "extra_body": extra or None, **self.stream,
+            **({"prompt": prompt} if isinstance(prompt, str) else {"messages": prompt}),
+            self.limit_field: settings.max_new_tokens,
+            "temperature": settings.temperature,
+            "top_p": settings.top_p,
+            "seed": self.seed + index % settings.samples,
+            "extra_body": extra or None,
+            **self.stream,
         }
 
 
@@ -118,15 +143,22 @@ class OpenAIEngine:
     def opens_think(self, prompt: Prompt, thinking: str = "template") -> bool | None:
         return prompt.rstrip().endswith("<think>") if isinstance(prompt, str) else None
 
-    def complete(self, prompts: Sequence[Prompt], settings: EvaluationSection, seed: int, done: Collection[int]) -> Iterator[list[Reply]]:
+    def complete(
+        self, prompts: Sequence[Prompt], settings: EvaluationSection, seed: int, done: Collection[int]
+    ) -> Iterator[list[Reply]]:
         done = set(done)
         wanted = (i for i in range(len(prompts)) if i not in done)
         if not len(prompts):
             return
         if isinstance(prompts[0], str) and settings.thinking != "template":
-            raise GazalError(f"model {self.name}: evaluation.thinking={settings.thinking} is a chat template's, and plain prompts have none: set template")
+            raise GazalError(
+                f"model {self.name}: evaluation.thinking={settings.thinking} is a chat template's, and plain prompts have none: set template"
+            )
         think_open = self.opens_think(prompts[0])
-        ending = {"think_open": bool(getattr(prompts, "opens_think", False)) if think_open is None else think_open, "answer_open": opens_answer(prompts[0])}
+        ending = {
+            "think_open": bool(getattr(prompts, "opens_think", False)) if think_open is None else think_open,
+            "answer_open": opens_answer(prompts[0]),
+        }
         limits = self._openai.Timeout(settings.timeout, connect=min(CONNECT, settings.timeout))
         client = self._openai.OpenAI(base_url=self.url, api_key=self._key, timeout=limits, max_retries=0)
         asking = _Asking(client, settings, prompts, seed, ending if settings.stop_when_answered else None)
@@ -143,7 +175,9 @@ class OpenAIEngine:
                 self._persist(asking, lambda: self._probe(asking), "before the first item", 2)
             while True:
                 while trouble is None and flying < settings.concurrency and (index := next(wanted, None)) is not None:
-                    threading.Thread(target=work, args=(index,), daemon=True).start()  # a pool's threads would hold an interrupt up until the server answers
+                    threading.Thread(
+                        target=work, args=(index,), daemon=True
+                    ).start()  # a pool's threads would hold an interrupt up until the server answers
                     flying += 1
                 if not flying:
                     break
@@ -151,7 +185,10 @@ class OpenAIEngine:
                     one = ended.get(timeout=SILENCE)
                 except Empty:
                     if (silent := time.monotonic() - asking.heard) >= SILENCE:
-                        self._tell(f"nothing from the server for {silent:.0f} s; {flying} requests wait, each for up to {settings.timeout:g} s (evaluation.timeout)", 0)
+                        self._tell(
+                            f"nothing from the server for {silent:.0f} s; {flying} requests wait, each for up to {settings.timeout:g} s (evaluation.timeout)",
+                            0,
+                        )
                     continue
                 flying -= 1
                 if isinstance(one, Reply):
@@ -167,7 +204,9 @@ class OpenAIEngine:
 
     def _ask(self, asking: _Asking, index: int) -> Reply:
         samples, total = asking.settings.samples, len(asking.prompts)
-        where = f"item {index // samples + 1} of {total // samples}" + (f", sample {index % samples + 1}" if samples > 1 else "")
+        where = f"item {index // samples + 1} of {total // samples}" + (
+            f", sample {index % samples + 1}" if samples > 1 else ""
+        )
         return self._persist(asking, lambda: self._reply(asking, index, self._attempt(asking, index)), where, 1)
 
     def _persist(self, asking: _Asking, attempt: Callable[[], T], where: str, late_tries: int) -> T:
@@ -180,11 +219,19 @@ class OpenAIEngine:
                 most = max(late_tries, 1 + self._answered) if failure.late else 1 + self.retries
                 pause = back_off(tries, 0.5, 8.0) if failure.wait is None else failure.wait
                 if failure.again and tries < most and pause <= LONGEST_WAIT and not asking.over.is_set():
-                    self._tell(f"the server{failure.what} ({why}); asked again, try {tries + 1} of {most}" + (f" in {pause:.0f} s" if failure.wait else ""), SILENCE)
+                    self._tell(
+                        f"the server{failure.what} ({why}); asked again, try {tries + 1} of {most}"
+                        + (f" in {pause:.0f} s" if failure.wait else ""),
+                        SILENCE,
+                    )
                     if not asking.over.wait(pause):
                         continue
-                why += (f"; it asks to wait {pause:.0f} s" if pause > LONGEST_WAIT else "") + (f", {tries} times" if tries > 1 else "")
-                raise GazalError(f"model {self.name}: the server{failure.what} ({where}, {public_endpoint(self.url)}: {why})") from failure
+                why += (f"; it asks to wait {pause:.0f} s" if pause > LONGEST_WAIT else "") + (
+                    f", {tries} times" if tries > 1 else ""
+                )
+                raise GazalError(
+                    f"model {self.name}: the server{failure.what} ({where}, {public_endpoint(self.url)}: {why})"
+                ) from failure
         raise AssertionError
 
     def _tell(self, line: str, every: float = math.inf) -> None:
@@ -198,12 +245,16 @@ class OpenAIEngine:
         """Whether anybody answers, whatever it says. Raises _Failure."""
         limit = min(PROBE, asking.settings.timeout)
         try:
-            with asking.client.models.with_streaming_response.list(timeout=self._openai.Timeout(limit, connect=min(CONNECT, limit))):
+            with asking.client.models.with_streaming_response.list(
+                timeout=self._openai.Timeout(limit, connect=min(CONNECT, limit))
+            ):
                 pass
         except self._openai.APIStatusError:
             pass
         except (self._openai.APIConnectionError, self._transport) as error:
-            raise self._broken(error, limit, "it takes connections and says nothing: it hangs, or is still loading") from error
+            raise self._broken(
+                error, limit, "it takes connections and says nothing: it hangs, or is still loading"
+            ) from error
 
     def _broken(self, error: Exception, limit: float, hint: str) -> _Failure:
         what, refused = broken_connection(error, limit)
@@ -217,7 +268,11 @@ class OpenAIEngine:
         try:
             with route.with_streaming_response.create(model=self.model, **body) as response:
                 kind, pieces = response.headers.get("content-type", ""), _in_time(response.iter_bytes(), asking)
-                return self._streamed(pieces, asking) if "event-stream" in kind else self._in_one_piece(b"".join(pieces).decode(errors="replace"), kind)
+                return (
+                    self._streamed(pieces, asking)
+                    if "event-stream" in kind
+                    else self._in_one_piece(b"".join(pieces).decode(errors="replace"), kind)
+                )
         except openai.APIStatusError as error:
             refused = self._refused(error.status_code, error.response, asking, body)
         except (openai.APIConnectionError, self._transport) as error:
@@ -243,7 +298,11 @@ class OpenAIEngine:
                 asking.stream = {}
                 return None
         hints = [hint for name, hint in HINTS.items() if name in (body["extra_body"] or {}) and name in text]
-        return _Failure("; ".join([refusal(status, text), *hints]), again=passing(status, text), wait=retry_after(response.headers, time.time()))
+        return _Failure(
+            "; ".join([refusal(status, text), *hints]),
+            again=passing(status, text),
+            wait=retry_after(response.headers, time.time()),
+        )
 
     def _streamed(self, pieces: Iterator[bytes], asking: _Asking) -> _Answer:
         answer = _Answer()
@@ -257,7 +316,11 @@ class OpenAIEngine:
                 answer.used = (chunk.get("usage") or {}).get("completion_tokens") or answer.used
                 for choice in (chunk.get("choices") or [])[:1]:
                     thought, text = _said(choice.get("delta") or choice)
-                    answer.thought, answer.text, answer.pieces = answer.thought + thought, answer.text + text, answer.pieces + bool(thought or text)
+                    answer.thought, answer.text, answer.pieces = (
+                        answer.thought + thought,
+                        answer.text + text,
+                        answer.pieces + bool(thought or text),
+                    )
                     answer.finish = choice.get("finish_reason") or answer.finish
                     if not MARKS.isdisjoint(text) and asking.at(answer.whole()) is not None:
                         return answer
@@ -272,15 +335,23 @@ class OpenAIEngine:
             value = json.loads(raw)
         except ValueError as error:
             if "html" in kind or raw.lstrip().startswith("<"):
-                raise _Failure(f"it is {kind.partition(';')[0] or 'markup'}; the URL often ends in /v1", "'s answer is no chat completion") from error
+                raise _Failure(
+                    f"it is {kind.partition(';')[0] or 'markup'}; the URL often ends in /v1",
+                    "'s answer is no chat completion",
+                ) from error
             raise _Failure("a broken body", again=True) from error
         try:
             self._check(value, raw)
             choice, usage = value["choices"][0], value.get("usage") or {}
             thought, text = _said(choice.get("message") or {"content": choice["text"]})
-            return _Answer(thought, text, 0, int(usage.get("completion_tokens") or 0), str(choice.get("finish_reason") or "stop"))
+            return _Answer(
+                thought, text, 0, int(usage.get("completion_tokens") or 0), str(choice.get("finish_reason") or "stop")
+            )
         except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
-            raise _Failure("it has no choices" if isinstance(value, dict) and value.get("choices") == [] else "other JSON", "'s answer is no chat completion") from error
+            raise _Failure(
+                "it has no choices" if isinstance(value, dict) and value.get("choices") == [] else "other JSON",
+                "'s answer is no chat completion",
+            ) from error
 
     def _check(self, value: dict[str, Any], raw: str) -> None:
         """Raises _Failure for an error under status 200, as routers report their provider's, and for another model's answer: servers may
@@ -292,7 +363,10 @@ class OpenAIEngine:
         served = str(value.get("model") or self.model)
         name = public_model(served)
         if not same_model(self.model, served):
-            raise _Failure(f"to ask for that, --model openai:{public_endpoint(self.url)}/…#{name}", f" answers as model {name!r}, not {public_model(self.model)!r}")
+            raise _Failure(
+                f"to ask for that, --model openai:{public_endpoint(self.url)}/…#{name}",
+                f" answers as model {name!r}, not {public_model(self.model)!r}",
+            )
         if name != public_model(self.model):
             self._tell(f"the server answers as model {name!r}")
 
@@ -301,7 +375,9 @@ class OpenAIEngine:
         at, count = asking.at(text), answer.used or answer.pieces
         if text and not count:
             count = len(re.findall(r"\w+|[^\w\s]", text))
-            self._tell("the server does not say how many tokens its answers have: words and marks are counted, which are fewer")
+            self._tell(
+                "the server does not say how many tokens its answers have: words and marks are counted, which are fewer"
+            )
         if not text:
             self._tell(f"an answer has no text (finish_reason {answer.finish!r}); it counts as empty")
         self._answered = True
@@ -310,7 +386,9 @@ class OpenAIEngine:
 
 def _said(message: dict[str, Any]) -> tuple[str, str]:
     """Thought and text of a message, of a piece of one, or of plain text."""
-    return str(message.get("reasoning_content") or message.get("reasoning") or ""), str(message.get("content") or message.get("text") or "")
+    return str(message.get("reasoning_content") or message.get("reasoning") or ""), str(
+        message.get("content") or message.get("text") or ""
+    )
 
 
 def _in_time(pieces: Iterator[bytes], asking: _Asking) -> Iterator[bytes]:
@@ -319,5 +397,7 @@ def _in_time(pieces: Iterator[bytes], asking: _Asking) -> Iterator[bytes]:
     for piece in pieces:
         asking.heard = time.monotonic()
         if asking.heard > deadline:
-            raise _Failure(f"no whole answer within {asking.settings.timeout:g} s; evaluation.timeout sets how long it has")
+            raise _Failure(
+                f"no whole answer within {asking.settings.timeout:g} s; evaluation.timeout sets how long it has"
+            )
         yield piece

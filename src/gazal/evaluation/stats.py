@@ -27,7 +27,10 @@ def _answers(part: np.ndarray, whole: np.ndarray) -> float:
     answers are worth, by the design effect of clustering with its degrees of freedom (Korn and Graubard, Survey Methodology
     24, 1998): the spread of few items is itself uncertain."""
     n, total = len(whole), float(whole.sum())
-    share, items = float(part.sum()) / total, total**2 / float((whole**2).sum())  # as if an item's answers were all the same
+    share, items = (
+        float(part.sum()) / total,
+        total**2 / float((whole**2).sum()),
+    )  # as if an item's answers were all the same
     if n == 1 or part.sum() in (0, total):
         return items
     independent = share * (1 - share) / (total - 1)
@@ -63,7 +66,10 @@ def bootstrap(rows: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray]) -
     """
     distinct, counts = np.unique(np.round(rows, 12), axis=0, return_counts=True)
     rng, at_once = np.random.default_rng(SEED), max(DRAWN_AT_ONCE // len(counts), 1)
-    parts = [rng.multinomial(len(rows), counts / len(rows), size=min(at_once, RESAMPLES - done)) @ distinct for done in range(0, RESAMPLES, at_once)]
+    parts = [
+        rng.multinomial(len(rows), counts / len(rows), size=min(at_once, RESAMPLES - done)) @ distinct
+        for done in range(0, RESAMPLES, at_once)
+    ]
     drawn = np.concatenate(parts) / len(rows)
     low, high = np.nanpercentile(statistic(drawn), [2.5, 97.5], axis=0)
     return low, high
@@ -87,8 +93,13 @@ def paired_p(a: np.ndarray, b: np.ndarray, samples: int = 1) -> float:
         return 1.0
     order = np.lexsort((b, a))
     result = permutation_test(
-        (a[order], b[order]), lambda x, y, axis: np.mean(x - y, axis=axis), permutation_type="samples",
-        vectorized=True, n_resamples=RESAMPLES, batch=256, rng=np.random.default_rng(SEED),
+        (a[order], b[order]),
+        lambda x, y, axis: np.mean(x - y, axis=axis),
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=RESAMPLES,
+        batch=256,
+        rng=np.random.default_rng(SEED),
     )
     return float(result.pvalue)
 
@@ -124,11 +135,16 @@ def detectable(n: int, discordance: float, samples: int = 1) -> float | None:
     McNemar test (:func:`mcnemar_power`). Several: normal approximation √n·δ = z₀.₉₇₅·√ψ + z₀.₈·√(ψ − δ²) of Connor
     (Biometrics 43, 1987).
     """
+
     def power(difference: float) -> float:
         psi = max(discordance, difference / samples)
         if samples == 1:
             return mcnemar_power(n, psi, difference) - POWER
-        return n**0.5 * difference - norm.ppf(1 - ALPHA / 2) * psi**0.5 - norm.ppf(POWER) * max(psi - difference**2, 0.0) ** 0.5
+        return (
+            n**0.5 * difference
+            - norm.ppf(1 - ALPHA / 2) * psi**0.5
+            - norm.ppf(POWER) * max(psi - difference**2, 0.0) ** 0.5
+        )
 
     return None if power(1.0) < 0 or 2.0 ** (1 - n) > ALPHA else float(brentq(power, 1e-9, 1.0, xtol=1e-7))
 

@@ -80,7 +80,14 @@ def number(text: str) -> float | None:
 def _level(text: str) -> float | None:
     """``Very frequent``, ``not reported (0)`` as the level's number; None for anything else, and where the two disagree."""
     found = _LEVEL.fullmatch(fold(text.strip(" *.")))
-    return next((float(level) for level, name in LEVEL_NAMES.items() if found and name == found[1] and found[2] in (None, str(level))), None)
+    return next(
+        (
+            float(level)
+            for level, name in LEVEL_NAMES.items()
+            if found and name == found[1] and found[2] in (None, str(level))
+        ),
+        None,
+    )
 
 
 def clearance_range(text: str) -> tuple[int, int | None] | None:
@@ -104,7 +111,12 @@ def trace_text(completion: str, think_open: bool = False) -> str:
 
 def read_steps(completion: str, think_open: bool = False) -> list[Step]:
     """The trace's lines in order, claims read; blank ones left out. A line may hold several numbered steps."""
-    return [read_step(body) for line in trace_text(completion, think_open).splitlines() for body in _STEP.split(line)[::2] if body.strip()]
+    return [
+        read_step(body)
+        for line in trace_text(completion, think_open).splitlines()
+        for body in _STEP.split(line)[::2]
+        if body.strip()
+    ]
 
 
 def read_step(body: str) -> Step:
@@ -121,7 +133,12 @@ def read_step(body: str) -> Step:
             terms = fold(segments[0]) in ("terms", "term")
             segments = segments[1:] if terms else segments
             named = bool(segments) and (len(segments) > 2 or (step.letter is not None and len(segments) > 1))
-            if named and fold(segments[0]) not in _LABELS and number(segments[0]) is None and not _AGE.fullmatch(segments[0]):
+            if (
+                named
+                and fold(segments[0]) not in _LABELS
+                and number(segments[0]) is None
+                and not _AGE.fullmatch(segments[0])
+            ):
                 step.name = segments[0]
         if any(segments) and not (_read_term(step, segments) if terms else _read_part(step, place, segments)):
             step.unread.append(part.strip())
@@ -142,7 +159,10 @@ def _read_part(step: Step, place: int, segments: list[str]) -> bool:
     if not names:
         return False
     label, value = fold(names[-1]), number(last)
-    label, value = "total" if label in ("total score", "total points") else label, _level(last) if value is None else value
+    label, value = (
+        "total" if label in ("total score", "total points") else label,
+        _level(last) if value is None else value,
+    )
     if label == "answer":
         found = _ANSWER.match(last)
         step.answers += [found[1]] if found else []
@@ -150,7 +170,11 @@ def _read_part(step: Step, place: int, segments: list[str]) -> bool:
     if label in ("range", "inside"):
         bounds = clearance_range(last)
         if bounds is not None:
-            step.claims.append(Claim("range", (step.letter,), bounds) if step.letter and label == "range" else Claim("result", (), bounds))
+            step.claims.append(
+                Claim("range", (step.letter,), bounds)
+                if step.letter and label == "range"
+                else Claim("result", (), bounds)
+            )
         return bounds is not None
     if fold(last) in ("inside", "outside"):
         quoted = number(names[-1])
@@ -221,8 +245,14 @@ def structure(completion: str, think_open: bool = False) -> dict[str, bool]:
     listed = [int(found) for found in _LISTED.findall(contents.get("Immediate Management", ""))]
     return {
         "think": has_think_block(text, think_open),
-        "steps": bool(numbers) and not pieces[0] and numbers == list(range(1, len(numbers) + 1)) and all(piece.strip() for piece in pieces[2::2]),
+        "steps": bool(numbers)
+        and not pieces[0]
+        and numbers == list(range(1, len(numbers) + 1))
+        and all(piece.strip() for piece in pieces[2::2]),
         "assessment": after.startswith(HEADING) and after.count(HEADING) == 1,
         "answer": len(answers) == 1 and answers[0] == len(after.splitlines()) - 1,
-        "sections": tuple(rest[::2]) == SECTIONS and all(contents.values()) and bool(listed) and listed == list(range(1, len(listed) + 1)),
+        "sections": tuple(rest[::2]) == SECTIONS
+        and all(contents.values())
+        and bool(listed)
+        and listed == list(range(1, len(listed) + 1)),
     }

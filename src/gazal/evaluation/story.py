@@ -12,15 +12,32 @@ from gazal.items import Item
 from gazal.recipe import Recipe
 
 ASKED = (
-    "method", "prompt", "instruction", "few_shot", "thinking", "temperature", "top_p", "top_k", "samples", "max_new_tokens", "stop_when_answered",
-    "permute", "benchmark_limit",
+    "method",
+    "prompt",
+    "instruction",
+    "few_shot",
+    "thinking",
+    "temperature",
+    "top_p",
+    "top_k",
+    "samples",
+    "max_new_tokens",
+    "stop_when_answered",
+    "permute",
+    "benchmark_limit",
 )
 
 
 def settings_table(recipe: Recipe) -> Styler:
     """How the recipe asks, a row for each setting: its value, and its meaning as the field of the recipe says it."""
     fields = type(recipe.evaluation).model_fields
-    rows = {name: (str(getattr(recipe.evaluation, name)) or "(none)", (fields[name].description or "").partition(" source: ")[0]) for name in ASKED}
+    rows = {
+        name: (
+            str(getattr(recipe.evaluation, name)) or "(none)",
+            (fields[name].description or "").partition(" source: ")[0],
+        )
+        for name in ASKED
+    }
     table = pd.DataFrame(rows.values(), columns=["value", "meaning"], index=list(rows))
     return table.style.set_table_styles([{"selector": "th, td", "props": "text-align: left"}])
 
@@ -48,7 +65,13 @@ def reasons_table(scores: dict[str, Any]) -> pd.DataFrame:
     benchmarks = dict.fromkeys(b for entry in scores["models"].values() for b in entry["benchmarks"])
     found = {
         (benchmark, model): score["reasons"]
-        for benchmark in benchmarks for model, entry in scores["models"].items() if (score := entry["benchmarks"].get(benchmark)) and score.get("reasons")
+        for benchmark in benchmarks
+        for model, entry in scores["models"].items()
+        if (score := entry["benchmarks"].get(benchmark)) and score.get("reasons")
     }
-    counts = pd.DataFrame(list(found.values()), index=pd.MultiIndex.from_tuples(found, names=["benchmark", "model"])).fillna(0)
-    return counts.div(counts.sum(axis=1), axis=0)[sorted(counts.columns, key=lambda reason: (reason != "ok", -counts[reason].sum(), reason))]
+    counts = pd.DataFrame(
+        list(found.values()), index=pd.MultiIndex.from_tuples(found, names=["benchmark", "model"])
+    ).fillna(0)
+    return counts.div(counts.sum(axis=1), axis=0)[
+        sorted(counts.columns, key=lambda reason: (reason != "ok", -counts[reason].sum(), reason))
+    ]

@@ -59,7 +59,10 @@ class Truth:
         if not self.name(second) and second.startswith("absent "):
             second, sign = second.removeprefix("absent "), "absent"
         first, second = self.name(first), self.name(second)
-        either = ("level", first, second, sign), ("level", second, first, sign)  # some names are a disease's and a finding's
+        either = (
+            ("level", first, second, sign),
+            ("level", second, first, sign),
+        )  # some names are a disease's and a finding's
         return next((key for key in either if key in self.needed), either[self.kind == "uncertainty"])
 
     def running(self, scored: set[str]) -> float:
@@ -84,7 +87,10 @@ def find_truth(item: Item) -> Truth | None:
     """What the source says of an item; None where it is no knowledge-derived item, where its question cannot be read back,
     or where the source does not give its key."""
     makers: dict[str, Callable[[Item, dict[str, Any]], Truth | None]] = {
-        "diagnosis": _diagnosis, "uncertainty": _uncertainty, "treatment": _treatment, "prognosis": _prognosis,
+        "diagnosis": _diagnosis,
+        "uncertainty": _uncertainty,
+        "treatment": _treatment,
+        "prognosis": _prognosis,
     }
     if item.reasoning_type is None or not (item.source or "").startswith(("HPO", "open-medicine")):
         return None
@@ -98,8 +104,8 @@ def find_truth(item: Item) -> Truth | None:
 def _asked(kind: str, question: str) -> Iterator[dict[str, Any]]:
     """What fills the slots of each wording that gives this question: texts; lists for ``present`` and ``absent``."""
     for form in (*PLAIN[kind], *RICH[kind]):
-        for has_absent in ((False, True) if form.absent else (False,)):
-            for has_age in ((False, True) if form.age else (False,)):
+        for has_absent in (False, True) if form.absent else (False,):
+            for has_age in (False, True) if form.age else (False,):
                 found = _pattern(form, has_absent, has_age).fullmatch(question)
                 if found is None:
                     continue
@@ -113,14 +119,24 @@ def _asked(kind: str, question: str) -> Iterator[dict[str, Any]]:
 def _pattern(form: Form, has_absent: bool, has_age: bool) -> re.Pattern[str]:
     """The wording with groups for its slots, clauses put in or left out as ``Form.findings`` does."""
     clauses = {
-        "absent": form.absent.replace("{names}", "{missing}") if has_absent else "", "minus": form.minus if has_absent else "",
-        "age": form.age if has_age else "", "rule": LEVEL_RULE,
+        "absent": form.absent.replace("{names}", "{missing}") if has_absent else "",
+        "minus": form.minus if has_absent else "",
+        "age": form.age if has_age else "",
+        "rule": LEVEL_RULE,
     }
     patient = "{metric}" in form.text
     text = form.text if patient else re.sub(r"\{(absent|minus|age|rule)\}", lambda m: clauses[m[1]], form.text)
-    groups = {"missing": "(?P<absent>.+)", "years": r"(?P<years>\d+)", "age": r"(?P<age>\d+)", "value": r"(?P<value>\d+)", "sex": "(?P<sex>woman|man)"}
+    groups = {
+        "missing": "(?P<absent>.+)",
+        "years": r"(?P<years>\d+)",
+        "age": r"(?P<age>\d+)",
+        "value": r"(?P<value>\d+)",
+        "sex": "(?P<sex>woman|man)",
+    }
     pieces = re.split(r"\{(\w+)\}", text)
-    body = "".join(re.escape(piece) if n % 2 == 0 else groups.get(piece, f"(?P<{piece}>.+?)") for n, piece in enumerate(pieces))
+    body = "".join(
+        re.escape(piece) if n % 2 == 0 else groups.get(piece, f"(?P<{piece}>.+?)") for n, piece in enumerate(pieces)
+    )
     return re.compile(body, re.S)
 
 
@@ -141,7 +157,9 @@ def _terms(found: Mapping[str, str]) -> dict[Key, Value]:
 
 
 def _names(found: Mapping[str, str], diseases: list[str]) -> dict[str, str]:
-    return {fold(key): name for shown, name in found.items() for key in (shown, name)} | {fold(name): name for name in diseases}
+    return {fold(key): name for shown, name in found.items() for key in (shown, name)} | {
+        fold(name): name for name in diseases
+    }
 
 
 def _best(values: Mapping[str, float]) -> tuple[float, dict[Value, str]]:
@@ -159,12 +177,22 @@ def _diagnosis(item: Item, asked: dict[str, Any]) -> Truth | None:
     needed, totals = {**_terms(present), **_terms(absent)}, {}
     for letter, disease in item.options.items():
         signed = [(name, "", 1) for name in present.values()] + [(name, "absent", -1) for name in absent.values()]
-        stated = {("level", disease, name, sign): factor * levels[disease].get(name, 0) for name, sign, factor in signed}
+        stated = {
+            ("level", disease, name, sign): factor * levels[disease].get(name, 0) for name, sign, factor in signed
+        }
         totals[letter] = sum(stated.values())
         needed |= {**stated, ("total", disease): totals[letter]}
     needed["result",], letter_of = _best(totals)
-    names = _names({**present, **absent}, diseases) | {fold(letter): disease for letter, disease in item.options.items()}
-    return Truth("diagnosis", needed, options={fold(d): letter for letter, d in item.options.items()}, letter_of=letter_of, names=names)
+    names = _names({**present, **absent}, diseases) | {
+        fold(letter): disease for letter, disease in item.options.items()
+    }
+    return Truth(
+        "diagnosis",
+        needed,
+        options={fold(d): letter for letter, d in item.options.items()},
+        letter_of=letter_of,
+        names=names,
+    )
 
 
 def _uncertainty(item: Item, asked: dict[str, Any]) -> Truth | None:
@@ -186,7 +214,11 @@ def _uncertainty(item: Item, asked: dict[str, Any]) -> Truth | None:
 def _treatment(item: Item, asked: dict[str, Any]) -> Truth | None:
     drug: Drug | None = next((drug for drug in load_drugs() if drug.name == asked["drug"]), None)
     tiers = {tier.dose: tier for tier in drug.tiers} if drug else {}
-    if drug is None or {*item.options.values()} != tiers.keys() or (asked["metric"], asked["unit"]) != (drug.metric, drug.unit):
+    if (
+        drug is None
+        or {*item.options.values()} != tiers.keys()
+        or (asked["metric"], asked["unit"]) != (drug.metric, drug.unit)
+    ):
         return None
     value, needed, letter_of = int(asked["value"]), {}, {}
     for letter, dose in item.options.items():
@@ -201,7 +233,11 @@ def _treatment(item: Item, asked: dict[str, Any]) -> Truth | None:
 def _prognosis(item: Item, asked: dict[str, Any]) -> Truth | None:
     score: Score | None = next((score for score in load_scores() if score.name == asked["score"]), None)
     criteria = {c.name: c for c in score.criteria} if score else {}
-    present, absent, years = asked["present"], asked.get("absent", []), int(asked["years"]) if asked.get("years") else None
+    present, absent, years = (
+        asked["present"],
+        asked.get("absent", []),
+        int(asked["years"]) if asked.get("years") else None,
+    )
     if not criteria or any(name not in criteria for name in (*present, *absent)):
         return None
     met = [name for name, c in criteria.items() if years is not None and c.ages and c.ages[0] <= years <= c.ages[1]]
@@ -215,9 +251,21 @@ def _prognosis(item: Item, asked: dict[str, Any]) -> Truth | None:
         needed |= {("points", name): value, ("sum", name): total}
     needed["result",] = total
     unsaid = [name for name in criteria if ("points", name) not in needed]
-    others: dict[Key, Value] = {("count",): float(len(present) + len(met)), **{("points", name): (True, 0.0) for name in unsaid}}
-    letter_of: dict[Value, str] = {float(text.split()[0]): letter for letter, text in item.options.items() if re.match(r"-?\d+(\.\d+)? points", text)}
+    others: dict[Key, Value] = {
+        ("count",): float(len(present) + len(met)),
+        **{("points", name): (True, 0.0) for name in unsaid},
+    }
+    letter_of: dict[Value, str] = {
+        float(text.split()[0]): letter
+        for letter, text in item.options.items()
+        if re.match(r"-?\d+(\.\d+)? points", text)
+    }
     return Truth(
-        "prognosis", needed, others, letter_of=letter_of, quoted={} if years is None else {"age": years},
-        names={fold(name): name for name in (*criteria, NO_AGE)}, beside=frozenset((kind, name) for name in unsaid for kind in ("points", "sum")),
+        "prognosis",
+        needed,
+        others,
+        letter_of=letter_of,
+        quoted={} if years is None else {"age": years},
+        names={fold(name): name for name in (*criteria, NO_AGE)},
+        beside=frozenset((kind, name) for name in unsaid for kind in ("points", "sum")),
     )

@@ -69,7 +69,14 @@ class Verdict:
         return "wrong_from_right_steps" if self.faultless and self.leads_to == {key} else "wrong"
 
 
-OUTCOMES = ("right_sound", "right_for_wrong_reasons", "right_without_claims", "wrong_from_right_steps", "wrong", "no_answer")
+OUTCOMES = (
+    "right_sound",
+    "right_for_wrong_reasons",
+    "right_without_claims",
+    "wrong_from_right_steps",
+    "wrong",
+    "no_answer",
+)
 """What becomes of a completion, exactly one each. The right answer: *sound*, every claim and every quotation is right and the
 answer follows; *for wrong reasons*, some claim or quotation is wrong or the answer does not follow; *without claims*, none could be
 read. A wrong answer *from right steps*: every claim is right and the stated numbers single out the key and nothing else."""
@@ -77,7 +84,10 @@ read. A wrong answer *from right steps*: every claim is right and the stated num
 
 def judge(steps: list[Step], truth: Truth, letter: str | None) -> Verdict:
     """Hold the steps of a completion that answers ``letter`` (None: nothing) against the source."""
-    steps = [step if _speaks(step, truth) else replace(step, claims=[], unread=[step.text]) for step in {step.text: step for step in steps}.values()]
+    steps = [
+        step if _speaks(step, truth) else replace(step, claims=[], unread=[step.text])
+        for step in {step.text: step for step in steps}.values()
+    ]
     verdict = Verdict(steps=len(steps), unread=sum(bool(step.unread) for step in steps), needed=len(truth.needed))
     _claims(verdict, steps, truth)
     _quotes(verdict, steps, truth)
@@ -92,6 +102,7 @@ def judge(steps: list[Step], truth: Truth, letter: str | None) -> Verdict:
 
 def _speaks(step: Step, truth: Truth) -> bool:
     """Whether what was read as claims is meant so."""
+
     def known(claim: Claim) -> bool:
         if claim.kind == "result":  # of several options each has its total; the highest is said to be it
             return isinstance(claim.value, tuple) or truth.kind == "prognosis" or "highest" in step.text.casefold()
@@ -112,7 +123,9 @@ def _claims(verdict: Verdict, steps: list[Step], truth: Truth) -> None:
         if claim.kind == "points":
             scored.add(key[1])
         known = key in truth.needed or key in truth.others or key in truth.beside
-        expected = truth.running(scored) if claim.kind == "sum" and known else truth.needed.get(key, truth.others.get(key))
+        expected = (
+            truth.running(scored) if claim.kind == "sum" and known else truth.needed.get(key, truth.others.get(key))
+        )
         holds = known and expected == claim.value
         mark = (key, () if known else claim.about, claim.value)
         if (*mark, holds) in seen:
@@ -162,7 +175,9 @@ def _relations(steps: list[Step]) -> list[tuple[object, ...]]:
             low, high = bounds.value
             found.append((step.text, claim, (low <= value and (high is None or value <= high)) == claim.value))
         for claim in stated["result"]:
-            best = inside if isinstance(claim.value, tuple) else set(highest.values()) or ({running} if summed else set())
+            best = (
+                inside if isinstance(claim.value, tuple) else set(highest.values()) or ({running} if summed else set())
+            )
             found += [(step.text, claim, claim.value in best)] if best else []
     return found
 
@@ -186,4 +201,8 @@ def _leads_to(steps: list[Step], truth: Truth) -> frozenset[str]:
     if not letters <= stated.keys():
         return frozenset()
     top = max(stated[letter] for letter in letters)
-    return frozenset(letter for letter in letters if stated[letter] == top) if top or truth.kind != "treatment" else frozenset()
+    return (
+        frozenset(letter for letter in letters if stated[letter] == top)
+        if top or truth.kind != "treatment"
+        else frozenset()
+    )

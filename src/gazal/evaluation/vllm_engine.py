@@ -29,10 +29,15 @@ from gazal.models import load_config, load_tokenizer
 from gazal.recipe_evaluation import EvaluationSection
 
 BATCH = 256  # requests handed to vLLM at a time
-FINISHED = ("stop", "length")  # of vllm.v1.engine.FINISH_REASON_STRINGS; "abort" and "error" are no answers, and are asked again by the next run
+FINISHED = (
+    "stop",
+    "length",
+)  # of vllm.v1.engine.FINISH_REASON_STRINGS; "abort" and "error" are no answers, and are asked again by the next run
 
 
-def sampling_arguments(settings: EvaluationSection, seed: int, index: int, room: int, stops: Sequence[int]) -> dict[str, Any]:
+def sampling_arguments(
+    settings: EvaluationSection, seed: int, index: int, room: int, stops: Sequence[int]
+) -> dict[str, Any]:
     """What ``vllm.SamplingParams`` is made of for prompt ``index``, with ``room`` tokens left in the context.
 
     ``stops`` are the ids that end a completion (vLLM's own are the tokenizer's EOS and the generation config's). Nothing else of the
@@ -40,43 +45,82 @@ def sampling_arguments(settings: EvaluationSection, seed: int, index: int, room:
     """
     greedy = settings.temperature == 0
     return {
-        "n": 1, "temperature": settings.temperature, "top_p": 1.0 if greedy else settings.top_p, "top_k": 0 if greedy else settings.top_k,
-        "max_tokens": min(settings.max_new_tokens, room), "stop_token_ids": list(stops), "detokenize": False,
+        "n": 1,
+        "temperature": settings.temperature,
+        "top_p": 1.0 if greedy else settings.top_p,
+        "top_k": 0 if greedy else settings.top_k,
+        "max_tokens": min(settings.max_new_tokens, room),
+        "stop_token_ids": list(stops),
+        "detokenize": False,
         "seed": None if greedy else int(np.random.SeedSequence([seed, index]).generate_state(1)[0]),
     }
 
 
-def to_reply(index: int, ids: Sequence[int], finish_reason: str | None, tokenizer: PreTrainedTokenizerBase, answer_end: AnswerEnd | None) -> Reply:
+def to_reply(
+    index: int,
+    ids: Sequence[int],
+    finish_reason: str | None,
+    tokenizer: PreTrainedTokenizerBase,
+    answer_end: AnswerEnd | None,
+) -> Reply:
     """The reply made of a ``CompletionOutput``'s ``token_ids`` and ``finish_reason``."""
-    kept, text, closed = answer_end.cut(list(ids)) if answer_end else (ids, tokenizer.decode(list(ids), skip_special_tokens=True), False)
+    kept, text, closed = (
+        answer_end.cut(list(ids)) if answer_end else (ids, tokenizer.decode(list(ids), skip_special_tokens=True), False)
+    )
     return Reply(index, text, len(kept), "stop" if closed or finish_reason == "stop" else "length")
 
 
 class VLLMEngine:
     """``llm``: a ``vllm.LLM``; ``context``: tokens that prompt and completion have together; ``stops``: ids that end a completion."""
 
-    def __init__(self, llm: Any, tokenizer: PreTrainedTokenizerBase, name: str, identity: str, context: int, stops: Sequence[int]) -> None:
-        self.llm, self.tokenizer, self.name, self.identity, self.context, self.stops = llm, tokenizer, file_safe(name), identity, context, stops
+    def __init__(
+        self, llm: Any, tokenizer: PreTrainedTokenizerBase, name: str, identity: str, context: int, stops: Sequence[int]
+    ) -> None:
+        self.llm, self.tokenizer, self.name, self.identity, self.context, self.stops = (
+            llm,
+            tokenizer,
+            file_safe(name),
+            identity,
+            context,
+            stops,
+        )
         self.renderer = Renderer(tokenizer, self.name)
         self.opens_think = self.renderer.opens_think
 
-    def complete(self, prompts: Sequence[Prompt], settings: EvaluationSection, seed: int, done: Collection[int]) -> Iterator[list[Reply]]:
+    def complete(
+        self, prompts: Sequence[Prompt], settings: EvaluationSection, seed: int, done: Collection[int]
+    ) -> Iterator[list[Reply]]:
         import vllm
 
         if not len(prompts):
             return
-        lists, answer_end, done = self.renderer.token_lists(prompts, settings.thinking), self.renderer.answer_end(prompts[0], settings), set(done)
+        lists, answer_end, done = (
+            self.renderer.token_lists(prompts, settings.thinking),
+            self.renderer.answer_end(prompts[0], settings),
+            set(done),
+        )
         wanted = (i for i in range(len(lists)) if i not in done)
         while batch := list(islice(wanted, BATCH)):
             fits = [i for i in batch if len(lists[i]) < self.context]
-            asked = [vllm.SamplingParams(**sampling_arguments(settings, seed, i, self.context - len(lists[i]), self.stops)) for i in fits]
+            asked = [
+                vllm.SamplingParams(**sampling_arguments(settings, seed, i, self.context - len(lists[i]), self.stops))
+                for i in fits
+            ]
             try:
-                outputs = self.llm.generate([{"prompt_token_ids": lists[i].tolist()} for i in fits], asked, use_tqdm=False) if fits else []
+                outputs = (
+                    self.llm.generate([{"prompt_token_ids": lists[i].tolist()} for i in fits], asked, use_tqdm=False)
+                    if fits
+                    else []
+                )
             except Exception as error:  # vLLM's own classes have no common base, and its workers' errors come as any
-                raise GazalError(f"model {self.name}: vLLM stopped ({first_line(error)}); the same command goes on where this one stopped") from error
+                raise GazalError(
+                    f"model {self.name}: vLLM stopped ({first_line(error)}); the same command goes on where this one stopped"
+                ) from error
             made = {i: output.outputs[0] for i, output in zip(fits, outputs, strict=True)}
             yield [Reply(i, "", 0, "length") for i in batch if i not in made] + [
-                to_reply(i, one.token_ids, one.finish_reason, self.tokenizer, answer_end) for i, one in made.items() if one.finish_reason in FINISHED
+                to_reply(i, one.token_ids, one.finish_reason, self.tokenizer, answer_end)
+                for i, one in made.items()
+                if one.finish_reason in FINISHED
             ]
 
     def close(self) -> None:
@@ -89,22 +133,39 @@ def gpus_for(heads: int, devices: int) -> int:
     return max(count for count in range(1, max(devices, 1) + 1) if heads % count == 0)
 
 
-def load_vllm(path: str, name: str, dtype: str, revision: str | None, context: int | None = None, identity: str | None = None) -> VLLMEngine:
+def load_vllm(
+    path: str, name: str, dtype: str, revision: str | None, context: int | None = None, identity: str | None = None
+) -> VLLMEngine:
     """vLLM with a whole model: a folder of merged weights, or a hub id; with room for sequences of ``context`` tokens, by default of as
     many as the model knows and the GPUs hold. Raises GazalError for an adapter, and without vLLM."""
     folder = Path(path)
     if (folder / "adapter_config.json").exists():
-        raise GazalError(f"model {name}: an adapter; vLLM cannot load DoRA adapters (vllm#6983, vllm#10849): merge it first, or take the run's …/merged")
-    identity, tokenizer, config = identity or identity_of(name, dtype, revision, "vllm"), load_tokenizer(path, revision), load_config(path, revision)
+        raise GazalError(
+            f"model {name}: an adapter; vLLM cannot load DoRA adapters (vllm#6983, vllm#10849): merge it first, or take the run's …/merged"
+        )
+    identity, tokenizer, config = (
+        identity or identity_of(name, dtype, revision, "vllm"),
+        load_tokenizer(path, revision),
+        load_config(path, revision),
+    )
     try:
         import torch
         import vllm
     except ImportError as error:
-        raise GazalError(f"model {name}: evaluation.engine=vllm needs vLLM: pip install 'gazal[gpu]' ({first_line(error)})") from error
+        raise GazalError(
+            f"model {name}: evaluation.engine=vllm needs vLLM: pip install 'gazal[gpu]' ({first_line(error)})"
+        ) from error
     try:
         llm = vllm.LLM(
-            model=path, tokenizer=path, revision=revision, tokenizer_revision=revision, dtype=dtype, trust_remote_code=False, generation_config="vllm",
-            tensor_parallel_size=gpus_for(config.get_text_config().num_attention_heads, torch.cuda.device_count()), max_model_len=context or -1,
+            model=path,
+            tokenizer=path,
+            revision=revision,
+            tokenizer_revision=revision,
+            dtype=dtype,
+            trust_remote_code=False,
+            generation_config="vllm",
+            tensor_parallel_size=gpus_for(config.get_text_config().num_attention_heads, torch.cuda.device_count()),
+            max_model_len=context or -1,
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise GazalError(f"model {name}: vLLM cannot load it ({first_line(error)})") from error
@@ -112,4 +173,6 @@ def load_vllm(path: str, name: str, dtype: str, revision: str | None, context: i
         configured = GenerationConfig.from_pretrained(path, revision=revision).eos_token_id
     except OSError:  # a model without such a file
         configured = config.get_text_config().eos_token_id
-    return VLLMEngine(llm, tokenizer, name, identity, llm.llm_engine.model_config.max_model_len, with_eos(tokenizer, configured))
+    return VLLMEngine(
+        llm, tokenizer, name, identity, llm.llm_engine.model_config.max_model_len, with_eos(tokenizer, configured)
+    )

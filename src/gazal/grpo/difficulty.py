@@ -17,7 +17,9 @@ from gazal.recipe import Recipe
 from gazal.recipe_evaluation import EvaluationSection
 
 
-def pass_rates(recipe: Recipe, items: list[Item], sft: Path, folder: Path, say: Callable[[str], None] = print) -> dict[str, float]:
+def pass_rates(
+    recipe: Recipe, items: list[Item], sft: Path, folder: Path, say: Callable[[str], None] = print
+) -> dict[str, float]:
     """Share of ``grpo.pass_rate_samples`` sampled completions of each item whose extracted letter is the key.
 
     The completions stay in ``folder/pass_rates.parquet`` (a predictions file): asked once, also after a
@@ -25,17 +27,28 @@ def pass_rates(recipe: Recipe, items: list[Item], sft: Path, folder: Path, say: 
     """
     section, model = recipe.grpo, recipe.model
     settings = EvaluationSection(
-        temperature=section.temperature, samples=section.pass_rate_samples, max_new_tokens=section.max_completion_length, batch_tokens=65_536,
+        temperature=section.temperature,
+        samples=section.pass_rate_samples,
+        max_new_tokens=section.max_completion_length,
+        batch_tokens=65_536,
         stop_when_answered=False,  # as in training
     )
     path = predict(
-        load_engine(sft, model.dtype), items, settings, folder / "pass_rates.parquet", prompting=Prompting(model.system, model.prompt_opens_think), seed=recipe.seed,
-        replace=True, say=say,
+        load_engine(sft, model.dtype),
+        items,
+        settings,
+        folder / "pass_rates.parquet",
+        prompting=Prompting(model.system, model.prompt_opens_think),
+        seed=recipe.seed,
+        replace=True,
+        say=say,
     )
     return read_predictions(path).groupby("item_id", sort=False)["correct"].mean().to_dict()
 
 
-def choose_items(recipe: Recipe, items: list[Item], sft: Path, folder: Path, say: Callable[[str], None] = print) -> list[Item]:
+def choose_items(
+    recipe: Recipe, items: list[Item], sft: Path, folder: Path, say: Callable[[str], None] = print
+) -> list[Item]:
     """Items whose pass rate under the SFT model lies inside the recipe's bounds, in seeded order.
 
     Writes ``folder/pass_rates.json`` (item id to pass rate). Raises GazalError when too few are left for one step.
@@ -51,5 +64,7 @@ def choose_items(recipe: Recipe, items: list[Item], sft: Path, folder: Path, say
             f"{len(kept)} of {len(items)} between {section.pass_rate_low} and {section.pass_rate_high}"
         )
     if len(kept) < section.prompts_per_step:
-        raise GazalError(f"grpo: {len(kept)} items left by the pass-rate filter, fewer than grpo.prompts_per_step {section.prompts_per_step}")
+        raise GazalError(
+            f"grpo: {len(kept)} items left by the pass-rate filter, fewer than grpo.prompts_per_step {section.prompts_per_step}"
+        )
     return [kept[i] for i in np.random.default_rng([recipe.seed, 4]).permutation(len(kept))]

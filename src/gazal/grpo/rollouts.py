@@ -32,7 +32,9 @@ def sample_texts(model: str | Path, items: list[Item], recipe: Recipe) -> list[s
     """Greedy completions of a few items by a saved model, as text, for reading."""
     tokenizer = load_tokenizer(model)
     ids = encode_prompts(tokenizer, [build_messages(item, recipe.model.system) for item in items])
-    made = generate(load_model(model, recipe.model.dtype), tokenizer, ids, max_new_tokens=recipe.evaluation.max_new_tokens)
+    made = generate(
+        load_model(model, recipe.model.dtype), tokenizer, ids, max_new_tokens=recipe.evaluation.max_new_tokens
+    )
     return [tokenizer.decode(done.ids, skip_special_tokens=True) for done in sorted(made)]
 
 
@@ -48,12 +50,18 @@ class MergedModel:
         adapted = [(name, layer) for name, layer in policy.named_modules() if isinstance(layer, BaseTunerLayer)]
         for name, layer in adapted:
             if not (isinstance(layer, lora.Linear) and isinstance(layer.base_layer, torch.nn.Linear)):
-                raise GazalError(f"grpo.rollouts: {name} has an adapter on {type(layer.get_base_layer()).__name__}, which has no merged form here: set grpo.rollouts=trainer")
+                raise GazalError(
+                    f"grpo.rollouts: {name} has an adapter on {type(layer.get_base_layer()).__name__}, which has no merged form here: set grpo.rollouts=trainer"
+                )
         if any(hasattr(p, "full_tensor") or hasattr(p, "ds_id") for p in policy.parameters()):
-            raise GazalError("grpo.rollouts: the policy is sharded over processes (fsdp2, zero3), so none holds weights to merge: set grpo.rollouts=trainer")
+            raise GazalError(
+                "grpo.rollouts: the policy is sharded over processes (fsdp2, zero3), so none holds weights to merge: set grpo.rollouts=trainer"
+            )
         self.layers = [(layer, _empty_like(layer.base_layer)) for _, layer in adapted]
         shared = {id(tensor): tensor for tensor in (*policy.parameters(), *policy.buffers())}
-        self.model: PreTrainedModel = copy.deepcopy(policy.get_base_model(), shared | {id(layer): plain for layer, plain in self.layers}).eval()
+        self.model: PreTrainedModel = copy.deepcopy(
+            policy.get_base_model(), shared | {id(layer): plain for layer, plain in self.layers}
+        ).eval()
 
     @property
     def copied_bytes(self) -> int:
@@ -81,7 +89,9 @@ class MergedModel:
 def _empty_like(linear: torch.nn.Linear) -> torch.nn.Linear:
     """A frozen linear layer of the same shape, dtype and device, not initialised."""
     shape = {"in_features": linear.in_features, "out_features": linear.out_features, "bias": linear.bias is not None}
-    return skip_init(torch.nn.Linear, **shape, device=linear.weight.device, dtype=linear.weight.dtype).requires_grad_(False)
+    return skip_init(torch.nn.Linear, **shape, device=linear.weight.device, dtype=linear.weight.dtype).requires_grad_(
+        False
+    )
 
 
 class MergedRollouts:
@@ -95,11 +105,20 @@ class MergedRollouts:
     def __call__(self, prompts: list[Any], trainer: Any) -> dict[str, Any]:
         self.merged = self.merged or MergedModel(trainer.accelerator.unwrap_model(trainer.model))
         ids = encode_prompts(trainer.processing_class, prompts)
-        seed, processes = self.seed * 100_003 + trainer.state.global_step + 1, PartialState()  # each process draws its own
+        seed, processes = (
+            self.seed * 100_003 + trainer.state.global_step + 1,
+            PartialState(),
+        )  # each process draws its own
         completions: list[list[int]] = [[] for _ in ids]
         for index, tokens, _ in generate(
-            self.merged.refresh(), trainer.processing_class, ids, max_new_tokens=self.section.max_completion_length,
-            temperature=self.section.temperature, top_p=1.0, top_k=0, seed=seed * processes.num_processes + processes.process_index,
+            self.merged.refresh(),
+            trainer.processing_class,
+            ids,
+            max_new_tokens=self.section.max_completion_length,
+            temperature=self.section.temperature,
+            top_p=1.0,
+            top_k=0,
+            seed=seed * processes.num_processes + processes.process_index,
             batch_tokens=len(ids) * 4096,
         ):
             completions[index] = tokens

@@ -32,16 +32,29 @@ from gazal.training.ranks import ManyProcesses, on_main
 from gazal.training.stage import train_stage
 from gazal.training.throughput import Throughput
 
-SHOWN = ("reward", *(f"rewards/{name}/mean" for name in COMPONENTS[:2]), "completions/mean_length", "frac_reward_zero_std", "entropy")
+SHOWN = (
+    "reward",
+    *(f"rewards/{name}/mean" for name in COMPONENTS[:2]),
+    "completions/mean_length",
+    "frac_reward_zero_std",
+    "entropy",
+)
 AGGREGATION = {"sum": "sum_then_normalize", "gdpo": "normalize_then_sum"}  # TRL's names
 
 
 def grpo_dataset(items: list[Item], system: str) -> Dataset:
     """Columns ``prompt`` (chat messages), ``options`` (JSON object), ``answer_idx``, ``item_id``."""
-    return Dataset.from_list([
-        {"prompt": build_messages(item, system), "options": json.dumps(item.options), "answer_idx": item.answer_idx, "item_id": item.id}
-        for item in items
-    ])
+    return Dataset.from_list(
+        [
+            {
+                "prompt": build_messages(item, system),
+                "options": json.dumps(item.options),
+                "answer_idx": item.answer_idx,
+                "item_id": item.id,
+            }
+            for item in items
+        ]
+    )
 
 
 class CompletionLog:
@@ -50,18 +63,35 @@ class CompletionLog:
 
     def __init__(self, functions: list[Callable[..., list[float]]], keep: int, group: int) -> None:
         self.keep, self.group, self.rows = keep, group, []
-        self.functions = [self._wrap(function, name, i) for i, (function, name) in enumerate(zip(functions, COMPONENTS, strict=True))]
+        self.functions = [
+            self._wrap(function, name, i) for i, (function, name) in enumerate(zip(functions, COMPONENTS, strict=True))
+        ]
 
     def _wrap(self, function: Callable[..., list[float]], name: str, position: int) -> Callable[..., list[float]]:
-        def reward(completions: list[Any], item_id: list[str], trainer_state: Any, log_metric: Callable[[str, float], None], **columns: Any) -> list[float]:
+        def reward(
+            completions: list[Any],
+            item_id: list[str],
+            trainer_state: Any,
+            log_metric: Callable[[str, float], None],
+            **columns: Any,
+        ) -> list[float]:
             values = function(completions=completions, item_id=item_id, trainer_state=trainer_state, **columns)
             starts = range(0, len(values), self.group)
             chosen = starts[: self.keep]  # one of each group, not eight of one
             if name == "accuracy":
-                log_metric("zero_signal/accuracy", sum(len(set(values[i : i + self.group])) == 1 for i in starts) / len(starts))
+                log_metric(
+                    "zero_signal/accuracy", sum(len(set(values[i : i + self.group])) == 1 for i in starts) / len(starts)
+                )
             if position == 0:
-                self.rows += [{"step": trainer_state.global_step + 1, "item_id": item_id[i], "completion": completions[i][0]["content"]} for i in chosen]
-            for row, i in zip(self.rows[len(self.rows) - len(chosen):], chosen, strict=True):
+                self.rows += [
+                    {
+                        "step": trainer_state.global_step + 1,
+                        "item_id": item_id[i],
+                        "completion": completions[i][0]["content"],
+                    }
+                    for i in chosen
+                ]
+            for row, i in zip(self.rows[len(self.rows) - len(chosen) :], chosen, strict=True):
                 row[name] = float(values[i])
             return values
 
@@ -74,7 +104,14 @@ class CompletionLog:
             pq.write_table(pa.Table.from_pylist(self.rows), handle)
 
 
-def train_grpo(recipe: Recipe, items: list[Item], sft: Path, folder: Path, callbacks: list[TrainerCallback] | None = None, say: Callable[[str], None] = print) -> dict[str, float]:
+def train_grpo(
+    recipe: Recipe,
+    items: list[Item],
+    sft: Path,
+    folder: Path,
+    callbacks: list[TrainerCallback] | None = None,
+    say: Callable[[str], None] = print,
+) -> dict[str, float]:
     """Train ``folder/adapter`` from the merged SFT model ``sft``; write ``merged``, ``metrics.jsonl`` and
     ``completions.parquet``. Returns the last logged values."""
     section = recipe.grpo
@@ -82,10 +119,20 @@ def train_grpo(recipe: Recipe, items: list[Item], sft: Path, folder: Path, callb
     chosen = on_main(lambda: choose_items(recipe, items, sft, folder, say))
     set_seed(recipe.seed)
     tokenizer = load_tokenizer(sft, to_train=True)
-    functions = trl_reward_functions(section.rewards, eos_token_id=tokenizer.eos_token_id, think_open=recipe.model.prompt_opens_think)
+    functions = trl_reward_functions(
+        section.rewards, eos_token_id=tokenizer.eos_token_id, think_open=recipe.model.prompt_opens_think
+    )
     completions = CompletionLog(functions, section.log_completions, section.num_generations)
     log = MetricsLog(folder / "metrics.jsonl", SHOWN, say)
-    trainer = grpo_trainer(recipe, chosen, sft, tokenizer, completions.functions, folder, [log, Health(section.health, "grpo"), *(callbacks or [])])
+    trainer = grpo_trainer(
+        recipe,
+        chosen,
+        sft,
+        tokenizer,
+        completions.functions,
+        folder,
+        [log, Health(section.health, "grpo"), *(callbacks or [])],
+    )
     trainer.extra = {"completions": (lambda: completions.rows, completions.rows.extend)}
     last = train_stage("grpo", trainer, recipe, sft, "sft/merged", tokenizer, folder, chosen, say)
     on_main(lambda: completions.save(folder / "completions.parquet"))
@@ -93,8 +140,15 @@ def train_grpo(recipe: Recipe, items: list[Item], sft: Path, folder: Path, callb
 
 
 def grpo_trainer(
-    recipe: Recipe, items: list[Item], sft: Path, tokenizer: PreTrainedTokenizerBase, functions: list[Callable[..., list[float]]],
-    folder: Path, callbacks: list[TrainerCallback], rollout: RolloutFunc | None = None, **changes: Any,
+    recipe: Recipe,
+    items: list[Item],
+    sft: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    functions: list[Callable[..., list[float]]],
+    folder: Path,
+    callbacks: list[TrainerCallback],
+    rollout: RolloutFunc | None = None,
+    **changes: Any,
 ) -> GRPOTrainer:
     """The recipe's trainer of a new adapter on the merged SFT model; ``rollout`` and ``changes`` overrule
     how it samples and its arguments (preflight's one step)."""
@@ -103,16 +157,31 @@ def grpo_trainer(
     model, adapter = load_trainable(recipe, "grpo", sft, None, recipe.model_limit)
     trainer = _Trainer(
         model=model,
-        args=GRPOConfig(**{
-            "max_steps": section.steps,
-            "num_generations": section.num_generations, "max_completion_length": section.max_completion_length, "temperature": section.temperature,
-            "loss_type": section.loss_type, "beta": section.beta, "epsilon": section.epsilon, "epsilon_high": section.epsilon_high,
-            "scale_rewards": section.scale_rewards, "multi_objective_aggregation": AGGREGATION[section.aggregation],
-            "reward_weights": list(section.rewards.weights()), "use_liger_kernel": section.logits == "liger", "shuffle_dataset": False,
-            **training_arguments(section, recipe.seed, folder), **changes,
-        }),
-        train_dataset=grpo_dataset(items, recipe.model.system), processing_class=tokenizer, reward_funcs=functions,
-        peft_config=adapter, callbacks=callbacks, rollout_func=rollout or (MergedRollouts(section, recipe.seed) if section.rollouts == "merged" else None),
+        args=GRPOConfig(
+            **{
+                "max_steps": section.steps,
+                "num_generations": section.num_generations,
+                "max_completion_length": section.max_completion_length,
+                "temperature": section.temperature,
+                "loss_type": section.loss_type,
+                "beta": section.beta,
+                "epsilon": section.epsilon,
+                "epsilon_high": section.epsilon_high,
+                "scale_rewards": section.scale_rewards,
+                "multi_objective_aggregation": AGGREGATION[section.aggregation],
+                "reward_weights": list(section.rewards.weights()),
+                "use_liger_kernel": section.logits == "liger",
+                "shuffle_dataset": False,
+                **training_arguments(section, recipe.seed, folder),
+                **changes,
+            }
+        ),
+        train_dataset=grpo_dataset(items, recipe.model.system),
+        processing_class=tokenizer,
+        reward_funcs=functions,
+        peft_config=adapter,
+        callbacks=callbacks,
+        rollout_func=rollout or (MergedRollouts(section, recipe.seed) if section.rollouts == "merged" else None),
     )
     choose_optimizer(trainer, section)
     trainer.remove_callback(PrinterCallback)

@@ -27,7 +27,9 @@ def _judge(claim: dict[str, Any], models: dict[str, Any], benchmark: str) -> tup
     model = models[claim["model"]]
     if claim["check"] == "highest":
         best = max((m for key, m in models.items() if key != claim["model"]), key=lambda m: m[benchmark])
-        return f"{model[benchmark]:.1f}; best other {best[benchmark]:.1f} ({best['name']})", model[benchmark] > best[benchmark]
+        return f"{model[benchmark]:.1f}; best other {best[benchmark]:.1f} ({best['name']})", model[benchmark] > best[
+            benchmark
+        ]
     than = models[claim["than"]]
     if claim["check"] == "above":
         return f"{model[benchmark]:.1f} against {than[benchmark]:.1f}", model[benchmark] > than[benchmark]
@@ -48,12 +50,18 @@ def _difference(scores: dict[str, Any], benchmark: str, model: str, than: str) -
     return None
 
 
-def _measured(claim: dict[str, Any], models: dict[str, Any], benchmark: str, scores: dict[str, Any], measured: Collection[str]) -> str:
+def _measured(
+    claim: dict[str, Any], models: dict[str, Any], benchmark: str, scores: dict[str, Any], measured: Collection[str]
+) -> str:
     """``yes``, ``no`` or ``undecided`` with the difference that says so: by the 95 % interval of the paired differences."""
     if claim["check"] == "size":
         return "–"
     others = [key for key in models if key != claim["model"]] if claim["check"] == "highest" else [claim["than"]]
-    found = {key: _difference(scores, benchmark, claim["model"], key) for key in others if {key, claim["model"]} <= set(measured)}
+    found = {
+        key: _difference(scores, benchmark, claim["model"], key)
+        for key in others
+        if {key, claim["model"]} <= set(measured)
+    }
     if len(found) < len(others) or None in found.values():
         return NOT_MEASURED
     key = min(found, key=lambda name: found[name][0])
@@ -61,12 +69,20 @@ def _measured(claim: dict[str, Any], models: dict[str, Any], benchmark: str, sco
     if claim["check"] == "gain":
         word = "yes" if low <= claim["value"] <= high else "no"
     else:
-        word = "yes" if all(one[1] > 0 for one in found.values()) else "no" if any(one[2] < 0 for one in found.values()) else "undecided"
+        word = (
+            "yes"
+            if all(one[1] > 0 for one in found.values())
+            else "no"
+            if any(one[2] < 0 for one in found.values())
+            else "undecided"
+        )
     numbers = f"{delta:+.1f} [{low:+.1f}, {high:+.1f}]".replace("-", "−")
     return f"{word}: {numbers} against {models[key]['name']}" if len(others) > 1 else f"{word}: {numbers}"
 
 
-def check_claims(published: dict[str, Any], scores: dict[str, Any] | None = None, measured: Collection[str] = ()) -> list[Verdict]:
+def check_claims(
+    published: dict[str, Any], scores: dict[str, Any] | None = None, measured: Collection[str] = ()
+) -> list[Verdict]:
     """Recompute each claim of published.yaml from its table: one verdict per claim and benchmark.
 
     ``measured``: the published models that are in ``scores`` (of scores.json) under their names; claims on others are not measured.
@@ -82,7 +98,9 @@ def check_claims(published: dict[str, Any], scores: dict[str, Any] | None = None
                 numbers, holds = _judge(claim, published["models"], benchmark)
                 name = published["benchmarks"][benchmark] if benchmark else "size"
             except KeyError as error:
-                raise GazalError(f"published.yaml: claims: {claim['text']!r}: no {error.args[0]!r} in the table") from error
+                raise GazalError(
+                    f"published.yaml: claims: {claim['text']!r}: no {error.args[0]!r} in the table"
+                ) from error
             ours = _measured(claim, published["models"], benchmark, scores or {}, measured)
             verdicts.append(Verdict(claim["text"], name, numbers, claimed, holds, ours))
     return verdicts

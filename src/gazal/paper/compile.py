@@ -29,21 +29,36 @@ INPUTS = ("eval/scores.json", "data/report.json", "recipe.yaml", "figures/*.pdf"
 def _derived(results: Results) -> dict[str, Any]:
     """What the paper shares with the tables and cannot read from one file: labels, ledger, merged baselines."""
     return {
-        "disclaimer": DISCLAIMER, "stages": STAGES, "types": TYPES, "labels": BASELINES,
+        "disclaimer": DISCLAIMER,
+        "stages": STAGES,
+        "types": TYPES,
+        "labels": BASELINES,
         "claims": [vars(verdict) for verdict in check_claims(results.published)],
         "baselines": {
-            name: {"accuracy": results.baseline(name), "by": {k: v for k in TYPES if (v := results.baseline(name, k)) is not None}}
-            for name in BASELINES if results.baseline(name) is not None
+            name: {
+                "accuracy": results.baseline(name),
+                "by": {k: v for k in TYPES if (v := results.baseline(name, k)) is not None},
+            }
+            for name in BASELINES
+            if results.baseline(name) is not None
         },
         "chance": {b: results.chance(b) for b in results.published["benchmarks"] if results.chance(b) is not None},
         "pass_rates": list(results.pass_rates.values()),
         "parity": [
-            {"stage": STAGES[stage], "prompts": found["prompts"], "errors": {name: f"{error:.1e}".replace("e-0", "e-") for name, error in found["largest_relative_error"].items()}}
+            {
+                "stage": STAGES[stage],
+                "prompts": found["prompts"],
+                "errors": {
+                    name: f"{error:.1e}".replace("e-0", "e-") for name, error in found["largest_relative_error"].items()
+                },
+            }
             for stage, found in results.parity.items()
         ],
         "protocols": _protocols(results),
         "contamination": results.contamination_rows,
-        "lengths": results.lengths, "names": results.benchmark_names, "evaluation": _cells(evaluation_table(results)),
+        "lengths": results.lengths,
+        "names": results.benchmark_names,
+        "evaluation": _cells(evaluation_table(results)),
         "faithfulness": _faithfulness(results),
     }
 
@@ -51,7 +66,13 @@ def _derived(results: Results) -> dict[str, Any]:
 def _cells(table: Table) -> dict[str, Any]:
     """A table for typst to lay out: rows of text, after which of them a line comes, and columns that must not wrap."""
     wide = [name for name, *cells in zip(table.header, *table.rows, strict=True) if any(" " in cell for cell in cells)]
-    return {"header": table.header, "rows": table.rows, "rules": sorted(table.rules), "text_columns": table.text_columns, "wide": wide}
+    return {
+        "header": table.header,
+        "rows": table.rows,
+        "rules": sorted(table.rules),
+        "text_columns": table.text_columns,
+        "wide": wide,
+    }
 
 
 def _faithfulness(results: Results) -> dict[str, Any] | None:
@@ -60,7 +81,12 @@ def _faithfulness(results: Results) -> dict[str, Any] | None:
     if not cells:
         return None
     paired = [row for row in results.faithfulness["paired"] if row["benchmark"] == benchmark]
-    return {"benchmark": results.benchmark_names.get(benchmark, benchmark), "models": cells, "paired": paired, "table": _cells(faithfulness_table(results))}
+    return {
+        "benchmark": results.benchmark_names.get(benchmark, benchmark),
+        "models": cells,
+        "paired": paired,
+        "table": _cells(faithfulness_table(results)),
+    }
 
 
 def _protocols(results: Results) -> dict[str, Any] | None:
@@ -100,7 +126,9 @@ def compile_paper(run: str | Path) -> Path:
     run = Path(run)
     with stage_sources(read_results(run)) as (root, inputs):
         try:
-            pdf = typst.compile(str(root / "main.typ"), root=str(root), sys_inputs=inputs, ignore_system_fonts=True, timestamp=0)
+            pdf = typst.compile(
+                str(root / "main.typ"), root=str(root), sys_inputs=inputs, ignore_system_fonts=True, timestamp=0
+            )
         except (RuntimeError, typst.TypstError) as error:
             raise GazalError(f"paper/main.typ: does not compile ({error})") from error
     target = run / "paper.pdf"

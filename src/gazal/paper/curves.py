@@ -20,7 +20,9 @@ def running_mean(values: pd.Series) -> pd.Series:
     return values.rolling(max(1, len(values) // 10), center=True, min_periods=1).mean()
 
 
-def _curve(ax: Axes, log: pd.DataFrame, column: str, colour: str, spread: str | None = None, label: str | None = None) -> None:
+def _curve(
+    ax: Axes, log: pd.DataFrame, column: str, colour: str, spread: str | None = None, label: str | None = None
+) -> None:
     """Thin line per logged step, thick running mean, and a ± 1 standard deviation band where it was logged."""
     values = log[column].astype(float)
     sns.lineplot(x=log["step"], y=values, ax=ax, color=colour, lw=0.6, alpha=0.45)
@@ -68,10 +70,16 @@ def fig_grpo_rewards(log: pd.DataFrame) -> Figure:
         total.set(title="Total", ylabel="Weighted reward")
         for ax, title, unit, lines in (
             (length, "Completion length", "Tokens", {"completions/mean_length": (SERIES[0], "")}),
-            (shares, "Lost signal", "Share", {
-                "frac_reward_zero_std": (SERIES[1], "equal rewards"), "zero_signal/accuracy": (SERIES[2], "equal accuracy"),
-                "completions/clipped_ratio": (SERIES[0], "truncated"),
-            }),
+            (
+                shares,
+                "Lost signal",
+                "Share",
+                {
+                    "frac_reward_zero_std": (SERIES[1], "equal rewards"),
+                    "zero_signal/accuracy": (SERIES[2], "equal accuracy"),
+                    "completions/clipped_ratio": (SERIES[0], "truncated"),
+                },
+            ),
             (entropy, "Entropy", "Nats per token", {"entropy": (SERIES[2], "")}),
         ):
             logged = [column for column in lines if column in log]
@@ -84,27 +92,48 @@ def fig_grpo_rewards(log: pd.DataFrame) -> Figure:
                 top = max(0.2, float(log[logged].max().max()))
                 ax.set_ylim(-0.03 * top, (1.2 + 0.15 * len(logged)) * top)
                 ax.legend(loc="upper right", borderaxespad=0, handlelength=1, labelspacing=0.2)
-        for ax in [*grid[0, len(names):], *rest]:
+        for ax in [*grid[0, len(names) :], *rest]:
             ax.set_axis_off()
     return figure
 
 
-def fig_data_composition(counts: dict[str, dict[str, int]], pass_rates: dict[str, float], kept: tuple[float, float] = (0.0, 1.0)) -> Figure:
+def fig_data_composition(
+    counts: dict[str, dict[str, int]], pass_rates: dict[str, float], kept: tuple[float, float] = (0.0, 1.0)
+) -> Figure:
     """Items by split and reasoning type; beside it a histogram of pass rates where they were measured, those outside ``kept`` pale. Two columns wide."""
     splits = [s for s in SPLITS if s in counts] + [s for s in counts if s not in SPLITS]
     kinds = [k for k in TYPES if any(k in counts[s] for s in splits)]
     kinds += sorted({k for s in splits for k in counts[s]} - set(kinds))
-    rows = pd.DataFrame([
-        {"split": SPLITS.get(s, s), "Reasoning type": TYPES.get(k, k), "items": counts[s].get(k, 0)} for s in splits for k in kinds
-    ])
+    rows = pd.DataFrame(
+        [
+            {"split": SPLITS.get(s, s), "Reasoning type": TYPES.get(k, k), "items": counts[s].get(k, 0)}
+            for s in splits
+            for k in kinds
+        ]
+    )
     with house_style():
         figure = new_figure(PAGE if pass_rates else COLUMN, 1.9)
-        axes = figure.subplots(1, 2 if pass_rates else 1, squeeze=False, width_ratios=[1.35, 1] if pass_rates else None)[0]
-        sns.barplot(rows, x="split", y="items", hue="Reasoning type", palette=SERIES[: len(kinds)], ax=axes[0], saturation=1, width=0.82)
+        axes = figure.subplots(
+            1, 2 if pass_rates else 1, squeeze=False, width_ratios=[1.35, 1] if pass_rates else None
+        )[0]
+        sns.barplot(
+            rows,
+            x="split",
+            y="items",
+            hue="Reasoning type",
+            palette=SERIES[: len(kinds)],
+            ax=axes[0],
+            saturation=1,
+            width=0.82,
+        )
         for bars in axes[0].containers:
-            axes[0].bar_label(bars, fontsize=5.5, padding=2, color=GREY, rotation=90)  # four digits are wider than a bar
+            axes[0].bar_label(
+                bars, fontsize=5.5, padding=2, color=GREY, rotation=90
+            )  # four digits are wider than a bar
         axes[0].set(xlabel="Split", ylabel="Items", ylim=(0, 1.25 * rows["items"].max()))
-        sns.move_legend(axes[0], "lower center", bbox_to_anchor=(0.5, 1.0), ncol=4 if pass_rates else 2, title=None, columnspacing=1)
+        sns.move_legend(
+            axes[0], "lower center", bbox_to_anchor=(0.5, 1.0), ncol=4 if pass_rates else 2, title=None, columnspacing=1
+        )
         tidy(axes[0])
         if pass_rates:
             values = np.array(list(pass_rates.values()), float)
@@ -112,9 +141,21 @@ def fig_data_composition(counts: dict[str, dict[str, int]], pass_rates: dict[str
             step = float(np.diff(levels).min()) if len(levels) > 1 else 0.25
             edges = np.arange(-step / 2, 1 + step, max(step, 0.05))
             inside = (values >= kept[0]) & (values <= kept[1])
-            for chosen, label, look in ((inside, "trained on", {"color": COLOURS["sft"]}), (~inside, "set aside", {"color": LIGHT})):
+            for chosen, label, look in (
+                (inside, "trained on", {"color": COLOURS["sft"]}),
+                (~inside, "set aside", {"color": LIGHT}),
+            ):
                 if chosen.any():
-                    sns.histplot(x=values[chosen], bins=edges, ax=axes[1], alpha=1, shrink=0.85, lw=0, label=f"{label}: {chosen.sum()}", **look)
+                    sns.histplot(
+                        x=values[chosen],
+                        bins=edges,
+                        ax=axes[1],
+                        alpha=1,
+                        shrink=0.85,
+                        lw=0,
+                        label=f"{label}: {chosen.sum()}",
+                        **look,
+                    )
             axes[1].legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncol=2, columnspacing=1)
             axes[1].set(xlabel="Pass rate of the SFT model (share of rollouts)", ylabel="GRPO items")
             tidy(axes[1])

@@ -23,21 +23,57 @@ PALE = "#EFEFEF"
 def look(results: Results, model: str) -> tuple[str, str]:
     """A model's colour and mark: stages have their own, others take turns."""
     others = [m for m in results.models if m not in STAGES]
-    return (COLOURS[model], MARKERS[model]) if model in COLOURS else (SERIES[(2 + others.index(model)) % len(SERIES)], "^vP*X<>"[others.index(model) % 7])
+    return (
+        (COLOURS[model], MARKERS[model])
+        if model in COLOURS
+        else (SERIES[(2 + others.index(model)) % len(SERIES)], "^vP*X<>"[others.index(model) % 7])
+    )
 
 
 def stage_pairs(results: Results) -> list[tuple[str, str]]:
     """Neighbouring stages that this run compares, in order; always SFT with GRPO, for which others report values."""
     pairs = [("base", "sft"), ("sft", "grpo")] if "sft" in results.models else [("base", "grpo"), ("sft", "grpo")]
-    return [pair for pair in pairs if pair == ("sft", "grpo") or any(results.change(*pair, b) for b in results.benchmark_names)]
+    return [
+        pair
+        for pair in pairs
+        if pair == ("sft", "grpo") or any(results.change(*pair, b) for b in results.benchmark_names)
+    ]
 
 
 def _delta(ax: Axes, y: float, change: Change, colour: str, marker: str) -> None:
     if change.detectable is not None:
-        ax.add_patch(Rectangle((-100 * change.detectable, y - 0.18), 200 * change.detectable, 0.36, fc=LIGHT, alpha=0.55, lw=0, zorder=0.8))
+        ax.add_patch(
+            Rectangle(
+                (-100 * change.detectable, y - 0.18),
+                200 * change.detectable,
+                0.36,
+                fc=LIGHT,
+                alpha=0.55,
+                lw=0,
+                zorder=0.8,
+            )
+        )
     error = [[100 * max(change.delta - change.low, 0)], [100 * max(change.high - change.delta, 0)]]
-    ax.errorbar(100 * change.delta, y, xerr=error, fmt=marker, ms=4.5, color=colour, mfc=colour if change.shown else "white", mew=1, elinewidth=1, capsize=2)
-    ax.annotate(p_value(change.p if change.p_holm is None else change.p_holm), (1.02, y), xycoords=("axes fraction", "data"), va="center", fontsize=6.5, fontweight="bold" if change.shown else "normal")
+    ax.errorbar(
+        100 * change.delta,
+        y,
+        xerr=error,
+        fmt=marker,
+        ms=4.5,
+        color=colour,
+        mfc=colour if change.shown else "white",
+        mew=1,
+        elinewidth=1,
+        capsize=2,
+    )
+    ax.annotate(
+        p_value(change.p if change.p_holm is None else change.p_holm),
+        (1.02, y),
+        xycoords=("axes fraction", "data"),
+        va="center",
+        fontsize=6.5,
+        fontweight="bold" if change.shown else "normal",
+    )
 
 
 def fig_deltas(results: Results) -> Figure:
@@ -61,17 +97,37 @@ def fig_deltas(results: Results) -> Figure:
                 if change:
                     _delta(ax, y + 0.13 * others, change, *look(results, b))
                 else:
-                    ax.annotate("not run", (1.02, y), xycoords=("axes fraction", "data"), va="center", fontsize=6.5, style="italic", color=GREY)
+                    ax.annotate(
+                        "not run",
+                        (1.02, y),
+                        xycoords=("axes fraction", "data"),
+                        va="center",
+                        fontsize=6.5,
+                        style="italic",
+                        color=GREY,
+                    )
             ax.axvline(0, color=INK, lw=0.7)
             left, right = ax.get_xlim()
-            ax.set(yticks=range(len(rows)), yticklabels=[names[r] for r in rows], ylim=(len(rows) - 0.45, -0.55), xlim=(min(left, -2), max(right, 3)),
-                   xlabel="Difference in accuracy (percentage points)", title=f"{STAGES[a]} → {STAGES[b]}")
-            ax.annotate("Holm's p" if corrected else "p", (1.02, 1.02), xycoords="axes fraction", fontsize=6.5, color=GREY)
+            ax.set(
+                yticks=range(len(rows)),
+                yticklabels=[names[r] for r in rows],
+                ylim=(len(rows) - 0.45, -0.55),
+                xlim=(min(left, -2), max(right, 3)),
+                xlabel="Difference in accuracy (percentage points)",
+                title=f"{STAGES[a]} → {STAGES[b]}",
+            )
+            ax.annotate(
+                "Holm's p" if corrected else "p", (1.02, 1.02), xycoords="axes fraction", fontsize=6.5, color=GREY
+            )
             ax.tick_params(axis="y", length=0)
             tidy(ax, "x")
         line: dict[str, Any] = {"marker": "D", "ls": "-", "lw": 1, "ms": 4.5, "color": GREY}
         measured = any(results.change(*pair, b) for pair in pairs for b in rows)
-        handles: list[Any] = [Line2D([], [], label="This run, p < 0.05", **line), Line2D([], [], mfc="white", label="p ≥ 0.05", **line)] if measured else []
+        handles: list[Any] = (
+            [Line2D([], [], label="This run, p < 0.05", **line), Line2D([], [], mfc="white", label="p ≥ 0.05", **line)]
+            if measured
+            else []
+        )
         handles += [Line2D([], [], marker="o", ls="", ms=4, mfc="white", mec=INK, mew=0.9, label="Reported")]
         if any(row.get("detectable") is not None for row in results.scores.get("paired", [])):
             handles.append(Patch(fc=LIGHT, alpha=0.55, label="too small for this n (80 % power)"))
@@ -114,9 +170,28 @@ def _grid(ax: Axes, results: Results, benchmark: str, scale: ScalarMappable) -> 
             if cell:
                 apart = not few and not cell["ci95"][0] <= chance <= cell["ci95"][1]
                 dark = not few and 0.3 * colour[0] + 0.59 * colour[1] + 0.11 * colour[2] < 0.5
-                ax.text(x, y, f"{100 * cell['accuracy']:.0f}", ha="center", va="center", fontsize=6, fontweight="bold" if apart else "normal", color=GREY if few else "white" if dark else INK)
-    ax.set(xlim=(-0.5, len(models) - 0.5), ylim=(len(groups) - 0.5, -0.5), xticks=range(len(models)), yticks=range(len(groups)), title=results.benchmark_names[benchmark])
-    ax.set_xticklabels([model_label(m) for m in models], rotation=0 if len(models) <= 4 else 45, ha="center" if len(models) <= 4 else "right")
+                ax.text(
+                    x,
+                    y,
+                    f"{100 * cell['accuracy']:.0f}",
+                    ha="center",
+                    va="center",
+                    fontsize=6,
+                    fontweight="bold" if apart else "normal",
+                    color=GREY if few else "white" if dark else INK,
+                )
+    ax.set(
+        xlim=(-0.5, len(models) - 0.5),
+        ylim=(len(groups) - 0.5, -0.5),
+        xticks=range(len(models)),
+        yticks=range(len(groups)),
+        title=results.benchmark_names[benchmark],
+    )
+    ax.set_xticklabels(
+        [model_label(m) for m in models],
+        rotation=0 if len(models) <= 4 else 45,
+        ha="center" if len(models) <= 4 else "right",
+    )
     ax.set_yticklabels([f"{TYPES.get(g, g[:1].upper() + g[1:])} ({n})" for g, n in zip(groups, counts, strict=True)])
     ax.tick_params(length=0, labelsize=6.5)
     ax.grid(False)
@@ -140,10 +215,16 @@ def fig_subjects(results: Results) -> Figure:
             axes = part.subplots(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
             for ax, benchmark in zip(axes, stack, strict=False):
                 _grid(ax, results, benchmark, scale)
-            for ax in axes[len(stack):]:
+            for ax in axes[len(stack) :]:
                 ax.set_axis_off()
-        bar = below.colorbar(scale, cax=below.add_axes((0.36, 0.55, 0.28, 0.25)), orientation="horizontal", ticks=[-0.45, 0, 1])
-        for label, side in zip(bar.ax.set_xticklabels(["below", "chance", "all right"], fontsize=6.5), ("right", "center", "left"), strict=True):
+        bar = below.colorbar(
+            scale, cax=below.add_axes((0.36, 0.55, 0.28, 0.25)), orientation="horizontal", ticks=[-0.45, 0, 1]
+        )
+        for label, side in zip(
+            bar.ax.set_xticklabels(["below", "chance", "all right"], fontsize=6.5),
+            ("right", "center", "left"),
+            strict=True,
+        ):
             label.set_horizontalalignment(side)
         bar.ax.set_xlim(-0.5, 1)
         bar.ax.tick_params(length=0)
@@ -161,8 +242,19 @@ def _by_length(ax: Axes, found: dict[str, Any], results: Results, value: str, ch
         ax.plot([c[x] for c in cells], [100 * c[value] for c in cells], color=colour, lw=0.9, alpha=0.6)
         for cell in [*cells, *([truncated] if truncated else [])]:
             error = [[100 * max(cell[value] - cell["ci95"][0], 0)], [100 * max(cell["ci95"][1] - cell[value], 0)]]
-            ax.errorbar(cell[x], 100 * cell[value], yerr=error, fmt=marker, ms=3.2, color=colour, mfc="white" if cell is truncated else colour,
-                        elinewidth=0.7, capsize=1.2, mew=0.8, alpha=1 if cell["items"] >= FEW else 0.35)
+            ax.errorbar(
+                cell[x],
+                100 * cell[value],
+                yerr=error,
+                fmt=marker,
+                ms=3.2,
+                color=colour,
+                mfc="white" if cell is truncated else colour,
+                elinewidth=0.7,
+                capsize=1.2,
+                mew=0.8,
+                alpha=1 if cell["items"] >= FEW else 0.35,
+            )
     if chance is not None:
         ax.axhline(100 * chance, color=GREY, lw=0.8, ls=(0, (4, 2)), zorder=0.9)
     tidy(ax)
@@ -170,13 +262,27 @@ def _by_length(ax: Axes, found: dict[str, Any], results: Results, value: str, ch
 
 def _per_thousand(ax: Axes, results: Results, benchmarks: list[str]) -> None:
     """Right answers per 1,000 completion tokens, benchmark by benchmark."""
-    models = [m for m in results.models if any((results.score(m, b) or {}).get("right_per_1k_tokens") is not None for b in benchmarks)]
+    models = [
+        m
+        for m in results.models
+        if any((results.score(m, b) or {}).get("right_per_1k_tokens") is not None for b in benchmarks)
+    ]
     step = min(0.16, 0.8 / max(len(models), 1))
     for i, model in enumerate(models):
         colour, marker = look(results, model)
-        points = [(y + step * (i - (len(models) - 1) / 2), value) for y, b in enumerate(benchmarks) if (value := (results.score(model, b) or {}).get("right_per_1k_tokens")) is not None]
+        points = [
+            (y + step * (i - (len(models) - 1) / 2), value)
+            for y, b in enumerate(benchmarks)
+            if (value := (results.score(model, b) or {}).get("right_per_1k_tokens")) is not None
+        ]
         ax.plot([value for _, value in points], [y for y, _ in points], marker, color=colour, ms=4, ls="")
-    ax.set(yticks=range(len(benchmarks)), yticklabels=[results.benchmark_names[b] for b in benchmarks], ylim=(len(benchmarks) - 0.5, -0.5), xlabel="Right answers per 1,000 tokens", title="Right for its length")
+    ax.set(
+        yticks=range(len(benchmarks)),
+        yticklabels=[results.benchmark_names[b] for b in benchmarks],
+        ylim=(len(benchmarks) - 0.5, -0.5),
+        xlabel="Right answers per 1,000 tokens",
+        title="Right for its length",
+    )
     ax.set_xlim(left=0)
     ax.tick_params(axis="y", length=0)
     tidy(ax, "x")
@@ -202,13 +308,26 @@ def fig_lengths(results: Results) -> Figure:
         if within:
             _by_length(left, results.lengths[within], results, "gain", None)
             left.axhline(0, color=INK, lw=0.6, zorder=0.9)
-            left.set(xticks=range(1, 6), xticklabels=["shortest", "", "middle", "", "longest"], xlabel="Fifth by length within its type or subject", ylabel="Accuracy less the\ngroup's (points)",
-                     title=f"{results.benchmark_names[within]}: within types" if within == TEST else f"{results.benchmark_names[within]}: within subjects")
+            left.set(
+                xticks=range(1, 6),
+                xticklabels=["shortest", "", "middle", "", "longest"],
+                xlabel="Fifth by length within its type or subject",
+                ylabel="Accuracy less the\ngroup's (points)",
+                title=f"{results.benchmark_names[within]}: within types"
+                if within == TEST
+                else f"{results.benchmark_names[within]}: within subjects",
+            )
         else:
             left.set_axis_off()
         _per_thousand(right, results, benchmarks)
         shown = [m for m in results.models if any(m in results.lengths[b] for b in benchmarks)]
-        handles = [Line2D([], [], color=look(results, m)[0], marker=look(results, m)[1], ms=4, lw=0.9, label=model_label(m)) for m in shown]
-        handles += [Line2D([], [], color=GREY, marker="o", mfc="white", ms=4, ls="", label="cut at the token limit"), Line2D([], [], color=GREY, ls=(0, (4, 2)), lw=0.8, label="chance")]
+        handles = [
+            Line2D([], [], color=look(results, m)[0], marker=look(results, m)[1], ms=4, lw=0.9, label=model_label(m))
+            for m in shown
+        ]
+        handles += [
+            Line2D([], [], color=GREY, marker="o", mfc="white", ms=4, ls="", label="cut at the token limit"),
+            Line2D([], [], color=GREY, ls=(0, (4, 2)), lw=0.8, label="chance"),
+        ]
         figure.legend(handles=handles, loc="outside lower center", ncol=min(len(handles), 6), columnspacing=1.4)
     return figure

@@ -17,18 +17,39 @@ def results_table(results: Results) -> Table:
         if entry:
             by = entry.get("by", {})
             tokens = f"{entry['mean_tokens']:.0f}" if entry.get("mean_tokens") is not None else NONE
-            rows.append([model_label(model), with_interval(entry), *(with_interval(by.get(k)) for k in TYPES),
-                         percent(entry.get("format")), percent(entry["unparsed"]), percent(entry["truncated"]), tokens])
+            rows.append(
+                [
+                    model_label(model),
+                    with_interval(entry),
+                    *(with_interval(by.get(k)) for k in TYPES),
+                    percent(entry.get("format")),
+                    percent(entry["unparsed"]),
+                    percent(entry["truncated"]),
+                    tokens,
+                ]
+            )
     stages = len(rows)
     for name, label in BASELINES.items():
         if results.baseline(name) is not None:
-            rows.append([f"Shortcut: {label.lower()}", percent(results.baseline(name)), *(percent(results.baseline(name, k)) for k in TYPES), *[NONE] * 4])
+            rows.append(
+                [
+                    f"Shortcut: {label.lower()}",
+                    percent(results.baseline(name)),
+                    *(percent(results.baseline(name, k)) for k in TYPES),
+                    *[NONE] * 4,
+                ]
+            )
     sizes = {results.score(m, TEST)["n"] for m in results.models if results.score(m, TEST)}
     return Table(
-        "results", f"Embedded test{', n = ' + str(sizes.pop()) if len(sizes) == 1 else ''}: accuracy in percent with 95 % intervals, by stage and reasoning type.",
-        ["Model", "All items", *TYPES.values(), "Format", "Unparsed", "Truncated", "Tokens"], rows, rules=frozenset({stages - 1} if 0 < stages < len(rows) else ()),
-        notes=["Accuracy counts every item: an unparsed answer is wrong. Format, unparsed and truncated are percent of completions; tokens is the mean length. "
-               "The items are knowledge-derived, no clinical vignettes and no proxy for MedQA."],
+        "results",
+        f"Embedded test{', n = ' + str(sizes.pop()) if len(sizes) == 1 else ''}: accuracy in percent with 95 % intervals, by stage and reasoning type.",
+        ["Model", "All items", *TYPES.values(), "Format", "Unparsed", "Truncated", "Tokens"],
+        rows,
+        rules=frozenset({stages - 1} if 0 < stages < len(rows) else ()),
+        notes=[
+            "Accuracy counts every item: an unparsed answer is wrong. Format, unparsed and truncated are percent of completions; tokens is the mean length. "
+            "The items are knowledge-derived, no clinical vignettes and no proxy for MedQA."
+        ],
     )
 
 
@@ -38,48 +59,102 @@ def paired_table(results: Results) -> Table:
     corrected = any("p_holm" in row for row in saved)
     rows = []
     for row in saved:
-        name, models = names.get(row["benchmark"], row["benchmark"]), f"{model_label(row['a'])} → {model_label(row['b'])}"
+        name, models = (
+            names.get(row["benchmark"], row["benchmark"]),
+            f"{model_label(row['a'])} → {model_label(row['b'])}",
+        )
         by = row.get("by", {}) if row["benchmark"] == TEST else {}
         for label, test in [(name, row), *((f"{name}, {TYPES[k].lower()}", by[k]) for k in TYPES if k in by)]:
-            cells = [label, models, points(test["delta"]), f"[{points(test['ci95'][0])}, {points(test['ci95'][1])}]", p_value(test["p"])]
+            cells = [
+                label,
+                models,
+                points(test["delta"]),
+                f"[{points(test['ci95'][0])}, {points(test['ci95'][1])}]",
+                p_value(test["p"]),
+            ]
             if corrected:
                 holm = test.get("p_holm")
-                cells = [*cells[:2], f"{test['n']:,}" if "n" in test else NONE, *cells[2:], NONE if holm is None else p_value(holm), percent(test.get("detectable"))]
+                cells = [
+                    *cells[:2],
+                    f"{test['n']:,}" if "n" in test else NONE,
+                    *cells[2:],
+                    NONE if holm is None else p_value(holm),
+                    percent(test.get("detectable")),
+                ]
             rows.append(cells)
     header = ["Benchmark", "Models", "Difference", "95 % interval", "p"]
     notes = ["Two-sided p, not corrected for the number of tests."]
     if corrected:
         header = [*header[:2], "Items", *header[2:], "Holm's p", "Could have seen"]
-        notes = ["Two-sided p: exact McNemar, a permutation test where several completions an item are sampled. Holm's p corrects for all comparisons of whole sets; those by reasoning "
-                 "type are no part of that family and stay uncorrected. Could have seen: the smallest true difference in points that a test at 0.05 on so many items shows with 80 % power, where the "
-                 "two models differ on as many items as here; a dash, no difference or not computed."]
-    return Table("paired", "Paired tests between models, on the same items: difference in accuracy in percentage points.", header, rows, text_columns=2, notes=notes)
+        notes = [
+            "Two-sided p: exact McNemar, a permutation test where several completions an item are sampled. Holm's p corrects for all comparisons of whole sets; those by reasoning "
+            "type are no part of that family and stay uncorrected. Could have seen: the smallest true difference in points that a test at 0.05 on so many items shows with 80 % power, where the "
+            "two models differ on as many items as here; a dash, no difference or not computed."
+        ]
+    return Table(
+        "paired",
+        "Paired tests between models, on the same items: difference in accuracy in percentage points.",
+        header,
+        rows,
+        text_columns=2,
+        notes=notes,
+    )
 
 
 def _measured(results: Results, model: str, names: dict[str, str]) -> list[list[str]]:
     """A model's measured row; below it the same without repeated items and macro-F1, where there is such a score."""
     scores = {b: results.score(model, b) for b in names}
-    rows = [[f"{model_label(model)} (this run)", NONE, *(f"{with_interval(s)}, n = {s['n']:,}" if s else "not run" for s in scores.values())]]
+    rows = [
+        [
+            f"{model_label(model)} (this run)",
+            NONE,
+            *(f"{with_interval(s)}, n = {s['n']:,}" if s else "not run" for s in scores.values()),
+        ]
+    ]
     parts = {b: part for b, s in scores.items() if s and (part := s.get("deduplicated")) and part["n"] < s["n"]}
     if parts:
-        rows.append(["… without repeated items", NONE, *(f"{with_interval(parts[b])}, n = {parts[b]['n']:,}" if b in parts else NONE for b in names)])
+        rows.append(
+            [
+                "… without repeated items",
+                NONE,
+                *(f"{with_interval(parts[b])}, n = {parts[b]['n']:,}" if b in parts else NONE for b in names),
+            ]
+        )
     f1 = {b: s["macro_f1"] for b, s in scores.items() if s and s.get("macro_f1")}
     if f1:
-        rows.append(["… macro-F1", NONE, *(with_interval({"accuracy": f1[b]["value"], "ci95": f1[b]["ci95"]}) if b in f1 else NONE for b in names)])
+        rows.append(
+            [
+                "… macro-F1",
+                NONE,
+                *(
+                    with_interval({"accuracy": f1[b]["value"], "ci95": f1[b]["ci95"]}) if b in f1 else NONE
+                    for b in names
+                ),
+            ]
+        )
     return rows
 
 
 def benchmarks_table(results: Results) -> Table:
     """Reported values (not ours) above, this run's measured ones with intervals below; chance; why not run."""
     names = {b: name for b, name in results.benchmark_names.items() if b != TEST}
-    rows = [[f"{m['name']} (reported)", f"{m['billions']}B", *(f"{m[b]:.1f}" if b in m else NONE for b in names)] for m in results.published["models"].values()]
+    rows = [
+        [f"{m['name']} (reported)", f"{m['billions']}B", *(f"{m[b]:.1f}" if b in m else NONE for b in names)]
+        for m in results.published["models"].values()
+    ]
     reported = len(rows)
     rows += [row for model in results.models for row in _measured(results, model, names)]
     rows.append(["Chance (this run's items)", NONE, *(percent(results.chance(b)) for b in names)])
     missing = [b for b in names if not any(results.score(m, b) for m in results.models)]
     source = results.published["source"]
-    return Table("benchmarks", f"Benchmark accuracy in percent. Reported: {source['title']} (arXiv:{source['arxiv']}), without intervals. This run: measured, with 95 % intervals.",
-                 ["Model", "Size", *names.values()], rows, rules=frozenset({reported - 1}), notes=[f"{names[b]} was not run: {results.not_run(b)}." for b in missing])
+    return Table(
+        "benchmarks",
+        f"Benchmark accuracy in percent. Reported: {source['title']} (arXiv:{source['arxiv']}), without intervals. This run: measured, with 95 % intervals.",
+        ["Model", "Size", *names.values()],
+        rows,
+        rules=frozenset({reported - 1}),
+        notes=[f"{names[b]} was not run: {results.not_run(b)}." for b in missing],
+    )
 
 
 def _tokens(value: float | None, digits: int) -> str:
@@ -102,23 +177,50 @@ def evaluation_table(results: Results) -> Table:
     """How models answered, on each benchmark: shares without an answer, tokens, right answers for them; with several samples
     maj@k and pass@k, with several orders of the options how far they matter."""
     columns: dict[str, Callable[[dict[str, Any], dict[str, Any]], str]] = {
-        "Items": lambda s, _: f"{s['n']:,}", "Samples": lambda s, _: str(s.get("samples", NONE)), "Accuracy": lambda s, _: with_interval(s),
-        "Unparsed": lambda s, _: percent(s["unparsed"]), "Truncated": lambda s, _: percent(s["truncated"]), "Empty": lambda s, _: percent(s.get("empty")),
-        "Tokens": lambda s, _: _tokens(s.get("mean_tokens"), 0), "Right per 1,000 tokens": lambda s, _: _tokens(s.get("right_per_1k_tokens"), 2),
-        "Maj@k": lambda s, _: _at_k(s, "maj"), "Pass@k": lambda s, _: _at_k(s, "pass"),
-        "Orders": lambda _, o: str(o.get("orders", NONE)), "Over orders": lambda _, o: f"{percent(o['accuracy']['lowest'])}–{percent(o['accuracy']['highest'])}" if o else NONE,
-        "Same answer": lambda _, o: percent(o.get("same_answer")), "Letter bias": lambda _, o: _bias(o),
+        "Items": lambda s, _: f"{s['n']:,}",
+        "Samples": lambda s, _: str(s.get("samples", NONE)),
+        "Accuracy": lambda s, _: with_interval(s),
+        "Unparsed": lambda s, _: percent(s["unparsed"]),
+        "Truncated": lambda s, _: percent(s["truncated"]),
+        "Empty": lambda s, _: percent(s.get("empty")),
+        "Tokens": lambda s, _: _tokens(s.get("mean_tokens"), 0),
+        "Right per 1,000 tokens": lambda s, _: _tokens(s.get("right_per_1k_tokens"), 2),
+        "Maj@k": lambda s, _: _at_k(s, "maj"),
+        "Pass@k": lambda s, _: _at_k(s, "pass"),
+        "Orders": lambda _, o: str(o.get("orders", NONE)),
+        "Over orders": lambda _, o: (
+            f"{percent(o['accuracy']['lowest'])}–{percent(o['accuracy']['highest'])}" if o else NONE
+        ),
+        "Same answer": lambda _, o: percent(o.get("same_answer")),
+        "Letter bias": lambda _, o: _bias(o),
     }
     names = results.benchmark_names
-    cells = [(b, m, s, results.scores.get("robustness", {}).get(m, {}).get(b, {})) for b in names for m in results.models if (s := results.score(m, b))]
+    cells = [
+        (b, m, s, results.scores.get("robustness", {}).get(m, {}).get(b, {}))
+        for b in names
+        for m in results.models
+        if (s := results.score(m, b))
+    ]
     always = list(columns)[:8]
     shown = [name for name in columns if name in always or any(columns[name](s, o) != NONE for _, _, s, o in cells)]
     rows = [[names[b], model_label(m), *(columns[name](s, o) for name in shown)] for b, m, s, o in cells]
     ends = frozenset(i for i, (one, two) in enumerate(zip(cells, cells[1:], strict=False)) if one[0] != two[0])
-    notes = ["Unparsed, truncated and empty are percent of completions, tokens their mean length; right answers per 1,000 completion tokens."]
+    notes = [
+        "Unparsed, truncated and empty are percent of completions, tokens their mean length; right answers per 1,000 completion tokens."
+    ]
     if "Maj@k" in shown:
         notes.append("Maj@k: the commonest answer of k completions, ties shared; pass@k: any of k is right.")
     if "Orders" in shown:
-        notes.append("Over orders: lowest and highest accuracy over the orders of the options; same answer: percent of items answered by the same option in all orders; "
-                     "letter bias: the letter chosen more or less often than it is right by most, in points.")
-    return Table("evaluation", "How models answered: accuracy in percent with 95 % intervals, completions without an answer, length.", ["Benchmark", "Model", *shown], rows, text_columns=2, rules=ends, notes=notes)
+        notes.append(
+            "Over orders: lowest and highest accuracy over the orders of the options; same answer: percent of items answered by the same option in all orders; "
+            "letter bias: the letter chosen more or less often than it is right by most, in points."
+        )
+    return Table(
+        "evaluation",
+        "How models answered: accuracy in percent with 95 % intervals, completions without an answer, length.",
+        ["Benchmark", "Model", *shown],
+        rows,
+        text_columns=2,
+        rules=ends,
+        notes=notes,
+    )

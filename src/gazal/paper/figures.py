@@ -15,9 +15,27 @@ from gazal.paper.curves import fig_data_composition, fig_grpo_rewards, fig_sft_l
 from gazal.paper.evaluation_figures import fig_deltas, fig_lengths, fig_subjects, has_subjects
 from gazal.paper.inputs import BASELINES, PAPER, STAGES, TEST, TYPES, Results, read_results, read_yaml
 from gazal.paper.reasoning import fig_faithfulness, judged
-from gazal.paper.style import COLOURS, GREY, HATCHES, INK, LIGHT, MARKERS, PAGE, house_style, new_figure, save_figure, tidy
+from gazal.paper.style import (
+    COLOURS,
+    GREY,
+    HATCHES,
+    INK,
+    LIGHT,
+    MARKERS,
+    PAGE,
+    house_style,
+    new_figure,
+    save_figure,
+    tidy,
+)
 
-SHORTCUT_MARKS = {"most_frequent_letter": "v", "longest_option": "^", "most_annotated": "P", "option_prior": "X", "matched_findings": "d"}
+SHORTCUT_MARKS = {
+    "most_frequent_letter": "v",
+    "longest_option": "^",
+    "most_annotated": "P",
+    "option_prior": "X",
+    "matched_findings": "d",
+}
 
 
 def _interval(entry: dict[str, Any]) -> tuple[float, list[list[float]]]:
@@ -50,7 +68,15 @@ def fig_stages(results: Results) -> Figure:
             value, error = _interval(entry)
             left.bar(group + offset, value, 0.19, color=COLOURS[stage], hatch=HATCHES[stage], edgecolor="white", lw=0.3)
             left.errorbar(group + offset, value, yerr=error, fmt="none", ecolor=INK, elinewidth=0.8, capsize=1.6)
-            left.annotate(f"{value:.0f}", (group + offset, value + error[1][0]), (0, 1), textcoords="offset points", ha="center", va="bottom", fontsize=6)
+            left.annotate(
+                f"{value:.0f}",
+                (group + offset, value + error[1][0]),
+                (0, 1),
+                textcoords="offset points",
+                ha="center",
+                va="bottom",
+                fontsize=6,
+            )
         for group, kind in enumerate([None, *TYPES]):
             # One slot to the right of the bars, marks dodged sideways so that equal values stay apart.
             for i, (name, mark) in enumerate(shortcuts.items()):
@@ -59,20 +85,49 @@ def fig_stages(results: Results) -> Figure:
                     left.plot(group + 0.17 + 0.065 * i, 100 * value, mark, ms=4.5, mfc=GREY, mec="white", mew=0.3)
             chance = results.baseline("chance", kind)  # treatment's items have other numbers of options
             if chance is not None:
-                left.plot([group - 0.5, group + 0.5], [100 * chance] * 2, color=GREY, lw=0.8, ls=(0, (4, 2)), zorder=0.9)
+                left.plot(
+                    [group - 0.5, group + 0.5], [100 * chance] * 2, color=GREY, lw=0.8, ls=(0, (4, 2)), zorder=0.9
+                )
         left.axvline(0.5, color=LIGHT, lw=0.8)
-        left.set(xticks=range(1 + len(TYPES)), xticklabels=["All items", *TYPES.values()], ylabel="Accuracy (%)", ylim=(0, 105), xlim=(-0.6, 4.55), title="Accuracy")
+        left.set(
+            xticks=range(1 + len(TYPES)),
+            xticklabels=["All items", *TYPES.values()],
+            ylabel="Accuracy (%)",
+            ylim=(0, 105),
+            xlim=(-0.6, 4.55),
+            title="Accuracy",
+        )
         left.tick_params(axis="x", length=0)
         handles: list[Any] = [Patch(fc=COLOURS[s], hatch=HATCHES[s], ec="white", label=STAGES[s]) for s in stages]
-        handles += [Line2D([], [], color=GREY, ls=(0, (4, 2)), lw=0.8, label="Chance")] if results.chance(TEST) is not None else []
-        handles += [Line2D([], [], color=GREY, marker=m, ms=4.5, ls="", label=BASELINES[n]) for n, m in shortcuts.items()]
+        handles += (
+            [Line2D([], [], color=GREY, ls=(0, (4, 2)), lw=0.8, label="Chance")]
+            if results.chance(TEST) is not None
+            else []
+        )
+        handles += [
+            Line2D([], [], color=GREY, marker=m, ms=4.5, ls="", label=BASELINES[n]) for n, m in shortcuts.items()
+        ]
         figure.legend(handles=handles, loc="outside lower center", ncol=5, columnspacing=1.4)
         for i, stage in enumerate(stages):
             share = results.score(stage, TEST).get("format")
             if share is not None:
                 right.bar(i, 100 * share, 0.7, color=COLOURS[stage], hatch=HATCHES[stage], edgecolor="white", lw=0.3)
-                right.annotate(f"{100 * share:.0f}", (i, 100 * share), (0, 1), textcoords="offset points", ha="center", va="bottom", fontsize=6)
-        right.set(xticks=range(len(stages)), xticklabels=[STAGES[s] for s in stages], ylabel="In format (%)", ylim=(0, 105), title="Format")
+                right.annotate(
+                    f"{100 * share:.0f}",
+                    (i, 100 * share),
+                    (0, 1),
+                    textcoords="offset points",
+                    ha="center",
+                    va="bottom",
+                    fontsize=6,
+                )
+        right.set(
+            xticks=range(len(stages)),
+            xticklabels=[STAGES[s] for s in stages],
+            ylabel="In format (%)",
+            ylim=(0, 105),
+            title="Format",
+        )
         right.tick_params(axis="x", length=0)
         tidy(left), tidy(right)
     return figure
@@ -83,7 +138,14 @@ def _reported_rows(ax: Axes, models: dict[str, Any], benchmark: str) -> None:
         ours = key.startswith("gazal")
         ax.hlines(y, 0, model[benchmark], color=LIGHT, lw=0.7)
         ax.plot(model[benchmark], y, "o", ms=4.2, color="#222222" if ours else "#9A9A9A")
-        ax.text(model[benchmark] + 3.5, y, f"{model[benchmark]:.1f}", va="center", fontsize=6, fontweight="bold" if ours else "normal")
+        ax.text(
+            model[benchmark] + 3.5,
+            y,
+            f"{model[benchmark]:.1f}",
+            va="center",
+            fontsize=6,
+            fontweight="bold" if ours else "normal",
+        )
 
 
 def fig_benchmarks(results: Results) -> Figure:
@@ -102,10 +164,31 @@ def fig_benchmarks(results: Results) -> Figure:
             for y, stage, entry in measured:
                 if entry:
                     value, error = _interval(entry)
-                    ax.errorbar(value, y, xerr=error, fmt=MARKERS[stage], ms=4.2, mfc="white", mec=COLOURS[stage], mew=1.1, ecolor=COLOURS[stage], elinewidth=1, capsize=1.8)
+                    ax.errorbar(
+                        value,
+                        y,
+                        xerr=error,
+                        fmt=MARKERS[stage],
+                        ms=4.2,
+                        mfc="white",
+                        mec=COLOURS[stage],
+                        mew=1.1,
+                        ecolor=COLOURS[stage],
+                        elinewidth=1,
+                        capsize=1.8,
+                    )
                     ax.text(value + error[1][0] + 3.5, y, f"{value:.1f}", va="center", fontsize=6, color=COLOURS[stage])
             if not any(entry for _, _, entry in measured) and stages:
-                ax.text(50, first + (len(stages) - 1) / 2, "not run", ha="center", va="center", fontsize=7, style="italic", color=GREY)
+                ax.text(
+                    50,
+                    first + (len(stages) - 1) / 2,
+                    "not run",
+                    ha="center",
+                    va="center",
+                    fontsize=7,
+                    style="italic",
+                    color=GREY,
+                )
             chance = results.chance(benchmark)
             if chance is not None:
                 ax.plot([100 * chance] * 2, [-0.6, first + len(stages) - 0.5], color=GREY, lw=0.9, ls=":", zorder=0.9)
@@ -114,7 +197,11 @@ def fig_benchmarks(results: Results) -> Figure:
             ax.tick_params(axis="y", length=0)
             tidy(ax, "")
         ticks = [*range(len(models)), *(first + i for i in range(len(stages)))]
-        axes[0].set(yticks=ticks, yticklabels=[*(m["name"] for m in models.values()), *(f"This run: {STAGES[s]}" for s in stages)], ylim=(first + len(stages) - 0.4, -0.7))
+        axes[0].set(
+            yticks=ticks,
+            yticklabels=[*(m["name"] for m in models.values()), *(f"This run: {STAGES[s]}" for s in stages)],
+            ylim=(first + len(stages) - 0.4, -0.7),
+        )
         for label, key in zip(axes[0].get_yticklabels(), [*models, *stages], strict=True):
             label.set_color(COLOURS.get(key, INK))
             label.set_fontweight("bold" if key.startswith("gazal") else "normal")

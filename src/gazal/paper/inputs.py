@@ -22,8 +22,12 @@ TEST = "test"  # the embedded test's name in scores.json
 STAGES = {"base": "Base", "sft": "SFT", "grpo": "GRPO"}
 TYPES = {"diagnosis": "Diagnosis", "uncertainty": "Uncertainty", "treatment": "Treatment", "prognosis": "Prognosis"}
 BASELINES = {
-    "chance": "Chance", "most_frequent_letter": "Most frequent letter", "longest_option": "Longest option",
-    "most_annotated": "Most-annotated option", "option_prior": "Option prior", "matched_findings": "Matched findings",
+    "chance": "Chance",
+    "most_frequent_letter": "Most frequent letter",
+    "longest_option": "Longest option",
+    "most_annotated": "Most-annotated option",
+    "option_prior": "Option prior",
+    "matched_findings": "Matched findings",
 }
 assert tuple(TYPES) == REASONING_TYPES
 
@@ -95,7 +99,11 @@ class Results:
             if row["benchmark"] == benchmark and {row["a"], row["b"]} == {before, after}:
                 low, high = row["ci95"]
                 more = (row["p"], row.get("p_holm"), row.get("n"), row.get("detectable"))
-                return Change(row["delta"], low, high, *more) if row["b"] == after else Change(-row["delta"], -high, -low, *more)
+                return (
+                    Change(row["delta"], low, high, *more)
+                    if row["b"] == after
+                    else Change(-row["delta"], -high, -low, *more)
+                )
         return None
 
     def baseline(self, name: str, kind: str | None = None, benchmark: str = TEST) -> float | None:
@@ -120,14 +128,19 @@ class Results:
     def benchmark_names(self) -> dict[str, str]:
         """Names for readers: the embedded test, the published benchmarks, then any other of this run."""
         named = {TEST: "Embedded test"} | self.published["benchmarks"]
-        return named | {b: b for m in self.models for b in self.scores["models"][m].get("benchmarks", {}) if b not in named}
+        return named | {
+            b: b for m in self.models for b in self.scores["models"][m].get("benchmarks", {}) if b not in named
+        }
 
     @property
     def protocol_rows(self) -> list[ProtocolRow]:
         """Accuracies under each protocol, benchmark by benchmark, stages in order; empty for a run without ``protocols.json``."""
         found = self.protocols.get("benchmarks", {})
         cells = [(b, m) for b in self.benchmark_names for m in self.models if m in found.get(b, {})]
-        return [ProtocolRow(b, m, {name: round(in_percent(share) / 100, 3) for name, share in found[b][m].items()}) for b, m in cells]
+        return [
+            ProtocolRow(b, m, {name: round(in_percent(share) / 100, 3) for name, share in found[b][m].items()})
+            for b, m in cells
+        ]
 
     @property
     def contamination_rows(self) -> list[dict[str, Any]]:
@@ -137,9 +150,20 @@ class Results:
         for benchmark, label in self.benchmark_names.items():
             if entry := self.contamination.get(benchmark):
                 kinds = [pair[2] for pair in entry["pairs"]]
-                scores = {m: {"all": s, "clean": s.get("clean")} for m in self.models if (s := self.score(m, benchmark))}
-                rows.append(entry | {"name": label, "matched": len(entry["matched"]), "pairs_exact": kinds.count("exact"), "pairs_near": kinds.count("near"),
-                                     "clean": entry["items"] - len(unclean(entry)), "scores": scores})
+                scores = {
+                    m: {"all": s, "clean": s.get("clean")} for m in self.models if (s := self.score(m, benchmark))
+                }
+                rows.append(
+                    entry
+                    | {
+                        "name": label,
+                        "matched": len(entry["matched"]),
+                        "pairs_exact": kinds.count("exact"),
+                        "pairs_near": kinds.count("near"),
+                        "clean": entry["items"] - len(unclean(entry)),
+                        "scores": scores,
+                    }
+                )
         return rows
 
     def not_run(self, benchmark: str) -> str:
@@ -201,7 +225,9 @@ def _check(scores: dict[str, Any], path: Path) -> None:
     for row in scores.get("paired", []):
         a, b = accuracy.get((row["a"], row["benchmark"])), accuracy.get((row["b"], row["benchmark"]))
         if a is not None and b is not None and abs(row["delta"] - (b - a)) > 5e-6:  # both are rounded
-            raise GazalError(f"{path}: paired: {row['a']}, {row['b']} on {row['benchmark']}: delta is not accuracy of b minus accuracy of a")
+            raise GazalError(
+                f"{path}: paired: {row['a']}, {row['b']} on {row['benchmark']}: delta is not accuracy of b minus accuracy of a"
+            )
 
 
 def _check_protocols(protocols: dict[str, Any], scores: dict[str, Any], path: Path) -> None:
@@ -221,8 +247,12 @@ def _check_faithfulness(report: dict[str, Any], scores: dict[str, Any], path: Pa
     for model, entry in report.get("models", {}).items():
         for benchmark, cell in entry["benchmarks"].items():
             score = scores["models"].get(model, {}).get("benchmarks", {}).get(benchmark)
-            if score is None or (score["n"] == cell["items"] and abs(score["accuracy"] - cell["accuracy"]["value"]) > 5e-6):
-                raise GazalError(f"{path}: models.{model}.benchmarks.{benchmark}.accuracy: is not that in scores.json; write it again with gazal score")
+            if score is None or (
+                score["n"] == cell["items"] and abs(score["accuracy"] - cell["accuracy"]["value"]) > 5e-6
+            ):
+                raise GazalError(
+                    f"{path}: models.{model}.benchmarks.{benchmark}.accuracy: is not that in scores.json; write it again with gazal score"
+                )
 
 
 def _check_lengths(lengths: dict[str, Any], scores: dict[str, Any], path: Path) -> None:
@@ -230,9 +260,14 @@ def _check_lengths(lengths: dict[str, Any], scores: dict[str, Any], path: Path) 
     for benchmark, models in lengths.items():
         for model, found in models.items():
             score = scores["models"].get(model, {}).get("benchmarks", {}).get(benchmark, {})
-            counted = sum(cell["completions"] for cell in (*found["fifths"], *([found["truncated"]] if found["truncated"] else [])))
+            counted = sum(
+                cell["completions"]
+                for cell in (*found["fifths"], *([found["truncated"]] if found["truncated"] else []))
+            )
             if counted != score.get("n", 0) * score.get("samples", 1):
-                raise GazalError(f"{path}: benchmarks.{benchmark}.{model}: is not of the predictions in scores.json; write it again with gazal score")
+                raise GazalError(
+                    f"{path}: benchmarks.{benchmark}.{model}: is not of the predictions in scores.json; write it again with gazal score"
+                )
 
 
 def read_results(run: str | Path) -> Results:
@@ -250,11 +285,17 @@ def read_results(run: str | Path) -> Results:
     faithfulness = _json(run / "eval" / "faithfulness.json")
     _check_faithfulness(faithfulness, scores, run / "eval" / "faithfulness.json")
     return Results(
-        run=run, recipe=read_yaml(run / "recipe.yaml", required=False), scores=scores,
-        data=_json(run / "data" / "report.json"), sft_log=_log(run / "sft" / "metrics.jsonl", "loss"),
-        grpo_log=_log(run / "grpo" / "metrics.jsonl", "reward"), pass_rates=_json(run / "grpo" / "pass_rates.json"),
-        published=read_yaml(PAPER / "published.yaml"), protocols=protocols,
+        run=run,
+        recipe=read_yaml(run / "recipe.yaml", required=False),
+        scores=scores,
+        data=_json(run / "data" / "report.json"),
+        sft_log=_log(run / "sft" / "metrics.jsonl", "loss"),
+        grpo_log=_log(run / "grpo" / "metrics.jsonl", "reward"),
+        pass_rates=_json(run / "grpo" / "pass_rates.json"),
+        published=read_yaml(PAPER / "published.yaml"),
+        protocols=protocols,
         contamination=_json(run / "eval" / "contamination.json").get("tests", {}),
         parity={stage: found for stage in ("sft", "grpo") if (found := _json(run / stage / "parity.json"))},
-        lengths=lengths, faithfulness=faithfulness,
+        lengths=lengths,
+        faithfulness=faithfulness,
     )

@@ -18,8 +18,15 @@ from gazal.runs import relative
 
 NOT_RUN = "not run"
 PROTOCOL_WORDS = {
-    "method": "by {}", "temperature": "T {}", "top_p": "top-p {}", "top_k": "top-k {}", "max_new_tokens": "at most {:,} tokens", "samples": "{} an item",
-    "thinking": "thinking: {}", "prompt": "{} prompt", "few_shot": "{} solved items before",
+    "method": "by {}",
+    "temperature": "T {}",
+    "top_p": "top-p {}",
+    "top_k": "top-k {}",
+    "max_new_tokens": "at most {:,} tokens",
+    "samples": "{} an item",
+    "thinking": "thinking: {}",
+    "prompt": "{} prompt",
+    "few_shot": "{} solved items before",
 }
 
 
@@ -29,7 +36,11 @@ def stand_ins(asked: dict[str, dict[str, Any]]) -> dict[str, str]:
     The same is the shipped recipe's hub id, and what has its last name and no other owner (a folder, a server's model).
     """
     known = {name: entry.model.lower() for name, entry in load_recipe("published").models.items()}
-    return {name: str(how.get("model")) for name, how in asked.items() if name in known and str(how.get("model")).lower() not in (known[name], known[name].rpartition("/")[2])}
+    return {
+        name: str(how.get("model"))
+        for name, how in asked.items()
+        if name in known and str(how.get("model")).lower() not in (known[name], known[name].rpartition("/")[2])
+    }
 
 
 def _by_name(how: dict[str, Any]) -> bool:
@@ -46,7 +57,9 @@ def _verdict(reported: float, cell: dict[str, Any], stand_in: str | None, how: d
     if stand_in:
         return f"no verdict: asked was {stand_in}"
     low, high = (in_percent(end, 2) for end in cell["ci95"])
-    return f"reported value {'inside' if low <= reported <= high else 'outside'} the interval" + ("; the model's name is all we know of it" if _by_name(how) else "")
+    return f"reported value {'inside' if low <= reported <= high else 'outside'} the interval" + (
+        "; the model's name is all we know of it" if _by_name(how) else ""
+    )
 
 
 def ledger_table(published: dict[str, Any], scores: dict[str, Any], asked: dict[str, dict[str, Any]]) -> Table:
@@ -64,13 +77,28 @@ def ledger_table(published: dict[str, Any], scores: dict[str, Any], asked: dict[
             n, whole = cell["n"], _whole(benchmark)
             off = f"{in_percent(cell['accuracy']) - reported:+.1f}".replace("-", "−")
             size = f"{n:,}" if n == whole or whole is None else f"{n:,} of {whole:,}"
-            rows.append([model["name"], name, f"{reported:.1f}", with_interval(cell), size, off, percent(cell["truncated"]), _verdict(reported, cell, others.get(key), asked[key])])
+            rows.append(
+                [
+                    model["name"],
+                    name,
+                    f"{reported:.1f}",
+                    with_interval(cell),
+                    size,
+                    off,
+                    percent(cell["truncated"]),
+                    _verdict(reported, cell, others.get(key), asked[key]),
+                ]
+            )
         ends.add(len(rows) - 1)
     source = published["source"]
     return Table(
-        "ledger", f"The published table and what was measured here: accuracy in percent. Reported: {source['title']} (arXiv:{source['arxiv']}), without intervals or n. "
+        "ledger",
+        f"The published table and what was measured here: accuracy in percent. Reported: {source['title']} (arXiv:{source['arxiv']}), without intervals or n. "
         "Measured: this project, with 95 % intervals; cut: percent of completions that ended at the token limit.",
-        ["Model", "Benchmark", "Reported", "Measured", "n", "Difference", "Cut", "Verdict"], rows, text_columns=2, rules=frozenset(ends - {len(rows) - 1}),
+        ["Model", "Benchmark", "Reported", "Measured", "n", "Difference", "Cut", "Verdict"],
+        rows,
+        text_columns=2,
+        rules=frozenset(ends - {len(rows) - 1}),
         notes=_notes(published, asked, others),
     )
 
@@ -81,27 +109,49 @@ def _notes(published: dict[str, Any], asked: dict[str, dict[str, Any]], others: 
     for key, how in asked.items():
         if key in published["models"]:
             words = ", ".join(form.format(how[name]) for name, form in PROTOCOL_WORDS.items() if name in how)
-            ways.setdefault(f"{how.get('engine')}, {how.get('dtype') or 'precision as it comes'}, {words}; system prompt: {how.get('system') or 'none'}", []).append(
-                f"{published['models'][key]['name']} (asked was {how.get('model')}{'@' + how['revision'] if how.get('revision') else ''})")
+            ways.setdefault(
+                f"{how.get('engine')}, {how.get('dtype') or 'precision as it comes'}, {words}; system prompt: {how.get('system') or 'none'}",
+                [],
+            ).append(
+                f"{published['models'][key]['name']} (asked was {how.get('model')}{'@' + how['revision'] if how.get('revision') else ''})"
+            )
     notes = [f"{', '.join(names)}: {way.rstrip('.')}." for way, names in ways.items()]
     if others:
         notes.append("A model that stands in for another gets no verdict and counts for no claim.")
     if any(_by_name(how) for key, how in asked.items() if key in published["models"] and key not in others):
-        notes.append("A folder or a server's model that bears the name is taken at its word: which weights answered is not proved.")
-    return [*notes, "The protocol of the reported values (prompts, sampling, precision, samples) is not published; a value outside the interval may be protocol."]
+        notes.append(
+            "A folder or a server's model that bears the name is taken at its word: which weights answered is not proved."
+        )
+    return [
+        *notes,
+        "The protocol of the reported values (prompts, sampling, precision, samples) is not published; a value outside the interval may be protocol.",
+    ]
 
 
 def claims_ledger(published: dict[str, Any], scores: dict[str, Any], asked: dict[str, dict[str, Any]]) -> Table:
     """The derived claims, recomputed from the reported and judged again from the measured values."""
     others = stand_ins(asked)
-    rows = [[v.text, v.benchmark, v.numbers, "yes" if v.holds else "no", v.measured] for v in check_claims(published, scores, set(asked) - set(others)) if v.claimed]
-    return Table("claims_measured", "Claims that the authors derive from their table: from the reported numbers, and from what was measured here.",
-                 ["Claim", "Benchmark", "Reported numbers", "Holds as reported", "Measured"], rows, text_columns=5,
-                 notes=["Measured, by the 95 % interval of the paired difference on the same items: yes where all of it agrees (for a gain: where it holds the claimed value), "
-                        "no where all of it disagrees, else undecided; not measured where a model that is needed was not run."])
+    rows = [
+        [v.text, v.benchmark, v.numbers, "yes" if v.holds else "no", v.measured]
+        for v in check_claims(published, scores, set(asked) - set(others))
+        if v.claimed
+    ]
+    return Table(
+        "claims_measured",
+        "Claims that the authors derive from their table: from the reported numbers, and from what was measured here.",
+        ["Claim", "Benchmark", "Reported numbers", "Holds as reported", "Measured"],
+        rows,
+        text_columns=5,
+        notes=[
+            "Measured, by the 95 % interval of the paired difference on the same items: yes where all of it agrees (for a gain: where it holds the claimed value), "
+            "no where all of it disagrees, else undecided; not measured where a model that is needed was not run."
+        ],
+    )
 
 
-def write_ledger(folder: str | Path, scores: dict[str, Any], say: Callable[[str], None] = lambda line: None) -> list[Path]:
+def write_ledger(
+    folder: str | Path, scores: dict[str, Any], say: Callable[[str], None] = lambda line: None
+) -> list[Path]:
     """Write ``tables/ledger`` and ``tables/claims_measured`` (.md and .tex) of a run's folder, or of a folder of predictions, and
     say the ledger's rows that were run. Nothing is written where no model of the published table was asked."""
     folder = Path(folder)
@@ -119,6 +169,8 @@ def write_ledger(folder: str | Path, scores: dict[str, Any], say: Callable[[str]
         if table.name == "ledger":
             for row in table.rows:
                 if row[3] != NOT_RUN:
-                    say(f"{row[0]}, {row[1]}: reported {row[2]}, measured {row[3]} (n = {row[4]}), {row[5]} points; {row[7]}")
+                    say(
+                        f"{row[0]}, {row[1]}: reported {row[2]}, measured {row[3]} (n = {row[4]}), {row[5]} points; {row[7]}"
+                    )
     say(relative(written[0]))
     return written

@@ -21,7 +21,11 @@ def judged(results: Results) -> tuple[str, dict[str, dict[str, Any]]]:
     models = results.faithfulness.get("models", {})
     found = {b for entry in models.values() for b, cell in entry["benchmarks"].items() if "precision" in cell}
     benchmark = TEST if TEST in found else min(found, default="")
-    return benchmark, {m: models[m]["benchmarks"][benchmark] for m in results.models if benchmark and benchmark in models.get(m, {}).get("benchmarks", {})}
+    return benchmark, {
+        m: models[m]["benchmarks"][benchmark]
+        for m in results.models
+        if benchmark and benchmark in models.get(m, {}).get("benchmarks", {})
+    }
 
 
 def _ends(rate: Rate) -> list[list[float]]:
@@ -32,17 +36,50 @@ def _ends(rate: Rate) -> list[list[float]]:
 def _panel(ax: Axes, results: Results, cells: dict[str, dict[str, Any]], kind: str) -> None:
     ax.plot([0, 100], [0, 100], color=GREY, lw=0.8, ls=(0, (4, 2)), zorder=0.8)
     points = {model: cell["by"][kind] for model, cell in cells.items() if kind in cell["by"]}
-    path = [(100 * points[s]["faultless"]["value"], 100 * points[s]["accuracy"]["value"]) for s in STAGES if s in points]
+    path = [
+        (100 * points[s]["faultless"]["value"], 100 * points[s]["accuracy"]["value"]) for s in STAGES if s in points
+    ]
     for start, end in zip(path, path[1:], strict=False):
-        ax.annotate("", end, start, arrowprops={"arrowstyle": "-|>,head_width=0.16,head_length=0.3", "color": LIGHT, "lw": 1, "shrinkA": 3, "shrinkB": 4}, zorder=0.9)
-    for size, (model, found) in zip(range(len(points), 0, -1), points.items(), strict=True):  # a later stage on the same place leaves a rim
+        ax.annotate(
+            "",
+            end,
+            start,
+            arrowprops={
+                "arrowstyle": "-|>,head_width=0.16,head_length=0.3",
+                "color": LIGHT,
+                "lw": 1,
+                "shrinkA": 3,
+                "shrinkB": 4,
+            },
+            zorder=0.9,
+        )
+    for size, (model, found) in zip(
+        range(len(points), 0, -1), points.items(), strict=True
+    ):  # a later stage on the same place leaves a rim
         x, y = found["faultless"], found["accuracy"]
         colour, mark = look(results, model)
         ax.errorbar(
-            100 * x["value"], 100 * y["value"], xerr=_ends(x), yerr=_ends(y), fmt=mark, ms=3.4 + 0.9 * size, color=colour, mfc=colour if found["precision"] else "white",
-            mec="white" if found["precision"] else colour, mew=0.5 if found["precision"] else 1, elinewidth=0.8, capsize=1.5,
+            100 * x["value"],
+            100 * y["value"],
+            xerr=_ends(x),
+            yerr=_ends(y),
+            fmt=mark,
+            ms=3.4 + 0.9 * size,
+            color=colour,
+            mfc=colour if found["precision"] else "white",
+            mec="white" if found["precision"] else colour,
+            mew=0.5 if found["precision"] else 1,
+            elinewidth=0.8,
+            capsize=1.5,
         )
-    ax.set(title=TYPES[kind], xlim=(-5, 105), ylim=(-5, 105), xticks=[0, 25, 50, 75, 100], yticks=[0, 25, 50, 75, 100], aspect="equal")
+    ax.set(
+        title=TYPES[kind],
+        xlim=(-5, 105),
+        ylim=(-5, 105),
+        xticks=[0, 25, 50, 75, 100],
+        yticks=[0, 25, 50, 75, 100],
+        aspect="equal",
+    )
     tidy(ax, "both")
 
 
@@ -57,10 +94,15 @@ def fig_faithfulness(results: Results) -> Figure:
         for ax, kind in zip(axes, kinds, strict=True):
             _panel(ax, results, cells, kind)
         axes[0].text(4, 101, "right, some\nclaim wrong", ha="left", va="top", fontsize=6, color=GREY, style="italic")
-        axes[0].text(102, 4, "claims true,\nanswer wrong", ha="right", va="bottom", fontsize=6, color=GREY, style="italic")
+        axes[0].text(
+            102, 4, "claims true,\nanswer wrong", ha="right", va="bottom", fontsize=6, color=GREY, style="italic"
+        )
         figure.supxlabel("Completions whose every claim is true (%)", fontsize=7.5)
         axes[0].set_ylabel("Accuracy (%)")
-        handles = [Line2D([], [], marker=look(results, m)[1], color=look(results, m)[0], ls="", ms=4.5, label=model_label(m)) for m in cells]
+        handles = [
+            Line2D([], [], marker=look(results, m)[1], color=look(results, m)[0], ls="", ms=4.5, label=model_label(m))
+            for m in cells
+        ]
         figure.legend(handles=handles, loc="outside upper center", ncol=8, columnspacing=1.4, handletextpad=0.2)
     return figure
 
@@ -71,8 +113,12 @@ def rate_text(rate: Rate | None) -> str:
 
 
 COLUMNS = {
-    "accuracy": "Accuracy", "precision": "Claims true", "coverage": "Needed claims covered", "arithmetic": "Arithmetic right",
-    "faultless": "All claims true", "follows": "Answer follows",
+    "accuracy": "Accuracy",
+    "precision": "Claims true",
+    "coverage": "Needed claims covered",
+    "arithmetic": "Arithmetic right",
+    "faultless": "All claims true",
+    "follows": "Answer follows",
 }
 
 
@@ -81,27 +127,57 @@ def faithfulness_table(results: Results) -> Table:
     benchmark, cells = judged(results)
     rows, ends = [], set()
     for model, cell in cells.items():
-        groups = {"All items": cell, **{TYPES[kind]: cell["by"][kind] for kind in TYPES if kind in cell["by"] and cell["precision"]}}
+        groups = {
+            "All items": cell,
+            **{TYPES[kind]: cell["by"][kind] for kind in TYPES if kind in cell["by"] and cell["precision"]},
+        }
         for label, found in groups.items():
             claims = sum(count["made"] for count in found["claims"].values())
             outcomes = (found["wrong_reasons"], found["outcomes"]["wrong_from_right_steps"])
-            rows.append([model_label(model), label, f"{found['completions']:,}", f"{claims:,}", *(rate_text(found[name]) for name in COLUMNS), *map(rate_text, outcomes)])
+            rows.append(
+                [
+                    model_label(model),
+                    label,
+                    f"{found['completions']:,}",
+                    f"{claims:,}",
+                    *(rate_text(found[name]) for name in COLUMNS),
+                    *map(rate_text, outcomes),
+                ]
+            )
         ends.add(len(rows) - 1)
     return Table(
         "faithfulness",
         f"Reasoning held against the source, {results.benchmark_names.get(benchmark, benchmark).lower()}: percent with 95 % intervals, by model and reasoning type.",
-        ["Model", "Type", "Completions", "Claims", *COLUMNS.values(), "Right for wrong reasons", "Wrong from right steps"], rows, text_columns=2,
+        [
+            "Model",
+            "Type",
+            "Completions",
+            "Claims",
+            *COLUMNS.values(),
+            "Right for wrong reasons",
+            "Wrong from right steps",
+        ],
+        rows,
+        text_columns=2,
         rules=frozenset(ends - {len(rows) - 1}),
-        notes=["Claims true: of the claims made. Needed claims covered: of those that the full traces need; a brief trace covers few. Arithmetic right: of the "
-               "sums, gains and comparisons, whatever their numbers. All claims true: of completions. Answer follows: of the completions that make claims and "
-               "answer, the stated numbers single the answer out. Right for wrong reasons: of the right answers with claims, some claim or quotation of the "
-               "question is wrong or the answer does not follow. Wrong from right steps: of completions, every claim is true and the stated numbers single out "
-               "the key, yet another option is answered. Intervals are clustered by item. A dash: nothing to judge. Only steps in the forms of the generator's traces are "
-               "read: prose makes no claim here, be it right or wrong, and counts as not read (the table of the structure)."],
+        notes=[
+            "Claims true: of the claims made. Needed claims covered: of those that the full traces need; a brief trace covers few. Arithmetic right: of the "
+            "sums, gains and comparisons, whatever their numbers. All claims true: of completions. Answer follows: of the completions that make claims and "
+            "answer, the stated numbers single the answer out. Right for wrong reasons: of the right answers with claims, some claim or quotation of the "
+            "question is wrong or the answer does not follow. Wrong from right steps: of completions, every claim is true and the stated numbers single out "
+            "the key, yet another option is answered. Intervals are clustered by item. A dash: nothing to judge. Only steps in the forms of the generator's traces are "
+            "read: prose makes no claim here, be it right or wrong, and counts as not read (the table of the structure)."
+        ],
     )
 
 
-PARTS = {"think": "Closed think block", "steps": "Numbered steps", "assessment": "Assessment heading", "answer": "One answer line, last", "sections": "Four sections"}
+PARTS = {
+    "think": "Closed think block",
+    "steps": "Numbered steps",
+    "assessment": "Assessment heading",
+    "answer": "One answer line, last",
+    "sections": "Four sections",
+}
 
 
 def structure_table(results: Results) -> Table:
@@ -111,14 +187,31 @@ def structure_table(results: Results) -> Table:
     for benchmark, name in results.benchmark_names.items():
         for model in results.models:
             if cell := models.get(model, {}).get("benchmarks", {}).get(benchmark):
-                for label, found in {"All items": cell, **{TYPES[kind]: cell["by"][kind] for kind in TYPES if kind in cell.get("by", {})}}.items():
+                for label, found in {
+                    "All items": cell,
+                    **{TYPES[kind]: cell["by"][kind] for kind in TYPES if kind in cell.get("by", {})},
+                }.items():
                     shares = [found["structure"].get(part) for part in PARTS]
-                    rows.append([name, model_label(model), label, f"{found['completions']:,}", *map(rate_text, [*shares, found.get("unread")])])
+                    rows.append(
+                        [
+                            name,
+                            model_label(model),
+                            label,
+                            f"{found['completions']:,}",
+                            *map(rate_text, [*shares, found.get("unread")]),
+                        ]
+                    )
                 ends.add(len(rows) - 1)
     return Table(
-        "structure", "The card's structure, part by part: percent of completions with 95 % intervals, by benchmark, model and reasoning type.",
-        ["Benchmark", "Model", "Type", "Completions", *PARTS.values(), "Steps not read"], rows, text_columns=3, rules=frozenset(ends - {len(rows) - 1}),
-        notes=["Numbered steps: the think block is steps numbered Step 1 to n in order, none empty. Four sections: the card's, in order, none empty, the management numbered; "
-               "knowledge-derived items have none. Steps not read: percent of the steps some part of which is in no form of the generator's traces, such as prose; "
-               "that says nothing of their truth. Intervals are clustered by item."],
+        "structure",
+        "The card's structure, part by part: percent of completions with 95 % intervals, by benchmark, model and reasoning type.",
+        ["Benchmark", "Model", "Type", "Completions", *PARTS.values(), "Steps not read"],
+        rows,
+        text_columns=3,
+        rules=frozenset(ends - {len(rows) - 1}),
+        notes=[
+            "Numbered steps: the think block is steps numbered Step 1 to n in order, none empty. Four sections: the card's, in order, none empty, the management numbered; "
+            "knowledge-derived items have none. Steps not read: percent of the steps some part of which is in no form of the generator's traces, such as prose; "
+            "that says nothing of their truth. Intervals are clustered by item."
+        ],
     )

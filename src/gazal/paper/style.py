@@ -24,13 +24,38 @@ SERIES = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
 INK, GREY, LIGHT = "#222222", "#6B6B6B", "#C9C9C9"
 
 RC = {
-    "font.family": "DejaVu Sans", "font.size": 7.5, "axes.titlesize": 8, "axes.labelsize": 7.5, "xtick.labelsize": 7,
-    "ytick.labelsize": 7, "legend.fontsize": 7, "legend.frameon": False, "legend.handlelength": 1.4,
-    "axes.linewidth": 0.6, "xtick.major.width": 0.6, "ytick.major.width": 0.6, "xtick.major.size": 2.5, "ytick.major.size": 2.5,
-    "axes.edgecolor": INK, "axes.labelcolor": INK, "text.color": INK, "xtick.color": INK, "ytick.color": INK,
-    "axes.titleweight": "bold", "axes.titlelocation": "left", "lines.linewidth": 1.2, "hatch.linewidth": 0.5,
-    "grid.linewidth": 0.4, "grid.color": "#E4E4E4", "axes.axisbelow": True, "axes.grid": True, "axes.grid.axis": "y",
-    "pdf.fonttype": 42, "svg.hashsalt": "gazal", "figure.dpi": DPI, "savefig.dpi": DPI,
+    "font.family": "DejaVu Sans",
+    "font.size": 7.5,
+    "axes.titlesize": 8,
+    "axes.labelsize": 7.5,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 7,
+    "legend.frameon": False,
+    "legend.handlelength": 1.4,
+    "axes.linewidth": 0.6,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.major.size": 2.5,
+    "ytick.major.size": 2.5,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "lines.linewidth": 1.2,
+    "hatch.linewidth": 0.5,
+    "grid.linewidth": 0.4,
+    "grid.color": "#E4E4E4",
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "pdf.fonttype": 42,
+    "svg.hashsalt": "gazal",
+    "figure.dpi": DPI,
+    "savefig.dpi": DPI,
 }
 
 
@@ -59,7 +84,10 @@ def tidy(ax: Axes, grid: str = "y") -> Axes:
 def save_figure(figure: Figure, folder: Path, name: str) -> list[Path]:
     """Write ``name.pdf`` and ``name.png`` (200 dpi), each whole or not at all, free of dates: same input, same bytes."""
     written = []
-    for suffix, metadata in (("pdf", {"CreationDate": None, "Producer": None, "Creator": None}), ("png", {"Software": None})):
+    for suffix, metadata in (
+        ("pdf", {"CreationDate": None, "Producer": None, "Creator": None}),
+        ("png", {"Software": None}),
+    ):
         buffer = io.BytesIO()
         with house_style():
             figure.savefig(buffer, format=suffix, metadata=metadata, dpi=DPI)

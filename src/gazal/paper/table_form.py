@@ -10,10 +10,34 @@ from gazal.paper.inputs import STAGES
 
 NONE = "–"
 LATEX = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
-    "–": "--", "—": "---", "−": "$-$", "×": r"$\times$", "±": r"$\pm$", "≥": r"$\geq$", "≤": r"$\leq$", "→": r"$\to$",
-    "…": r"\dots{}", "’": "'", "‘": "`", "“": "``", "”": "''", "\N{NO-BREAK SPACE}": "~", "\n": " ",
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "–": "--",
+    "—": "---",
+    "−": "$-$",
+    "×": r"$\times$",
+    "±": r"$\pm$",
+    "≥": r"$\geq$",
+    "≤": r"$\leq$",
+    "→": r"$\to$",
+    "…": r"\dots{}",
+    "’": "'",
+    "‘": "`",
+    "“": "``",
+    "”": "''",
+    "\N{NO-BREAK SPACE}": "~",
+    "\n": " ",
 }
 
 
@@ -43,15 +67,26 @@ class Table:
         """A GitHub table under its caption, notes below."""
         align = [":--" if i < self.text_columns else "--:" for i in range(len(self.header))]
         lines = [self.header, align, *self.rows]
-        body = "\n".join("| " + " | ".join(cell if cells is align else escape_markdown(cell) for cell in cells) + " |" for cells in lines)
+        body = "\n".join(
+            "| " + " | ".join(cell if cells is align else escape_markdown(cell) for cell in cells) + " |"
+            for cells in lines
+        )
         notes = "".join(f"\n{escape_markdown(note)}\n" for note in self.notes)
         return f"**{escape_markdown(self.caption)}**\n\n{body}\n{notes}"
 
     def latex(self) -> str:
         r"""A ``table*`` that needs ``\usepackage{booktabs}`` and UTF-8 input."""
         align = "l" * self.text_columns + "r" * (len(self.header) - self.text_columns)
-        lines = [r"\begin{table*}", r"  \centering\footnotesize\setlength{\tabcolsep}{3pt}", rf"  \caption{{{escape_latex(self.caption)}}}", rf"  \label{{tab:{self.name}}}",
-                 rf"  \begin{{tabular}}{{@{{}}{align}@{{}}}}", r"    \toprule", "    " + " & ".join(map(escape_latex, self.header)) + r" \\", r"    \midrule"]
+        lines = [
+            r"\begin{table*}",
+            r"  \centering\footnotesize\setlength{\tabcolsep}{3pt}",
+            rf"  \caption{{{escape_latex(self.caption)}}}",
+            rf"  \label{{tab:{self.name}}}",
+            rf"  \begin{{tabular}}{{@{{}}{align}@{{}}}}",
+            r"    \toprule",
+            "    " + " & ".join(map(escape_latex, self.header)) + r" \\",
+            r"    \midrule",
+        ]
         for number, row in enumerate(self.rows):
             cells = [escape_latex(cell) for cell in row]
             cells[0] = "{}" + cells[0] if cells[0].startswith("[") else cells[0]  # else read as an argument of \\
@@ -75,7 +110,11 @@ def points(share: float) -> str:
 
 def with_interval(entry: dict[str, Any] | None) -> str:
     """Accuracy with its 95 % interval, percent: ``71.5 [68.6, 74.2]``."""
-    return NONE if not entry else f"{percent(entry['accuracy'])} [{percent(entry['ci95'][0])}, {percent(entry['ci95'][1])}]"
+    return (
+        NONE
+        if not entry
+        else f"{percent(entry['accuracy'])} [{percent(entry['ci95'][0])}, {percent(entry['ci95'][1])}]"
+    )
 
 
 def p_value(p: float) -> str:

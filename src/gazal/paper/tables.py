@@ -14,6 +14,7 @@ from gazal.paper.inputs import TYPES, Results, read_results
 from gazal.paper.reasoning import faithfulness_table, structure_table
 from gazal.paper.table_form import NONE, Table, model_label, percent, with_interval
 
+
 def data_table(results: Results) -> Table:
     """Items by split and reasoning type, and the share of the most frequent answer letter."""
     counts, letters = results.data.get("counts") or {}, results.data.get("letters") or {}
@@ -24,26 +25,57 @@ def data_table(results: Results) -> Table:
         share = f"{most[0]}: {percent(most[1] / sum(letters[split].values()))}" if most and most[1] else NONE
         rows.append([SPLITS.get(split, split), *(f"{found.get(k, 0):,}" for k in kinds), f"{total:,}", share])
     release = results.data.get("release")
-    return Table("data", "Items by split and reasoning type; the most frequent answer letter in percent.",
-                 ["Split", *kinds.values(), "All", "Top letter"], rows, notes=[f"HPO release {release}."] if release else [])
+    return Table(
+        "data",
+        "Items by split and reasoning type; the most frequent answer letter in percent.",
+        ["Split", *kinds.values(), "All", "Top letter"],
+        rows,
+        notes=[f"HPO release {release}."] if release else [],
+    )
 
 
 def claims_table(results: Results) -> Table:
     """The ledger: derived claims of the paper against its own reported numbers."""
-    rows = [[v.text, v.benchmark, v.numbers, "yes" if v.claimed else "no", "yes" if v.holds else "no", v.measured] for v in check_claims(results.published)]
-    return Table("claims", "Claims the authors derive from their results table, recomputed from the reported numbers; measured: none of these models by this run (gazal evaluate --recipe published does).",
-                 ["Claim", "Benchmark", "Reported numbers", "Claimed", "Holds", "Measured"], rows, text_columns=6)
+    rows = [
+        [v.text, v.benchmark, v.numbers, "yes" if v.claimed else "no", "yes" if v.holds else "no", v.measured]
+        for v in check_claims(results.published)
+    ]
+    return Table(
+        "claims",
+        "Claims the authors derive from their results table, recomputed from the reported numbers; measured: none of these models by this run (gazal evaluate --recipe published does).",
+        ["Claim", "Benchmark", "Reported numbers", "Claimed", "Holds", "Measured"],
+        rows,
+        text_columns=6,
+    )
 
 
 def protocols_table(results: Results) -> Table:
     """Stages and benchmarks by protocol: accuracy, and the span between the most and the least generous."""
     rows, names = results.protocol_rows, results.benchmark_names
-    ends = frozenset(i for i, (row, following) in enumerate(zip(rows, rows[1:], strict=False)) if row.benchmark != following.benchmark)
-    cells = [[names[row.benchmark], model_label(row.model), *(percent(row.accuracy[p]) for p in PROTOCOLS), percent(row.span)] for row in rows]
-    return Table("protocols", "The same completions scored by our protocol and by four others, re-implemented from their descriptions: accuracy in percent. "
-                 "Span: highest less lowest, the points that are protocol.",
-                 ["Benchmark", "Model", *(p.label for p in PROTOCOLS.values()), "Span"], cells, text_columns=2, rules=ends,
-                 notes=[f"{p.label}: {p.rule}." for p in PROTOCOLS.values()])
+    ends = frozenset(
+        i
+        for i, (row, following) in enumerate(zip(rows, rows[1:], strict=False))
+        if row.benchmark != following.benchmark
+    )
+    cells = [
+        [
+            names[row.benchmark],
+            model_label(row.model),
+            *(percent(row.accuracy[p]) for p in PROTOCOLS),
+            percent(row.span),
+        ]
+        for row in rows
+    ]
+    return Table(
+        "protocols",
+        "The same completions scored by our protocol and by four others, re-implemented from their descriptions: accuracy in percent. "
+        "Span: highest less lowest, the points that are protocol.",
+        ["Benchmark", "Model", *(p.label for p in PROTOCOLS.values()), "Span"],
+        cells,
+        text_columns=2,
+        rules=ends,
+        notes=[f"{p.label}: {p.rule}." for p in PROTOCOLS.values()],
+    )
 
 
 def readings_table(results: Results) -> Table:
@@ -53,13 +85,26 @@ def readings_table(results: Results) -> Table:
     def cells(name: str) -> list[str]:
         row = red.get("protocols", {}).get(name, {})
         worst = f"{row['family']} ({percent(row['family_key'], 0)})" if "family" in row else NONE
-        return [PROTOCOLS[name].label, *(percent(found.get("agreement", {}).get(name)) for found in (honest, forms)), percent(row.get("letter")), percent(row.get("key")), worst]
+        return [
+            PROTOCOLS[name].label,
+            *(percent(found.get("agreement", {}).get(name)) for found in (honest, forms)),
+            percent(row.get("letter")),
+            percent(row.get("key")),
+            worst,
+        ]
 
-    notes = ["Every reading of a protocol must be ours to agree. The last three columns are of red-team completions in which our extractor reads no answer; "
-             "what is counted as right depends on where the key lies: a default letter is paid where it is the key."]
-    return Table("readings", f"Agreement with ours, in percent, on {honest.get('completions', 0):,} honest, well-formed completions of this run and on {forms.get('completions', 0)} honest forms; "
-                 f"and {red.get('null', 0)} red-team completions without an answer: percent given a letter, percent counted as right, and the family most often counted as right.",
-                 ["Protocol", "Agrees: this run", "Agrees: forms", "Red team: letter", "Red team: right", "Worst family"], [cells(name) for name in PROTOCOLS], notes=notes)
+    notes = [
+        "Every reading of a protocol must be ours to agree. The last three columns are of red-team completions in which our extractor reads no answer; "
+        "what is counted as right depends on where the key lies: a default letter is paid where it is the key."
+    ]
+    return Table(
+        "readings",
+        f"Agreement with ours, in percent, on {honest.get('completions', 0):,} honest, well-formed completions of this run and on {forms.get('completions', 0)} honest forms; "
+        f"and {red.get('null', 0)} red-team completions without an answer: percent given a letter, percent counted as right, and the family most often counted as right.",
+        ["Protocol", "Agrees: this run", "Agrees: forms", "Red team: letter", "Red team: right", "Worst family"],
+        [cells(name) for name in PROTOCOLS],
+        notes=notes,
+    )
 
 
 def contamination_table(results: Results) -> Table:
@@ -67,21 +112,67 @@ def contamination_table(results: Results) -> Table:
     rows = []
     for row in results.contamination_rows:
         removed = [NONE if row[key] is None else f"{row[key]:,}" for key in ("removed_exact", "removed_near")]
-        counts = [f"{row['items']:,}", f"{row['training_documents']:,}", *removed, f"{row['matched']:,}", f"{row['pairs_exact']:,}", f"{row['pairs_near']:,}", f"{row['clean']:,}"]
+        counts = [
+            f"{row['items']:,}",
+            f"{row['training_documents']:,}",
+            *removed,
+            f"{row['matched']:,}",
+            f"{row['pairs_exact']:,}",
+            f"{row['pairs_near']:,}",
+            f"{row['clean']:,}",
+        ]
         for at, (model, found) in enumerate(row["scores"].items()):
             clean = found["clean"]
-            rows.append([*([row["name"], *counts] if not at else [""] * 9), model_label(model), with_interval(found["all"]), f"{with_interval(clean)}, n = {clean['n']:,}" if clean else NONE])
+            rows.append(
+                [
+                    *([row["name"], *counts] if not at else [""] * 9),
+                    model_label(model),
+                    with_interval(found["all"]),
+                    f"{with_interval(clean)}, n = {clean['n']:,}" if clean else NONE,
+                ]
+            )
     not_compared = results.data.get("curation", {}).get("not_compared", {})
-    return Table("contamination", "Contamination: each whole benchmark against this run's training data, and accuracy in percent on all asked items and on the clean ones.",
-                 ["Benchmark", "Items", "Training documents", "Removed, exact", "Removed, near", "Still matched", "Exact pairs inside", "Near pairs inside", "Clean items", "Model", "All", "Clean"], rows,
-                 notes=["Removed: training documents that matched an item of the benchmark and were taken out before training. Clean: without items that a training document "
-                        "still matches and without the later of two duplicates inside the benchmark. What the base model read is not known to this table.",
-                        *(f"{results.benchmark_names.get(b, b)} was not compared when the data was made: {why}." for b, why in not_compared.items())])
+    return Table(
+        "contamination",
+        "Contamination: each whole benchmark against this run's training data, and accuracy in percent on all asked items and on the clean ones.",
+        [
+            "Benchmark",
+            "Items",
+            "Training documents",
+            "Removed, exact",
+            "Removed, near",
+            "Still matched",
+            "Exact pairs inside",
+            "Near pairs inside",
+            "Clean items",
+            "Model",
+            "All",
+            "Clean",
+        ],
+        rows,
+        notes=[
+            "Removed: training documents that matched an item of the benchmark and were taken out before training. Clean: without items that a training document "
+            "still matches and without the later of two duplicates inside the benchmark. What the base model read is not known to this table.",
+            *(
+                f"{results.benchmark_names.get(b, b)} was not compared when the data was made: {why}."
+                for b, why in not_compared.items()
+            ),
+        ],
+    )
 
 
-TABLES: tuple[Callable[[Results], Table], ...] = (results_table, paired_table, benchmarks_table, evaluation_table, data_table, contamination_table, claims_table)
+TABLES: tuple[Callable[[Results], Table], ...] = (
+    results_table,
+    paired_table,
+    benchmarks_table,
+    evaluation_table,
+    data_table,
+    contamination_table,
+    claims_table,
+)
 OPTIONAL: dict[str, dict[str, Callable[[Results], Table]]] = {
-    "protocols": {"protocols": protocols_table, "readings": readings_table}, "faithfulness": {"faithfulness": faithfulness_table, "structure": structure_table},
+    "protocols": {"protocols": protocols_table, "readings": readings_table},
+    "faithfulness": {"faithfulness": faithfulness_table, "structure": structure_table},
 }
 """By result file, which is also the name in Results: the tables that need it."""
 
@@ -95,8 +186,13 @@ def make_tables(run: str | Path, progress: Callable[[str], None] = lambda line: 
             for name in tables:
                 for suffix in ("md", "tex"):
                     (Path(run) / "tables" / f"{name}.{suffix}").unlink(missing_ok=True)
-            progress(f"{', '.join(f'tables/{name}' for name in tables)}: left out, this run has no eval/{file}.json (gazal score writes it)")
-    for build in (*TABLES, *(build for file, tables in OPTIONAL.items() if getattr(results, file) for build in tables.values())):
+            progress(
+                f"{', '.join(f'tables/{name}' for name in tables)}: left out, this run has no eval/{file}.json (gazal score writes it)"
+            )
+    for build in (
+        *TABLES,
+        *(build for file, tables in OPTIONAL.items() if getattr(results, file) for build in tables.values()),
+    ):
         table = build(results)
         for suffix, text in (("md", table.markdown()), ("tex", table.latex())):
             path = Path(run) / "tables" / f"{table.name}.{suffix}"

@@ -29,7 +29,12 @@ from gazal.recipe import Recipe
 MEMORY_SHARE = 0.9  # vLLM's gpu_memory_utilization
 SEQUENCES = 256  # vLLM's max_num_seqs
 CHARACTERS = 4.0  # a token; measured with SmolLM2's tokenizer on the four benchmarks: 3.6 (MedMCQA) to 4.2 (PubMedQA)
-QUESTION_TOKENS = {"medqa": 215, "medmcqa": 51, "pubmedqa": 350, "mmlu_pro_medical": 171}  # means of question and options, measured likewise
+QUESTION_TOKENS = {
+    "medqa": 215,
+    "medmcqa": 51,
+    "pubmedqa": 350,
+    "mmlu_pro_medical": 171,
+}  # means of question and options, measured likewise
 TEMPLATE_TOKENS = 20  # of a chat template around two turns; chosen, because ChatML and Llama 3 take 11 to 25
 
 
@@ -69,8 +74,13 @@ def load_of(recipe: Recipe, folder: Path | None) -> Load:
         mean = sum(len(build_messages(item, "")[-1]["content"]) for item in items) / CHARACTERS / max(len(items), 1)
         return Load(len(items) * times, mean + fixed, True)
     if unknown := [name for name in section.benchmarks if name not in QUESTION_TOKENS]:
-        raise GazalError(f"evaluation.benchmarks: {unknown[0]}: its size is not known here; give --benchmarks FOLDER, or a folder's items file")
-    counts = {name: min(section.benchmark_limit or BENCHMARK_ITEMS[name], BENCHMARK_ITEMS[name]) for name in section.benchmarks}
+        raise GazalError(
+            f"evaluation.benchmarks: {unknown[0]}: its size is not known here; give --benchmarks FOLDER, or a folder's items file"
+        )
+    counts = {
+        name: min(section.benchmark_limit or BENCHMARK_ITEMS[name], BENCHMARK_ITEMS[name])
+        for name in section.benchmarks
+    }
     mean = sum(count * QUESTION_TOKENS[name] for name, count in counts.items()) / max(sum(counts.values()), 1)
     return Load(sum(counts.values()) * times, mean + fixed, False)
 
@@ -78,7 +88,10 @@ def load_of(recipe: Recipe, folder: Path | None) -> Load:
 def parameter_counts(config: PreTrainedConfig) -> tuple[int, int]:
     """All parameters, and those of the input embedding (which are looked up, not multiplied; a tied one is both)."""
     model = meta_model(config, "bfloat16")
-    tied = model.get_output_embeddings() is not None and model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    tied = (
+        model.get_output_embeddings() is not None
+        and model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    )
     return sum(p.numel() for p in model.parameters()), 0 if tied else model.get_input_embeddings().weight.numel()
 
 
@@ -109,12 +122,20 @@ def served(one: Asked, config: PreTrainedConfig, load: Load, devices: Devices, m
     parts = {"weights": weights / count, "cache": max(rows, 1) * length * cache / shared, "framework": own}
     if rows < 1:
         least = weights / count + own + context * cache / shared
-        return Served(one.name, count, parts, reason=f"weights and a sequence of {context:,} tokens (evaluation.context) take {least / 1e9:,.0f} GB a device of {MEMORY_SHARE * devices.memory / 1e9:,.0f}")
+        return Served(
+            one.name,
+            count,
+            parts,
+            reason=f"weights and a sequence of {context:,} tokens (evaluation.context) take {least / 1e9:,.0f} GB a device of {MEMORY_SHARE * devices.memory / 1e9:,.0f}",
+        )
     tokens = load.prompts * length
     if not devices.flops:
         return Served(one.name, count, parts, rows, tokens)
     speed, flops = devices.flops * mfu * count, 2.0 * (parameters - looked_up)
-    step = max((weights + rows * (load.tokens + new / 2) * cache * count / shared) / (devices.bandwidth * mfu * count), rows * flops / speed)
+    step = max(
+        (weights + rows * (load.tokens + new / 2) * cache * count / shared) / (devices.bandwidth * mfu * count),
+        rows * flops / speed,
+    )
     seconds = load.prompts * load.tokens * flops / speed + load.prompts / rows * new * step
     return Served(one.name, count, parts, rows, tokens, seconds / 3600)
 
@@ -122,30 +143,60 @@ def served(one: Asked, config: PreTrainedConfig, load: Load, devices: Devices, m
 def in_process(one: Asked, config: PreTrainedConfig, load: Load, devices: Devices, mfu: float) -> Served:
     """The plan of one model by ``transformers``, on one device."""
     section = one.recipe.evaluation
-    recipe = one.recipe.model_copy(update={"model": one.recipe.model.model_copy(update={"base": one.spec, "dtype": one.dtype or "bfloat16"})})
+    recipe = one.recipe.model_copy(
+        update={"model": one.recipe.model.model_copy(update={"base": one.spec, "dtype": one.dtype or "bfloat16"})}
+    )
     prompt = max(round(load.tokens), 1)
     plan = evaluation_memory(recipe, config, Tokens(prompt, prompt, prompt), devices)
     rows = max(1, section.batch_tokens // (prompt + section.max_new_tokens))
     if plan.peak > devices.memory:
-        return Served(one.name, 1, plan.parts, reason=f"takes {plan.peak / 1e9:,.0f} GB of {devices.memory / 1e9:,.0f}; smaller evaluation.batch_tokens, or evaluation.engine=vllm")
-    seconds = load.prompts / rows * generation_seconds(recipe, config, rows, prompt, section.max_new_tokens, devices, mfu)
+        return Served(
+            one.name,
+            1,
+            plan.parts,
+            reason=f"takes {plan.peak / 1e9:,.0f} GB of {devices.memory / 1e9:,.0f}; smaller evaluation.batch_tokens, or evaluation.engine=vllm",
+        )
+    seconds = (
+        load.prompts / rows * generation_seconds(recipe, config, rows, prompt, section.max_new_tokens, devices, mfu)
+    )
     return Served(one.name, 1, plan.parts, rows, load.prompts * (prompt + section.max_new_tokens), seconds / 3600)
 
 
 def plan_answers(
-    recipe: Recipe, devices: Devices, names: list[str], folder: Path | None = None, *, price: float | None = None, mfu: float = 0.4,
+    recipe: Recipe,
+    devices: Devices,
+    names: list[str],
+    folder: Path | None = None,
+    *,
+    price: float | None = None,
+    mfu: float = 0.4,
     say: Callable[[str], None] = print,
 ) -> None:
     """Say the plan of asking ``names`` (all the recipe's models where empty) the recipe's benchmarks. Raises GazalError, at the end,
     where one does not fit."""
     load = load_of(recipe, folder)
     where = f"{devices.count} × {devices.name}"
-    speed = f", {devices.flops / 1e12:,.4g} TFLOP/s and {devices.bandwidth / 1e9:,.4g} GB/s each, both at utilisation {mfu:g}" if devices.flops else ""
-    say(f"{recipe.name}: {load.prompts:,} prompts a model, of {load.tokens:,.0f} tokens in the mean ({'the benchmarks given' if load.known else 'measured before on the published sets'})")
+    speed = (
+        f", {devices.flops / 1e12:,.4g} TFLOP/s and {devices.bandwidth / 1e9:,.4g} GB/s each, both at utilisation {mfu:g}"
+        if devices.flops
+        else ""
+    )
+    say(
+        f"{recipe.name}: {load.prompts:,} prompts a model, of {load.tokens:,.0f} tokens in the mean ({'the benchmarks given' if load.known else 'measured before on the published sets'})"
+    )
     say(f"devices: {where}{speed}" + (f"; of {devices.machines} machines one is used" if devices.machines > 1 else ""))
     say("")
     widths = (max(16, *(len(name) + 2 for name in names or recipe.models or [""])), 9, 12, 12, 10, 12, 10, 11)
-    head = ("model", "devices", "weights, GB", "cache, GB", "sequences", "tokens, M", "hours", "USD" if price is not None else "")
+    head = (
+        "model",
+        "devices",
+        "weights, GB",
+        "cache, GB",
+        "sequences",
+        "tokens, M",
+        "hours",
+        "USD" if price is not None else "",
+    )
     say("".join(text.ljust(widths[0]) if not at else text.rjust(widths[at]) for at, text in enumerate(head)))
     failing, total = [], 0.0
     for one in asked_models(names or list(recipe.models), recipe):
@@ -157,15 +208,30 @@ def plan_answers(
         total += found.hours * devices.count
         parts = found.parts or {}
         cells = (
-            one.name, str(found.devices), f"{parts['weights'] / 1e9:,.1f}", f"{parts.get('cache', parts.get('KV cache', 0.0)) / 1e9:,.1f}", f"{found.rows:,}",
-            f"{found.tokens / 1e6:,.1f}", f"{found.hours:,.2f}" if found.hours else "not known", "" if price is None or not found.hours else f"{price * found.hours * devices.count:,.2f}",
+            one.name,
+            str(found.devices),
+            f"{parts['weights'] / 1e9:,.1f}",
+            f"{parts.get('cache', parts.get('KV cache', 0.0)) / 1e9:,.1f}",
+            f"{found.rows:,}",
+            f"{found.tokens / 1e6:,.1f}",
+            f"{found.hours:,.2f}" if found.hours else "not known",
+            "" if price is None or not found.hours else f"{price * found.hours * devices.count:,.2f}",
         )
         say("".join(text.ljust(widths[0]) if not at else text.rjust(widths[at]) for at, text in enumerate(cells)))
     say("")
     if total:
-        say(f"together {total / devices.count:,.2f} h on {devices.count} device{'s' if devices.count > 1 else ''}" + (f", {price * total:,.2f} USD at {price:g} USD per device hour" if price is not None else "; cost: price not given"))
-    say(f"GB are of each device. Every completion at its limit of tokens, an upper bound; vLLM's speed is assumed, not modelled: {SEQUENCES} sequences at once at most, a step bound by "
-        "memory bandwidth or FLOPs, no network between devices, no download and no loading.")
+        say(
+            f"together {total / devices.count:,.2f} h on {devices.count} device{'s' if devices.count > 1 else ''}"
+            + (
+                f", {price * total:,.2f} USD at {price:g} USD per device hour"
+                if price is not None
+                else "; cost: price not given"
+            )
+        )
+    say(
+        f"GB are of each device. Every completion at its limit of tokens, an upper bound; vLLM's speed is assumed, not modelled: {SEQUENCES} sequences at once at most, a step bound by "
+        "memory bandwidth or FLOPs, no network between devices, no download and no loading."
+    )
     if failing:
         raise GazalError(f"{len(failing)} of the models cannot be asked on {where}: {'; '.join(failing)}")
 

@@ -44,7 +44,16 @@ def data_tokens(recipe: Recipe, folder: Path, prompt: int) -> Tokens:
         return [len(ids) for ids in encode_chats(tokenizer, messages, opening)]
 
     asked = count([build_messages(item, recipe.model.system) for item in grpo], True)
-    rows = count([[*build_messages(i, recipe.model.system), {"role": "assistant", "content": completion_text(i, i.reasoning or "")}] for i in sft], False)
+    rows = count(
+        [
+            [
+                *build_messages(i, recipe.model.system),
+                {"role": "assistant", "content": completion_text(i, i.reasoning or "")},
+            ]
+            for i in sft
+        ],
+        False,
+    )
     rows = [length for length in rows if length <= recipe.sft.max_length] or [recipe.sft.max_length]
     return Tokens(max(rows), sum(rows) / len(rows), max(asked), known=True)
 
@@ -57,10 +66,17 @@ def memory_table(plans: dict[str, StageMemory], devices: Devices) -> list[str]:
     """Parts by stage in GB (10^9 bytes), and whether each fits."""
     extra = sorted({part for plan in plans.values() for part in plan.parts} - set(PARTS))
     lines = [f"{'GB per device':<16}" + "".join(f"{NAMES[stage]:>14}" for stage in plans)]
-    lines += [f"{part:<16}" + "".join(f"{_gb(plan.parts.get(part, 0.0)):>14}" for plan in plans.values()) for part in (*PARTS, *extra)]
+    lines += [
+        f"{part:<16}" + "".join(f"{_gb(plan.parts.get(part, 0.0)):>14}" for plan in plans.values())
+        for part in (*PARTS, *extra)
+    ]
     lines.append(f"{'peak':<16}" + "".join(f"{_gb(plan.peak):>14}" for plan in plans.values()))
     lines.append(f"{'in phase':<16}" + "".join(f"{plan.peak_phase:>14}" for plan in plans.values()))
-    return [*lines, f"{f'of {_gb(devices.memory)}':<16}" + "".join(f"{'fits' if plan.peak <= devices.memory else 'DOES NOT FIT':>14}" for plan in plans.values())]
+    return [
+        *lines,
+        f"{f'of {_gb(devices.memory)}':<16}"
+        + "".join(f"{'fits' if plan.peak <= devices.memory else 'DOES NOT FIT':>14}" for plan in plans.values()),
+    ]
 
 
 def work_lines(works: dict[str, Work], devices: Devices, price: float | None) -> list[str]:
@@ -69,37 +85,68 @@ def work_lines(works: dict[str, Work], devices: Devices, price: float | None) ->
     for stage, work in works.items():
         hours = f"{work.hours:,.2f} h ({work.rate:,.0f} tokens/s)" if work.hours else "hours not known"
         cost = "" if price is None or not work.hours else f", {price * work.hours * devices.total:,.2f} USD"
-        lines.append(f"{NAMES[stage]}: {work.tokens:,.0f} tokens, {hours}{cost}; {work.note}" + (f"; {work.model_share:.0%} of the FLOPs are the model's own" if stage != "evaluation" else ""))
+        lines.append(
+            f"{NAMES[stage]}: {work.tokens:,.0f} tokens, {hours}{cost}; {work.note}"
+            + (f"; {work.model_share:.0%} of the FLOPs are the model's own" if stage != "evaluation" else "")
+        )
     total = sum(work.hours for work in works.values())
-    spent = "cost: price not given" if price is None else f"{price * total * devices.total:,.2f} USD at {price:g} USD per device hour"
-    return [*lines, f"together {total:,.2f} h on {devices.total} device{'s' if devices.total > 1 else ''}, {spent}" if total else "hours and cost: give --tflops and --bandwidth"]
+    spent = (
+        "cost: price not given"
+        if price is None
+        else f"{price * total * devices.total:,.2f} USD at {price:g} USD per device hour"
+    )
+    return [
+        *lines,
+        f"together {total:,.2f} h on {devices.total} device{'s' if devices.total > 1 else ''}, {spent}"
+        if total
+        else "hours and cost: give --tflops and --bandwidth",
+    ]
 
 
 def _head(recipe: Recipe, config: PreTrainedConfig, devices: Devices, tokens: Tokens, mfu: float) -> list[str]:
     size, launch = sizes(config, recipe.model.dtype, recipe.sft.adapter), recipe.launch
     adapter = recipe.sft.adapter
     lengths = (
-        f"longest example {tokens.row} tokens, longest prompt {tokens.prompt} (the run's data)" if tokens.known
+        f"longest example {tokens.row} tokens, longest prompt {tokens.prompt} (the run's data)"
+        if tokens.known
         else f"every example {tokens.row} tokens (sft.max_length), every prompt {tokens.prompt} (--prompt-tokens): no data of this run yet"
     )
-    where = f"{devices.machines} × {devices.count} × {devices.name}" if devices.machines > 1 else f"{devices.count} × {devices.name}"
-    speed = f", {devices.flops / 1e12:,.4g} TFLOP/s {'measured' if devices.cpu else 'peak'} at utilisation {mfu:g}, {devices.bandwidth / 1e9:,.4g} GB/s" if devices.flops else ""
+    where = (
+        f"{devices.machines} × {devices.count} × {devices.name}"
+        if devices.machines > 1
+        else f"{devices.count} × {devices.name}"
+    )
+    speed = (
+        f", {devices.flops / 1e12:,.4g} TFLOP/s {'measured' if devices.cpu else 'peak'} at utilisation {mfu:g}, {devices.bandwidth / 1e9:,.4g} GB/s"
+        if devices.flops
+        else ""
+    )
     return [
         f"{recipe.name}: {recipe.model.base}, {size.base:,} parameters ({size.base - size.embeddings:,} without embeddings), {size.trainable:,} trainable "
         f"({'DoRA' if adapter.dora else 'LoRA'}{' + rsLoRA' if adapter.rslora else ''}, rank {adapter.rank})",
         f"devices: {where}{speed}; {launch.processes} process{'es' if launch.processes > 1 else ''}, {launch.strategy}, weights over {shards(recipe)}",
-        f"lengths: {lengths}", "",
+        f"lengths: {lengths}",
+        "",
     ]
 
 
 def make_plan(
-    recipe: Recipe, devices: Devices, folder: Path, *, price: float | None = None, mfu: float = 0.4, prompt: int = PROMPT, say: Callable[[str], None] = print,
+    recipe: Recipe,
+    devices: Devices,
+    folder: Path,
+    *,
+    price: float | None = None,
+    mfu: float = 0.4,
+    prompt: int = PROMPT,
+    say: Callable[[str], None] = print,
 ) -> None:
     """Say the whole plan. GazalError, one line with the cheapest change that makes it fit, where a stage cannot fit."""
     given = ""
     if launch := fitted_launch(recipe, devices):
         given = words(recipe, launch)
-        say(f"{devices.total} device{'s' if devices.total > 1 else ''} for {recipe.launch.processes} processes: planned with {given}\n")
+        say(
+            f"{devices.total} device{'s' if devices.total > 1 else ''} for {recipe.launch.processes} processes: planned with {given}\n"
+        )
         recipe = apply(recipe, launch)
     if Path(base_path(recipe.model)).is_dir():  # the tokenizer of a hub model is not asked for
         report(preflight_sft(recipe, run_items(folder, "sft"), run=False), say)
@@ -120,17 +167,28 @@ def make_plan(
         say("looking for the cheapest change that makes it fit (a minute or two for a large model)")
         raise GazalError(_refusal(recipe, given, config, failing, plans, tokens, devices, prompt))
     say("")
-    for line in work_lines({stage: stage_work(recipe, config, stage, tokens, devices, mfu) for stage in stages}, devices, price):
+    for line in work_lines(
+        {stage: stage_work(recipe, config, stage, tokens, devices, mfu) for stage in stages}, devices, price
+    ):
         say(line)
 
 
 def _refusal(
-    recipe: Recipe, given: str, config: PreTrainedConfig, failing: list[str], plans: dict[str, StageMemory], tokens: Tokens, devices: Devices, prompt: int,
+    recipe: Recipe,
+    given: str,
+    config: PreTrainedConfig,
+    failing: list[str],
+    plans: dict[str, StageMemory],
+    tokens: Tokens,
+    devices: Devices,
+    prompt: int,
 ) -> str:
     def lengths(changed: Recipe) -> Tokens:
         if not tokens.known:
             return assumed_tokens(changed, prompt)
-        return replace(tokens, row=min(tokens.row, changed.sft.max_length), mean_row=min(tokens.mean_row, changed.sft.max_length))
+        return replace(
+            tokens, row=min(tokens.row, changed.sft.max_length), mean_row=min(tokens.mean_row, changed.sft.max_length)
+        )
 
     chosen = cheapest(recipe, config, failing, lengths, devices)
     too_much = ", ".join(f"{NAMES[stage]} takes {_gb(plans[stage].peak)} GB" for stage in failing)
@@ -141,8 +199,17 @@ def _refusal(
 
 
 def plan_command(
-    recipe: Recipe, devices: str, run: str, *, price: float | None, mfu: float, prompt: int, tflops: float | None, bandwidth: float | None,
-    models: list[str] | None = None, benchmarks: Path | None = None,
+    recipe: Recipe,
+    devices: str,
+    run: str,
+    *,
+    price: float | None,
+    mfu: float,
+    prompt: int,
+    tflops: float | None,
+    bandwidth: float | None,
+    models: list[str] | None = None,
+    benchmarks: Path | None = None,
 ) -> None:
     """The command: reads the devices, with the speed given where it is. Of a recipe with ``models``, or for given ones, asking them is planned."""
     found = read_devices(devices)

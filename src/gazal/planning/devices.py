@@ -68,7 +68,9 @@ def read_devices(text: str) -> Devices:
     like = next((name for name, one in known.items() if one["memory"] == float(size[1])), None)
     if like is None:
         return Devices(machines, count, memory, 0.0, 0.0, f"{size[1]} {size[2].upper().replace('I', 'i')}")
-    return Devices(machines, count, memory, known[like]["flops"], known[like]["bandwidth"], f"{size[1]} GB, speed of {like}")
+    return Devices(
+        machines, count, memory, known[like]["flops"], known[like]["bandwidth"], f"{size[1]} GB, speed of {like}"
+    )
 
 
 def measured(devices: Devices, dtype: torch.dtype) -> Devices:

@@ -18,9 +18,25 @@ from gazal.recipe import Recipe
 from gazal.training.exact import POSITIONS
 from gazal.training.stage import PARITY_PROMPTS
 
-PARTS = ("weights", "adapter", "optimizer", "gradients", "activations", "logits", "KV cache", "rollout copy", "framework")
-OPTIMIZER_BYTES = {"adamw": 8.0, "exadam": 8.0, "adamw_8bit": 2.0 + 8 / 256}  # two fp32 moments; two 8-bit ones with an fp32 scale a block of 256 (bitsandbytes)
-NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)  # QLoRA: 4 bits, a scale of 8 bits for 64 weights, one of 32 bits for 256 of those
+PARTS = (
+    "weights",
+    "adapter",
+    "optimizer",
+    "gradients",
+    "activations",
+    "logits",
+    "KV cache",
+    "rollout copy",
+    "framework",
+)
+OPTIMIZER_BYTES = {
+    "adamw": 8.0,
+    "exadam": 8.0,
+    "adamw_8bit": 2.0 + 8 / 256,
+}  # two fp32 moments; two 8-bit ones with an fp32 scale a block of 256 (bitsandbytes)
+NF4_BYTES = (
+    0.5 + 1 / 64 + 4 / (64 * 256)
+)  # QLoRA: 4 bits, a scale of 8 bits for 64 weights, one of 32 bits for 256 of those
 CPU_FRAMEWORK = 45e6  # Trainer, datasets, tokenizer and what they import late: resident between two SFT steps of the embedded shape (69 MiB over the baseline) less its weights, adapter, gradients and optimizer (23 MiB)
 CUDA_FRAMEWORK = 1.0e9  # CUDA context, cuBLAS workspaces; chosen, because 0.5 to 0.8 GB are usual on data-centre GPUs
 NCCL_FRAMEWORK = 1.0e9  # NCCL's buffers where several processes talk; chosen, likewise
@@ -68,7 +84,11 @@ class StageMemory:
 
 def weight_bytes(recipe: Recipe, size: Sizes) -> float:
     """The frozen base: 4-bit where the recipe says so (the adapted layers; embeddings and norms keep their dtype)."""
-    return size.base_bytes - size.adapted * (WIDTH[recipe.model.dtype] - NF4_BYTES) if recipe.model.load_in_4bit else size.base_bytes
+    return (
+        size.base_bytes - size.adapted * (WIDTH[recipe.model.dtype] - NF4_BYTES)
+        if recipe.model.load_in_4bit
+        else size.base_bytes
+    )
 
 
 def adapter_bytes(recipe: Recipe, size: Sizes) -> float:
@@ -87,11 +107,17 @@ def resident(recipe: Recipe, stage: str, size: Sizes) -> dict[str, float]:
     section = getattr(recipe, stage)
     parts, adapter = shards(recipe), adapter_bytes(recipe, size)
     weights = weight_bytes(recipe, size)
-    gathered = (size.outside + 2 * size.layer) * (weights + adapter) / (size.base_bytes + size.adapter_bytes) if parts > 1 else 0.0
+    gathered = (
+        (size.outside + 2 * size.layer) * (weights + adapter) / (size.base_bytes + size.adapter_bytes)
+        if parts > 1
+        else 0.0
+    )
     replicated = recipe.launch.processes > 1 and parts == 1
     return {
-        "weights": weights / parts + min(gathered, weights * (1 - 1 / parts)), "adapter": adapter / parts,
-        "optimizer": size.trainable * OPTIMIZER_BYTES[section.optimizer] / parts, "gradients": adapter / parts * (2 if replicated else 1),
+        "weights": weights / parts + min(gathered, weights * (1 - 1 / parts)),
+        "adapter": adapter / parts,
+        "optimizer": size.trainable * OPTIMIZER_BYTES[section.optimizer] / parts,
+        "gradients": adapter / parts * (2 if replicated else 1),
     }
 
 
@@ -105,7 +131,9 @@ def _dequantised(recipe: Recipe, size: Sizes) -> float:
     return 2 * 2.0 * size.widest if recipe.model.load_in_4bit else 0.0
 
 
-def training_memory(recipe: Recipe, config: PreTrainedConfig, stage: str, tokens: Tokens, devices: Devices) -> StageMemory:
+def training_memory(
+    recipe: Recipe, config: PreTrainedConfig, stage: str, tokens: Tokens, devices: Devices
+) -> StageMemory:
     """Memory of ``sft`` or ``grpo`` on one of ``devices``, for the longest batch that ``tokens`` allow."""
     section = getattr(recipe, stage)
     size = sizes(config, recipe.model.dtype, section.adapter)
@@ -114,19 +142,33 @@ def training_memory(recipe: Recipe, config: PreTrainedConfig, stage: str, tokens
     keep = section.max_completion_length if stage == "grpo" else 0
     length = tokens.prompt + keep if stage == "grpo" else tokens.row
     one = trace(
-        text, layers, recipe.model.dtype, section.adapter, rows, length, stage, keep=keep, checkpointing=section.gradient_checkpointing,
-        bf16=section.bf16, chunked=section.logits != "full",
+        text,
+        layers,
+        recipe.model.dtype,
+        section.adapter,
+        rows,
+        length,
+        stage,
+        keep=keep,
+        checkpointing=section.gradient_checkpointing,
+        bf16=section.bf16,
+        chunked=section.logits != "full",
     )
     extra = {"framework": framework(devices, recipe.launch.processes)}
     copy = size.adapted * WIDTH[recipe.model.dtype] if stage == "grpo" and section.rollouts == "merged" else 0.0
     still = resident(recipe, stage, size) | extra | ({"rollout copy": copy} if copy else {})
-    phases = {"training": still | {"activations": one.peak - one.logits + _dequantised(recipe, size), "logits": one.logits}}
+    phases = {
+        "training": still | {"activations": one.peak - one.logits + _dequantised(recipe, size), "logits": one.logits}
+    }
     if stage == "grpo":
         merged = section.rollouts == "merged"
         phases["rollouts"] = {k: v for k, v in still.items() if k != "gradients"} | generation_parts(
-            recipe, config, rows * passes, tokens.prompt, section.max_completion_length, None if merged else section)
+            recipe, config, rows * passes, tokens.prompt, section.max_completion_length, None if merged else section
+        )
         if section.rollouts == "trainer" and recipe.launch.strategy == "zero3" and recipe.launch.processes > 1:
-            phases["rollouts"]["weights"] = weight_bytes(recipe, size)  # TRL gathers all of them to generate (ds3_gather_for_generation)
+            phases["rollouts"]["weights"] = weight_bytes(
+                recipe, size
+            )  # TRL gathers all of them to generate (ds3_gather_for_generation)
     finish = finish_bytes(size, tokens, config)
     if devices.cpu:
         phases["finish"] = {k: v for k, v in still.items() if k != "gradients"} | finish
@@ -137,17 +179,29 @@ def finish_bytes(size: Sizes, tokens: Tokens, config: PreTrainedConfig) -> dict[
     """Merge and parity: the base a second time in fp32 with its adapter, its file while that is read or written, the kept logits of two models,
     and one prompt's twice as it is asked."""
     kept, asked = 2 * PARITY_PROMPTS * POSITIONS, 2 * tokens.prompt
-    return {"second model": 4.0 * (size.base + size.trainable), "its file": 4.0 * size.base, "parity logits": 4.0 * (kept + asked) * config.vocab_size}
+    return {
+        "second model": 4.0 * (size.base + size.trainable),
+        "its file": 4.0 * size.base,
+        "parity logits": 4.0 * (kept + asked) * config.vocab_size,
+    }
 
 
-def generation_parts(recipe: Recipe, config: PreTrainedConfig, rows: int, prompt: int, new: int, section: object | None) -> dict[str, float]:
+def generation_parts(
+    recipe: Recipe, config: PreTrainedConfig, rows: int, prompt: int, new: int, section: object | None
+) -> dict[str, float]:
     """KV cache and working memory of ``rows`` completions of ``new`` tokens. The cache is 2 × layers × KV heads × head size a token; joining
     a new token to a layer's keys or values needs these twice for a moment; sampling holds three rows × vocabulary in fp32."""
     adapter = section.adapter if section is not None else None
-    one = trace(config_text(config), config.num_hidden_layers, recipe.model.dtype, adapter, rows, prompt, "generate", bf16=False)
+    one = trace(
+        config_text(config), config.num_hidden_layers, recipe.model.dtype, adapter, rows, prompt, "generate", bf16=False
+    )
     cache = one.kept / prompt * (prompt + new)
     sampling = 3 * 4.0 * rows * config.vocab_size
-    return {"KV cache": cache * (1 + 1 / (2 * config.num_hidden_layers)), "activations": max(one.peak - one.kept, 0.0), "logits": sampling}
+    return {
+        "KV cache": cache * (1 + 1 / (2 * config.num_hidden_layers)),
+        "activations": max(one.peak - one.kept, 0.0),
+        "logits": sampling,
+    }
 
 
 def evaluation_memory(recipe: Recipe, config: PreTrainedConfig, tokens: Tokens, devices: Devices) -> StageMemory:
@@ -155,13 +209,19 @@ def evaluation_memory(recipe: Recipe, config: PreTrainedConfig, tokens: Tokens, 
     size = sizes(config, recipe.model.dtype, recipe.sft.adapter)
     new = recipe.evaluation.max_new_tokens
     rows = max(1, recipe.evaluation.batch_tokens // (tokens.prompt + new))
-    parts = {"weights": float(size.base_bytes), "framework": framework(devices, 1)} | generation_parts(recipe, config, rows, tokens.prompt, new, None)
+    parts = {"weights": float(size.base_bytes), "framework": framework(devices, 1)} | generation_parts(
+        recipe, config, rows, tokens.prompt, new, None
+    )
     return StageMemory({"evaluation": parts})
 
 
 def stage_memory(recipe: Recipe, config: PreTrainedConfig, stage: str, tokens: Tokens, devices: Devices) -> StageMemory:
     """Memory of ``sft``, ``grpo`` or ``evaluation``."""
-    return evaluation_memory(recipe, config, tokens, devices) if stage == "evaluation" else training_memory(recipe, config, stage, tokens, devices)
+    return (
+        evaluation_memory(recipe, config, tokens, devices)
+        if stage == "evaluation"
+        else training_memory(recipe, config, stage, tokens, devices)
+    )
 
 
 def least_bytes(recipe: Recipe, config: PreTrainedConfig, stage: str) -> float:

@@ -80,9 +80,15 @@ def candidates(recipe: Recipe, devices: Devices, stages: list[str]) -> list[Chan
         rank = section.adapter.rank
         for halving in range(1, 5):
             if rank % 2**halving == 0 and rank // 2**halving >= 8:
-                found.append(Change(((f"{stage}.adapter.rank", rank // 2**halving),), 2000.0 * halving, f"{stage}.adapter.rank"))
+                found.append(
+                    Change(((f"{stage}.adapter.rank", rank // 2**halving),), 2000.0 * halving, f"{stage}.adapter.rank")
+                )
     if "sft" in stages:
-        found += [Change((("sft.max_length", recipe.sft.max_length // 2**h),), 1000.0 * h, "sft.max_length") for h in (1, 2) if recipe.sft.max_length // 2**h >= 16]
+        found += [
+            Change((("sft.max_length", recipe.sft.max_length // 2**h),), 1000.0 * h, "sft.max_length")
+            for h in (1, 2)
+            if recipe.sft.max_length // 2**h >= 16
+        ]
     if "grpo" in stages:
         prompts, price = recipe.grpo.prompts_per_step, 1000.0
         while prompts % 2 == 0:
@@ -108,8 +114,16 @@ def _sharding(recipe: Recipe, devices: Devices) -> list[Change]:
         if count < recipe.launch.processes or (count == recipe.launch.processes and recipe.launch.strategy != "ddp"):
             return []
         trainer = () if recipe.grpo.rollouts == "trainer" else (("grpo.rollouts", "trainer"),)
-        machines = devices.machines if count % devices.machines == 0 and count // devices.machines <= devices.count and count > devices.count else 1
-        change = Change((("launch.strategy", "fsdp2"), ("launch.processes", count), ("launch.machines", machines), *trainer), 10 + 100 * len(trainer), "launch")
+        machines = (
+            devices.machines
+            if count % devices.machines == 0 and count // devices.machines <= devices.count and count > devices.count
+            else 1
+        )
+        change = Change(
+            (("launch.strategy", "fsdp2"), ("launch.processes", count), ("launch.machines", machines), *trainer),
+            10 + 100 * len(trainer),
+            "launch",
+        )
         if (machines > 1 or count <= devices.count) and apply(recipe, [change]):
             return [change]
     return []
@@ -131,11 +145,18 @@ def by_price(changes: list[Change]) -> Iterator[tuple[Change, ...]]:
 
 def fits(recipe: Recipe, config: PreTrainedConfig, stage: str, tokens: Tokens, devices: Devices) -> bool:
     """Whether the stage's predicted peak is within a device's memory; the bound without a trace is asked first."""
-    return least_bytes(recipe, config, stage) <= devices.memory and stage_memory(recipe, config, stage, tokens, devices).peak <= devices.memory
+    return (
+        least_bytes(recipe, config, stage) <= devices.memory
+        and stage_memory(recipe, config, stage, tokens, devices).peak <= devices.memory
+    )
 
 
 def cheapest(
-    recipe: Recipe, config: PreTrainedConfig, failing: list[str], tokens: Callable[[Recipe], Tokens], devices: Devices,
+    recipe: Recipe,
+    config: PreTrainedConfig,
+    failing: list[str],
+    tokens: Callable[[Recipe], Tokens],
+    devices: Devices,
 ) -> tuple[Change, ...] | None:
     """The cheapest set of changes with which every stage fits, None when no set does.
 
@@ -155,8 +176,14 @@ def cheapest(
         if best and price >= best[0]:
             break
         for stage in STAGES:
-            most = tuple({change.group: change for change in own[stage]}.values())  # the last of a group saves most: if that is too little, all is
-            found = next((mine for mine in chain([()], by_price(own[stage])) if fit(common + mine, stage)), None) if fit(common + most, stage) else None
+            most = tuple(
+                {change.group: change for change in own[stage]}.values()
+            )  # the last of a group saves most: if that is too little, all is
+            found = (
+                next((mine for mine in chain([()], by_price(own[stage])) if fit(common + mine, stage)), None)
+                if fit(common + most, stage)
+                else None
+            )
             if found is None:
                 break
             price, chosen = price + sum(change.price for change in found), chosen + found
@@ -184,5 +211,8 @@ def fitted_launch(recipe: Recipe, devices: Devices) -> tuple[Change, ...]:
     """The change that leaves no more processes than there are devices; none where there are enough, or on a CPU."""
     if devices.cpu or recipe.launch.processes <= devices.total:
         return ()
-    changes = (Change((("launch.processes", count), ("launch.machines", 1)), 0, "processes") for count in range(devices.total, 0, -1))
+    changes = (
+        Change((("launch.processes", count), ("launch.machines", 1)), 0, "processes")
+        for count in range(devices.total, 0, -1)
+    )
     return next(((change,) for change in changes if apply(recipe, [change])), ())

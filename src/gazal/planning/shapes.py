@@ -39,7 +39,9 @@ def base_config(section: ModelSection) -> PreTrainedConfig:
             return AutoConfig.for_model(**values)
         if not is_hub_id(path):
             raise GazalError(f"model {path}: no such folder, and no hub id (owner/name)")
-        require_hub(f"model {path}: its shape is not shipped (shipped: {', '.join(known)})", "a folder with its config.json")
+        require_hub(
+            f"model {path}: its shape is not shipped (shipped: {', '.join(known)})", "a folder with its config.json"
+        )
     try:
         return AutoConfig.from_pretrained(path, revision=section.revision, trust_remote_code=False)
     except (OSError, ValueError) as error:
@@ -88,9 +90,15 @@ def _sizes(text: str, dtype: str, adapter_json: str) -> Sizes:
     embeddings = {id(m.weight): m.weight for m in (policy.get_input_embeddings(), policy.get_output_embeddings())}
     layer = sum(p.nbytes for name, p in named if ".layers.0." in name)
     return Sizes(
-        base=sum(p.numel() for _, p in frozen), embeddings=sum(p.numel() for p in embeddings.values()), trainable=sum(p.numel() for _, p in trained),
-        adapted=sum(p.numel() for p in adapted), widest=max((p.numel() for p in adapted), default=0), base_bytes=sum(p.nbytes for _, p in frozen),
-        adapter_bytes=sum(p.nbytes for _, p in trained), layer=layer, outside=sum(p.nbytes for name, p in named if ".layers." not in name),
+        base=sum(p.numel() for _, p in frozen),
+        embeddings=sum(p.numel() for p in embeddings.values()),
+        trainable=sum(p.numel() for _, p in trained),
+        adapted=sum(p.numel() for p in adapted),
+        widest=max((p.numel() for p in adapted), default=0),
+        base_bytes=sum(p.nbytes for _, p in frozen),
+        adapter_bytes=sum(p.nbytes for _, p in trained),
+        layer=layer,
+        outside=sum(p.nbytes for name, p in named if ".layers." not in name),
     )
 
 
@@ -102,7 +110,10 @@ def config_text(config: PreTrainedConfig) -> str:
 def config_of(text: str) -> PreTrainedConfig:
     """The config that :func:`config_text` wrote."""
     values = json.loads(text)
-    return AutoConfig.for_model(values.pop("model_type"), **{key: value for key, value in values.items() if key not in ("dtype", "transformers_version")})
+    return AutoConfig.for_model(
+        values.pop("model_type"),
+        **{key: value for key, value in values.items() if key not in ("dtype", "transformers_version")},
+    )
 
 
 def sizes(config: PreTrainedConfig, dtype: str, adapter: AdapterSection) -> Sizes:

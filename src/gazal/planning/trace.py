@@ -29,7 +29,10 @@ from gazal.planning.shapes import config_of, meta_model, with_layers
 from gazal.recipe_train import AdapterSection
 
 DEPTHS = (2, 3)  # layers that are traced
-CHUNKS = {"sft": sft_trainer._CHUNKED_LM_HEAD_CHUNK_SIZE, "grpo": grpo_trainer._CHUNKED_LOGPROB_CHUNK_SIZE}  # rows of logits at a time, in TRL
+CHUNKS = {
+    "sft": sft_trainer._CHUNKED_LM_HEAD_CHUNK_SIZE,
+    "grpo": grpo_trainer._CHUNKED_LOGPROB_CHUNK_SIZE,
+}  # rows of logits at a time, in TRL
 CHUNK_BYTES = 12  # a logit, its probability and its gradient in fp32
 
 
@@ -93,7 +96,11 @@ def _fake(model: PreTrainedModel) -> list[torch.Tensor]:
                 if id(tensor) not in made:
                     old.append(tensor)
                     fake = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
-                    made[id(tensor)] = torch.nn.Parameter(fake, requires_grad=tensor.requires_grad) if isinstance(tensor, torch.nn.Parameter) else fake
+                    made[id(tensor)] = (
+                        torch.nn.Parameter(fake, requires_grad=tensor.requires_grad)
+                        if isinstance(tensor, torch.nn.Parameter)
+                        else fake
+                    )
                 tensors[name] = made[id(tensor)]
     return old
 
@@ -103,7 +110,9 @@ def _storages(model: PreTrainedModel) -> set[int]:
     return {tensor.untyped_storage()._cdata for tensor in tensors}
 
 
-def _sft_loss(model: PreTrainedModel, forward: Callable[..., Any], ids: torch.Tensor, mask: torch.Tensor, keep: int) -> torch.Tensor:
+def _sft_loss(
+    model: PreTrainedModel, forward: Callable[..., Any], ids: torch.Tensor, mask: torch.Tensor, keep: int
+) -> torch.Tensor:
     """As TRL's SFTTrainer: the model's own loss, then entropy and accuracy of the tokens."""
     out = forward(input_ids=ids, attention_mask=mask, labels=ids, use_cache=False)
     if getattr(out, "logits", None) is not None:
@@ -114,21 +123,43 @@ def _sft_loss(model: PreTrainedModel, forward: Callable[..., Any], ids: torch.Te
     return out.loss
 
 
-def _grpo_loss(model: PreTrainedModel, forward: Callable[..., Any], ids: torch.Tensor, mask: torch.Tensor, keep: int) -> torch.Tensor:
+def _grpo_loss(
+    model: PreTrainedModel, forward: Callable[..., Any], ids: torch.Tensor, mask: torch.Tensor, keep: int
+) -> torch.Tensor:
     """As TRL's GRPOTrainer: log-probabilities and entropies of the last ``keep`` tokens."""
-    logits = forward(input_ids=ids, attention_mask=mask, logits_to_keep=keep + 1, use_cache=False).logits[:, :-1, :][:, -keep:, :]
-    found, _ = selective_log_softmax_and_entropy(logits, ids[:, -keep:], entropy_requires_grad=False, row_mask=mask[:, -keep:])
+    logits = forward(input_ids=ids, attention_mask=mask, logits_to_keep=keep + 1, use_cache=False).logits[:, :-1, :][
+        :, -keep:, :
+    ]
+    found, _ = selective_log_softmax_and_entropy(
+        logits, ids[:, -keep:], entropy_requires_grad=False, row_mask=mask[:, -keep:]
+    )
     return (torch.exp(found - found.detach()) * mask[:, -keep:]).sum()
 
 
-def _without_logits(model: PreTrainedModel, forward: Callable[..., Any], ids: torch.Tensor, mask: torch.Tensor, keep: int) -> torch.Tensor:
+def _without_logits(
+    model: PreTrainedModel, forward: Callable[..., Any], ids: torch.Tensor, mask: torch.Tensor, keep: int
+) -> torch.Tensor:
     """The decoder alone, where the logits are made in chunks (liger's kernel, or TRL's, which reads values that fake tensors lack)."""
     return forward(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state.float().sum()
 
 
 @lru_cache(maxsize=512)
-def _run(config: str, layers: int, dtype: str, adapter: str | None, rows: int, length: int, keep: int, task: str, checkpointing: bool, bf16: bool, chunked: bool) -> Pass:
-    model = meta_model(with_layers(config_of(config), layers), dtype, AdapterSection.model_validate_json(adapter) if adapter else None)
+def _run(
+    config: str,
+    layers: int,
+    dtype: str,
+    adapter: str | None,
+    rows: int,
+    length: int,
+    keep: int,
+    task: str,
+    checkpointing: bool,
+    bf16: bool,
+    chunked: bool,
+) -> Pass:
+    model = meta_model(
+        with_layers(config_of(config), layers), dtype, AdapterSection.model_validate_json(adapter) if adapter else None
+    )
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     with fake, ExitStack() as stack:
         meta = _fake(model)
@@ -156,7 +187,9 @@ def _run(config: str, layers: int, dtype: str, adapter: str | None, rows: int, l
             size = live.now
         else:
             wrapped = convert_outputs_to_fp32(forward) if bf16 else forward  # as accelerate wraps it
-            loss = (_without_logits if chunked else _sft_loss if task == "sft" else _grpo_loss)(model, wrapped, ids, mask, keep)
+            loss = (_without_logits if chunked else _sft_loss if task == "sft" else _grpo_loss)(
+                model, wrapped, ids, mask, keep
+            )
             loss.backward()
             size, kept = 0, meta
         del kept
@@ -164,16 +197,36 @@ def _run(config: str, layers: int, dtype: str, adapter: str | None, rows: int, l
 
 
 def trace(
-    config: str, layers: int, dtype: str, adapter: AdapterSection | None, rows: int, length: int, task: str, *, keep: int = 0,
-    checkpointing: bool = False, bf16: bool = False, chunked: bool = False,
+    config: str,
+    layers: int,
+    dtype: str,
+    adapter: AdapterSection | None,
+    rows: int,
+    length: int,
+    task: str,
+    *,
+    keep: int = 0,
+    checkpointing: bool = False,
+    bf16: bool = False,
+    chunked: bool = False,
 ) -> Pass:
     """One pass of ``rows`` sequences of ``length`` tokens through ``layers`` layers of ``config`` (see config_text).
 
     ``task``: ``sft`` or ``grpo`` (forward and backward; ``keep``: completion tokens), or ``generate`` (the prompt's pass, with its cache).
     """
     text = adapter.model_dump_json() if adapter else None
-    few, more = (_run(config, depth, dtype, text, rows, length, keep, task, checkpointing, bf16, chunked) for depth in DEPTHS)
+    few, more = (
+        _run(config, depth, dtype, text, rows, length, keep, task, checkpointing, bf16, chunked) for depth in DEPTHS
+    )
     further = layers - DEPTHS[0]
     chunk = min(CHUNKS[task], rows * (keep or length)) * config_of(config).vocab_size * CHUNK_BYTES if chunked else 0
-    extended = (a + further * (b - a) for a, b in ((few.peak + chunk, more.peak + chunk), (few.logits + chunk, few.logits + chunk), (few.kept, more.kept), (few.flops, more.flops)))
+    extended = (
+        a + further * (b - a)
+        for a, b in (
+            (few.peak + chunk, more.peak + chunk),
+            (few.logits + chunk, few.logits + chunk),
+            (few.kept, more.kept),
+            (few.flops, more.flops),
+        )
+    )
     return Pass(*extended)

@@ -20,7 +20,12 @@ from gazal.planning.trace import trace
 from gazal.recipe import Recipe
 
 DORA_PASSES = 6  # read for the product; BA written and read; W read, W + sBA written and read for its norm (peft.tuners.lora.dora)
-BENCHMARK_ITEMS = {"medqa": 1273, "medmcqa": 4183, "pubmedqa": 500, "mmlu_pro_medical": 1535}  # test items; source: the benchmarks themselves
+BENCHMARK_ITEMS = {
+    "medqa": 1273,
+    "medmcqa": 4183,
+    "pubmedqa": 500,
+    "mmlu_pro_medical": 1535,
+}  # test items; source: the benchmarks themselves
 
 
 @dataclass(frozen=True)
@@ -47,12 +52,30 @@ def _model_flops(size_base: int, embeddings: int, trainable: int, tokens: float)
 def _pass_flops(recipe: Recipe, config: PreTrainedConfig, stage: str, rows: int, length: int, keep: int) -> float:
     section = getattr(recipe, stage)
     return trace(
-        config_text(config), config.num_hidden_layers, recipe.model.dtype, section.adapter, rows, length, stage, keep=keep,
-        checkpointing=section.gradient_checkpointing, bf16=section.bf16, chunked=section.logits != "full",
+        config_text(config),
+        config.num_hidden_layers,
+        recipe.model.dtype,
+        section.adapter,
+        rows,
+        length,
+        stage,
+        keep=keep,
+        checkpointing=section.gradient_checkpointing,
+        bf16=section.bf16,
+        chunked=section.logits != "full",
     ).flops
 
 
-def generation_seconds(recipe: Recipe, config: PreTrainedConfig, rows: int, prompt: int, new: int, devices: Devices, mfu: float, unmerged: object | None = None) -> float:
+def generation_seconds(
+    recipe: Recipe,
+    config: PreTrainedConfig,
+    rows: int,
+    prompt: int,
+    new: int,
+    devices: Devices,
+    mfu: float,
+    unmerged: object | None = None,
+) -> float:
     """Seconds for ``rows`` completions of ``new`` tokens on one device, by the formula above."""
     if not devices.flops or not rows:
         return 0.0
@@ -93,24 +116,42 @@ def grpo_work(recipe: Recipe, config: PreTrainedConfig, tokens: Tokens, devices:
     roll = section.steps * generation_seconds(recipe, config, rows * passes, tokens.prompt, new, devices, mfu, unmerged)
     count = recipe.data.grpo * section.pass_rate_samples
     batch = max(1, 65_536 // length)  # grpo.difficulty's batch_tokens
-    rates = count / batch * generation_seconds(recipe, config, batch, tokens.prompt, new, devices, mfu) if count else 0.0
+    rates = (
+        count / batch * generation_seconds(recipe, config, batch, tokens.prompt, new, devices, mfu) if count else 0.0
+    )
     total = section.steps * section.sequences * length + count * length
     note = f"{section.steps:,} steps of {section.sequences} completions; rollouts {roll / 3600:.2g} h, training {train / 3600:.2g} h"
     share = _model_flops(size.base, size.embeddings, size.trainable, rows * length) / flops
-    return Work(total, (train + roll + rates) / 3600, share, note + (f", pass rates {rates / 3600:.2g} h" if count else ""))
+    return Work(
+        total, (train + roll + rates) / 3600, share, note + (f", pass rates {rates / 3600:.2g} h" if count else "")
+    )
 
 
 def evaluation_work(recipe: Recipe, config: PreTrainedConfig, tokens: Tokens, devices: Devices, mfu: float) -> Work:
     """Evaluation of each stage's model on one device; every completion at its cap (an upper bound)."""
     section = recipe.evaluation
-    items = recipe.data.test + sum(min(section.benchmark_limit or size, size) for size in (BENCHMARK_ITEMS.get(name, 0) for name in section.benchmarks))
+    items = recipe.data.test + sum(
+        min(section.benchmark_limit or size, size)
+        for size in (BENCHMARK_ITEMS.get(name, 0) for name in section.benchmarks)
+    )
     count = items * section.samples * len(section.stages)
     length = tokens.prompt + section.max_new_tokens
     batch = max(1, section.batch_tokens // length)
-    seconds = count / batch * generation_seconds(recipe, config, batch, tokens.prompt, section.max_new_tokens, devices, mfu)
-    return Work(count * length, seconds / 3600, 1.0, f"{items:,} items × {section.samples} × {len(section.stages)} models, one device")
+    seconds = (
+        count / batch * generation_seconds(recipe, config, batch, tokens.prompt, section.max_new_tokens, devices, mfu)
+    )
+    return Work(
+        count * length,
+        seconds / 3600,
+        1.0,
+        f"{items:,} items × {section.samples} × {len(section.stages)} models, one device",
+    )
 
 
-def stage_work(recipe: Recipe, config: PreTrainedConfig, stage: str, tokens: Tokens, devices: Devices, mfu: float) -> Work:
+def stage_work(
+    recipe: Recipe, config: PreTrainedConfig, stage: str, tokens: Tokens, devices: Devices, mfu: float
+) -> Work:
     """Work of ``sft``, ``grpo`` or ``evaluation``."""
-    return {"sft": sft_work, "grpo": grpo_work, "evaluation": evaluation_work}[stage](recipe, config, tokens, devices, mfu)
+    return {"sft": sft_work, "grpo": grpo_work, "evaluation": evaluation_work}[stage](
+        recipe, config, tokens, devices, mfu
+    )

@@ -33,11 +33,22 @@ def sft_dataset(items: list[Item], system: str) -> Dataset:
     for row, item in enumerate(items, 1):
         if not item.reasoning:
             raise GazalError(f"sft.parquet: row {row}: reasoning: missing, SFT needs a trace")
-        rows.append({"prompt": build_messages(item, system), "completion": [{"role": "assistant", "content": completion_text(item, item.reasoning)}]})
+        rows.append(
+            {
+                "prompt": build_messages(item, system),
+                "completion": [{"role": "assistant", "content": completion_text(item, item.reasoning)}],
+            }
+        )
     return Dataset.from_list(rows)
 
 
-def train_sft(recipe: Recipe, items: list[Item], folder: Path, callbacks: list[TrainerCallback] | None = None, say: Callable[[str], None] = print) -> dict[str, float]:
+def train_sft(
+    recipe: Recipe,
+    items: list[Item],
+    folder: Path,
+    callbacks: list[TrainerCallback] | None = None,
+    say: Callable[[str], None] = print,
+) -> dict[str, float]:
     """Train ``folder/adapter`` from the base, merge it into ``folder/merged``, log to ``folder/metrics.jsonl``.
 
     Returns the last logged values. Raises GazalError when every example is longer than ``sft.max_length``
@@ -56,20 +67,37 @@ def train_sft(recipe: Recipe, items: list[Item], folder: Path, callbacks: list[T
 
 
 def sft_trainer(
-    recipe: Recipe, dataset: Dataset, tokenizer: PreTrainedTokenizerBase, folder: Path, callbacks: list[TrainerCallback], **changes: Any
+    recipe: Recipe,
+    dataset: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    callbacks: list[TrainerCallback],
+    **changes: Any,
 ) -> SFTTrainer:
     """The recipe's trainer of a new adapter on the base; ``changes`` overrule arguments (preflight's one step)."""
     section = recipe.sft
     model, adapter = load_trainable(recipe, "sft", base_path(recipe.model), recipe.model.revision, section.max_length)
     trainer = _Trainer(
         model=model,
-        args=SFTConfig(**{
-            "num_train_epochs": section.epochs, "max_length": section.max_length,
-            "packing": section.packing, "train_sampling_strategy": SAMPLING[section.sampling], "loss_type": "chunked_nll" if section.logits == "chunked" else "nll",
-            "use_liger_kernel": section.logits == "liger", "completion_only_loss": True, "eos_token": tokenizer.eos_token, "pad_token": tokenizer.pad_token,
-            **training_arguments(section, recipe.seed, folder), **changes,
-        }),
-        train_dataset=dataset, processing_class=tokenizer, peft_config=adapter, callbacks=callbacks,
+        args=SFTConfig(
+            **{
+                "num_train_epochs": section.epochs,
+                "max_length": section.max_length,
+                "packing": section.packing,
+                "train_sampling_strategy": SAMPLING[section.sampling],
+                "loss_type": "chunked_nll" if section.logits == "chunked" else "nll",
+                "use_liger_kernel": section.logits == "liger",
+                "completion_only_loss": True,
+                "eos_token": tokenizer.eos_token,
+                "pad_token": tokenizer.pad_token,
+                **training_arguments(section, recipe.seed, folder),
+                **changes,
+            }
+        ),
+        train_dataset=dataset,
+        processing_class=tokenizer,
+        peft_config=adapter,
+        callbacks=callbacks,
     )
     choose_optimizer(trainer, section)
     trainer.remove_callback(PrinterCallback)
@@ -84,12 +112,16 @@ class _Trainer(WholeCheckpoints, ManyProcesses, Throughput, SFTTrainer):
         return {"tokens": (lambda: self._total_train_tokens, lambda value: setattr(self, "_total_train_tokens", value))}
 
 
-def _whole_examples(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, limit: int, say: Callable[[str], None]) -> Dataset:
+def _whole_examples(
+    dataset: Dataset, tokenizer: PreTrainedTokenizerBase, limit: int, say: Callable[[str], None]
+) -> Dataset:
     """The examples of at most ``limit`` tokens: a truncated one would lose its EOS, so longer ones are set aside, aloud."""
     texts = encode_chats(tokenizer, [e["prompt"] + e["completion"] for e in dataset])
     kept = [row for row, ids in enumerate(texts) if len(ids) <= limit]
     if not kept:
         raise GazalError(f"sft.max_length: all {len(texts)} examples are longer than {limit} tokens")
     if len(kept) < len(texts):
-        say(f"{len(texts) - len(kept)} of {len(texts)} examples are longer than sft.max_length {limit} tokens and set aside")
+        say(
+            f"{len(texts) - len(kept)} of {len(texts)} examples are longer than sft.max_length {limit} tokens and set aside"
+        )
     return dataset.select(kept)

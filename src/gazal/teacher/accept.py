@@ -30,12 +30,31 @@ from gazal.teacher.prompts import SECTIONS
 class Rules(Section):
     """Limits of acceptance; a change needs no new requests."""
 
-    min_steps: int = Field(2, ge=1, description="Numbered steps in the think block. source: chosen, because one step is no reasoning")
-    min_words: int = Field(40, ge=1, description="Words of the think block, and half as many of the assessment. source: chosen, because two short sentences a step are about that")
-    max_words: int = Field(1500, ge=1, description="Words of think block and assessment together. source: chosen, because the card's 2048 new tokens hold about as many")
-    min_case_words: int = Field(30, ge=1, description="Words of a case that the teacher wrote. source: chosen, because less is no history")
-    jaccard: float = Field(0.5, gt=0, le=1, description="Shingle Jaccard from which a text is a near-copy. source: chosen, because one word in ten changed leaves about 0.57")
-    shingle: int = Field(3, ge=1, description="Words of a shingle. source: chosen, because longer ones lose lightly edited copies")
+    min_steps: int = Field(
+        2, ge=1, description="Numbered steps in the think block. source: chosen, because one step is no reasoning"
+    )
+    min_words: int = Field(
+        40,
+        ge=1,
+        description="Words of the think block, and half as many of the assessment. source: chosen, because two short sentences a step are about that",
+    )
+    max_words: int = Field(
+        1500,
+        ge=1,
+        description="Words of think block and assessment together. source: chosen, because the card's 2048 new tokens hold about as many",
+    )
+    min_case_words: int = Field(
+        30, ge=1, description="Words of a case that the teacher wrote. source: chosen, because less is no history"
+    )
+    jaccard: float = Field(
+        0.5,
+        gt=0,
+        le=1,
+        description="Shingle Jaccard from which a text is a near-copy. source: chosen, because one word in ten changed leaves about 0.57",
+    )
+    shingle: int = Field(
+        3, ge=1, description="Words of a shingle. source: chosen, because longer ones lose lightly edited copies"
+    )
 
 
 class Reason(StrEnum):
@@ -93,7 +112,8 @@ _UNABLE = rf"(?:i|we)(?: am| are|['’]m|['’]re)? (?:can ?not|can['’]?t|coul
 _SORRY = r"(?:(?:i['’]?m|i am|we['’]re|we are)? ?(?:so |very |really |truly )?sorry|(?:my )?apologies|(?:i|we) (?:must |have to )?apologi[sz]e)\b"
 _REFUSAL = re.compile(
     rf"(?:{_SORRY}[^.\n]{{0,30}}?)?(?:(?:but|unfortunately|however),? )?{_UNABLE}|{_SORRY}[^.\n]{{0,30}}? (?:unable|not able) to {_DO}"
-    r"|(?:as|i['’]?m|i am|being) (?:just |only )?an? (?:ai\b|artificial intelligence|(?:large )?language model)|(?:this|your) (?:request|prompt) (?:violates|goes against)", re.I,
+    r"|(?:as|i['’]?m|i am|being) (?:just |only )?an? (?:ai\b|artificial intelligence|(?:large )?language model)|(?:this|your) (?:request|prompt) (?:violates|goes against)",
+    re.I,
 )
 _MARKUP = re.compile(r"\A(?:\s|<think>|#+[^\n]*\n|\*\*[^*\n]*\*\*:?|[*_>-])+")
 
@@ -126,7 +146,7 @@ def parse(text: str, task: Task, rules: Rules) -> tuple[Answer, list[Reason]]:
         thinks = re.search(r"<think>.*?</think>", text, re.S)
         outside = text.replace(thinks[0], "\n", 1).strip() if thinks else text
         if found := _CASE.match(outside):
-            case, text = found[1].strip(), f"{thinks[0] if thinks else ''}\n\n{outside[found.end():].strip()}".strip()
+            case, text = found[1].strip(), f"{thinks[0] if thinks else ''}\n\n{outside[found.end() :].strip()}".strip()
         if len(case.split()) < rules.min_case_words:
             reasons.append(Reason.CASE)
     if not has_think_block(text):
@@ -135,7 +155,12 @@ def parse(text: str, task: Task, rules: Rules) -> tuple[Answer, list[Reason]]:
     reasoning, assessment = inside.strip(), assessment.strip()
     pieces = _STEP.split(reasoning)  # before the first, then number and text by turns
     numbers = [int(number) for number in pieces[1::2]]
-    if pieces[0] or numbers != list(range(1, len(numbers) + 1)) or len(numbers) < rules.min_steps or not all(piece.strip() for piece in pieces[2::2]):
+    if (
+        pieces[0]
+        or numbers != list(range(1, len(numbers) + 1))
+        or len(numbers) < rules.min_steps
+        or not all(piece.strip() for piece in pieces[2::2])
+    ):
         reasons.append(Reason.STEPS)
     body = assessment
     if task.options:
@@ -158,7 +183,9 @@ def judge(text: str, finish: str, task: Task, rules: Rules) -> tuple[Answer, lis
     if not (text := text.strip()):
         return Answer("", "", "", ""), [Reason.EMPTY]
     if finish != "stop":
-        return Answer("", "", text, ""), [{"length": Reason.TRUNCATED, "refusal": Reason.REFUSAL}.get(finish, Reason.FINISH_REASON)]
+        return Answer("", "", text, ""), [
+            {"length": Reason.TRUNCATED, "refusal": Reason.REFUSAL}.get(finish, Reason.FINISH_REASON)
+        ]
     if any("\ud800" <= character <= "\udfff" for character in text):
         return Answer("", "", "", ""), [Reason.NOT_UNICODE]
     answer, reasons = parse(text, task, rules)
@@ -179,7 +206,11 @@ def judge(text: str, finish: str, task: Task, rules: Rules) -> tuple[Answer, lis
 
 
 def accept(
-    tasks: Iterable[Task], requests: Callable[[Task], list[Request]], read: Callable[[Request], dict[str, Any] | None], rules: Rules, model: str,
+    tasks: Iterable[Task],
+    requests: Callable[[Task], list[Request]],
+    read: Callable[[Request], dict[str, Any] | None],
+    rules: Rules,
+    model: str,
 ) -> Iterator[Verdict]:
     """The verdict on every answered sample of ``tasks``, in order; ``read`` gives a request's ledger line, None where it has no answer."""
     tasks = list(tasks)
@@ -192,7 +223,11 @@ def accept(
         asked = requests(task)
         answered = [(request.sample, *completion(line["response"])) for request in asked if (line := read(request))]
         judged = [(sample, text, *judge(text, finish, task, rules)) for sample, text, finish in answered]
-        votes = Counter(extract(text, task.options).letter for _, text, finish in answered if finish == "stop") if task.options else {}
+        votes = (
+            Counter(extract(text, task.options).letter for _, text, finish in answered if finish == "stop")
+            if task.options
+            else {}
+        )
         outvoted = bool(task.options) and 2 * votes[task.seed.answer_idx] <= len(asked)
         taken = False
         for sample, text, answer, reasons in judged:
@@ -217,11 +252,21 @@ def accept(
 
 
 def _example(task: Task, answer: Answer, model: str) -> Item:
-    about = {"id": task.id, "reasoning_type": task.kind, "subject": task.specialty, "source": f"teacher: {model}", "reasoning": answer.reasoning}
+    about = {
+        "id": task.id,
+        "reasoning_type": task.kind,
+        "subject": task.specialty,
+        "source": f"teacher: {model}",
+        "reasoning": answer.reasoning,
+    }
     seed = task.seed
     if seed is None:
         return TrainingExample(question=answer.case, response=answer.assessment, topic=task.text, **about)
-    about |= {"question": seed.question, "context": seed.context} | ({"seed_source": seed.source} if seed.source else {})
+    about |= {"question": seed.question, "context": seed.context} | (
+        {"seed_source": seed.source} if seed.source else {}
+    )
     if seed.options:
-        return Item(options=seed.options, answer_idx=seed.answer_idx, answer=seed.answer, assessment=answer.assessment, **about)
+        return Item(
+            options=seed.options, answer_idx=seed.answer_idx, answer=seed.answer, assessment=answer.assessment, **about
+        )
     return TrainingExample(response=answer.assessment, **about)

@@ -18,7 +18,19 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from gazal.endpoints import LONGEST_WAIT, back_off, broken_connection, passing, public_endpoint, public_model, refusal, retry_after, said_in, same_model, without_secrets
+from gazal.endpoints import (
+    LONGEST_WAIT,
+    back_off,
+    broken_connection,
+    passing,
+    public_endpoint,
+    public_model,
+    refusal,
+    retry_after,
+    said_in,
+    same_model,
+    without_secrets,
+)
 from gazal.errors import GazalError
 from gazal.teacher.ledger import Bill, Ledger
 from gazal.teacher.plan import Request
@@ -44,13 +56,17 @@ class Cap:
     usd: float | None = None
 
     def allows(self, bill: Bill) -> bool:
-        return (self.tokens is None or bill.tokens <= self.tokens) and (self.usd is None or bill.usd <= self.usd + 1e-12)
+        return (self.tokens is None or bill.tokens <= self.tokens) and (
+            self.usd is None or bill.usd <= self.usd + 1e-12
+        )
 
 
 class Failure(Exception):
     """An attempt that brought no answer. ``wait``: what the server asked for, in seconds; ``last``: asking again is of no use."""
 
-    def __init__(self, what: str, *, paid: bool = False, wait: float | None = None, last: bool = False, body: str = "") -> None:
+    def __init__(
+        self, what: str, *, paid: bool = False, wait: float | None = None, last: bool = False, body: str = ""
+    ) -> None:
         super().__init__(" ".join(what.split())[:300])
         self.paid, self.wait, self.last, self.body = paid, wait, last, body[:2000]
 
@@ -101,14 +117,26 @@ class Teacher:
         loop.remove_signal_handler(signal.SIGINT)
         self._interrupted = True
         self._stopped.set()
-        self.say(f"teach: waiting for the {self._flying} requests in flight, which may be paid; interrupt again to give them up")
+        self.say(
+            f"teach: waiting for the {self._flying} requests in flight, which may be paid; interrupt again to give them up"
+        )
 
     async def _ask_all(self, requests: list[Request]) -> None:
-        self._room, self._stopped, self._total, self._done, self._said = asyncio.Condition(), asyncio.Event(), len(requests), 0, time.monotonic()
+        self._room, self._stopped, self._total, self._done, self._said = (
+            asyncio.Condition(),
+            asyncio.Event(),
+            len(requests),
+            0,
+            time.monotonic(),
+        )
         loop = asyncio.get_running_loop()
-        with contextlib.suppress(ValueError, RuntimeError, NotImplementedError):  # not the main thread, or no such signals here
+        with contextlib.suppress(
+            ValueError, RuntimeError, NotImplementedError
+        ):  # not the main thread, or no such signals here
             loop.add_signal_handler(signal.SIGINT, self._interrupt, loop)
-        client = self._openai.AsyncOpenAI(base_url=self.endpoint, api_key=self._key, timeout=self.timeout, max_retries=0)
+        client = self._openai.AsyncOpenAI(
+            base_url=self.endpoint, api_key=self._key, timeout=self.timeout, max_retries=0
+        )
         queue = iter(requests)
         async with client:
             self._chat = client.chat.completions.with_raw_response
@@ -129,7 +157,9 @@ class Teacher:
                     self._room.notify_all()
             if (now := time.monotonic()) - self._said > REPORT_SECONDS:
                 self._said = now
-                self.say(f"teach: {self._done}/{self._total} answered, {self.ledger.booked.tokens:,} tokens and ${self.ledger.booked.usd:.4f} booked")
+                self.say(
+                    f"teach: {self._done}/{self._total} answered, {self.ledger.booked.tokens:,} tokens and ${self.ledger.booked.usd:.4f} booked"
+                )
 
     async def _ask(self, request: Request) -> None:
         for tries in range(1, self.attempts + 1):
@@ -157,7 +187,9 @@ class Teacher:
         self.unanswered.append(request)
         self.say(f"teach: {request.task}, sample {request.sample}: given up after {self.attempts} attempts ({why})")
         if self._down >= GIVE_UP or not self._done:
-            raise GazalError(f"{public_endpoint(self.endpoint)}: does not answer ({why}); the same command goes on where this one stopped")
+            raise GazalError(
+                f"{public_endpoint(self.endpoint)}: does not answer ({why}); the same command goes on where this one stopped"
+            )
 
     async def _stopped_within(self, seconds: float) -> bool:
         try:
@@ -191,19 +223,26 @@ class Teacher:
             response, raw = await self._send(request)
             if not same_model(asked := request.body["model"], served := str(response.get("model") or asked)):
                 raise Failure(
-                    f"answers as model {public_model(served)!r}, not {public_model(asked)!r}; --model must name what it serves", paid=True, last=True, body=raw,
+                    f"answers as model {public_model(served)!r}, not {public_model(asked)!r}; --model must name what it serves",
+                    paid=True,
+                    last=True,
+                    body=raw,
                 )
         except Failure as failure:
             bill = self.worst(request) if failure.paid else Bill()
             self.ledger.end(attempt, request, bill, failure=self._clean(str(failure)), body=self._clean(failure.body))
-            raise Failure(self._clean(str(failure)), paid=failure.paid, wait=failure.wait, last=failure.last) from failure
+            raise Failure(
+                self._clean(str(failure)), paid=failure.paid, wait=failure.wait, last=failure.last
+            ) from failure
         response["model"] = public_model(served)
         self.served.add(response["model"])
         usage = response.get("usage") if isinstance(response.get("usage"), dict) else {}
         counts = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")]
         counted = counts if all(type(count) is int and count >= 0 for count in counts) else None
         bill = self.prices.bill(*counted) if counted else self.worst(request)
-        self.ledger.end(attempt, request, bill, usage=counted, seconds=round(time.monotonic() - began, 3), response=response)
+        self.ledger.end(
+            attempt, request, bill, usage=counted, seconds=round(time.monotonic() - began, 3), response=response
+        )
 
     async def _send(self, request: Request) -> tuple[dict[str, Any], str]:
         """One POST: the chat completion, checked to be one, and its text. Raises Failure."""
@@ -223,10 +262,16 @@ class Teacher:
             value = json.loads(raw)
         except ValueError as error:
             if "html" in kind or "event-stream" in kind or raw.lstrip().startswith("<"):
-                raise Failure(f"answers with {kind.partition(';')[0] or 'markup'}, not a chat completion; an --endpoint often ends in /v1", last=True, body=raw) from error
+                raise Failure(
+                    f"answers with {kind.partition(';')[0] or 'markup'}, not a chat completion; an --endpoint often ends in /v1",
+                    last=True,
+                    body=raw,
+                ) from error
             raise Failure("a broken body", paid=True, body=raw) from error
         trouble = value.get("error") if isinstance(value, dict) else None
-        if isinstance(trouble, dict) and not value.get("choices"):  # routers report their provider's error under status 200
+        if isinstance(trouble, dict) and not value.get(
+            "choices"
+        ):  # routers report their provider's error under status 200
             code = trouble.get("code")
             raise self._status(int(code) if str(code).isdigit() else 400, answer.headers, raw)
         try:
@@ -240,7 +285,9 @@ class Teacher:
         if status == 400 and "max_completion_tokens" in said_in(body) and self._token_field == "max_tokens":
             self._token_field = "max_completion_tokens"  # the newer name, which some models insist on
             return Failure("wants max_completion_tokens", wait=0.0)
-        return Failure(refusal(status, body), wait=retry_after(headers, time.time()), last=not passing(status, body), body=body)
+        return Failure(
+            refusal(status, body), wait=retry_after(headers, time.time()), last=not passing(status, body), body=body
+        )
 
     def _clean(self, text: str) -> str:
         return without_secrets(text, self.endpoint, self._key)

@@ -66,15 +66,25 @@ def estimate_lines(requests: list[Request], total: int, ledger: Ledger, prices: 
     prompt, bound = sum(r.prompt_estimate for r in requests), sum(r.prompt_bound for r in requests)
     longest = sum(r.body["max_tokens"] for r in requests)
     most = prices.bill(bound, longest)
-    lines = [f"estimate: {len(requests)} requests to send, {total - len(requests)} of {total} answered before; about {prompt:,} prompt tokens (characters / 4)"]
+    lines = [
+        f"estimate: {len(requests)} requests to send, {total - len(requests)} of {total} answered before; about {prompt:,} prompt tokens (characters / 4)"
+    ]
     if (mean := ledger.mean_completion) is not None:
         likely = prices.bill(prompt, round(mean * len(requests)))
-        lines.append(f"  likely: {likely.tokens:,} tokens, ${likely.usd:.4f}, at {mean:.0f} completion tokens (the mean of {ledger.counted} answers so far)")
+        lines.append(
+            f"  likely: {likely.tokens:,} tokens, ${likely.usd:.4f}, at {mean:.0f} completion tokens (the mean of {ledger.counted} answers so far)"
+        )
     else:
         lines.append("  likely: not known before the first answer")
-    lines.append(f"  at most: {most.tokens:,} tokens, ${most.usd:.4f}, with every completion at its limit and a prompt token for each byte")
+    lines.append(
+        f"  at most: {most.tokens:,} tokens, ${most.usd:.4f}, with every completion at its limit and a prompt token for each byte"
+    )
     if ledger.booked.tokens:
-        lost = f", {ledger.lost} requests that were in flight at a kill at the most they can cost included" if ledger.lost else ""
+        lost = (
+            f", {ledger.lost} requests that were in flight at a kill at the most they can cost included"
+            if ledger.lost
+            else ""
+        )
         lines.append(f"  booked before: {ledger.booked.tokens:,} tokens, ${ledger.booked.usd:.4f}{lost}")
     if not cap.allows(ledger.booked + most):
         lines.append("  the cap is lower than this may cost: asking stops where the next request could pass it")
@@ -82,10 +92,27 @@ def estimate_lines(requests: list[Request], total: int, ledger: Ledger, prices: 
 
 
 def teach(
-    model: str, endpoint: str | None, out: str | Path, *, seeds: Path | None = None, topics: Path | None = None, n: int | None = None, samples: int = 1,
-    concurrency: int = 8, max_tokens: int = 2048, temperature: float = 0.7, prices: Prices = Prices(), cap: Cap = Cap(), seed: int = 0,
-    estimate_only: bool = False, confirm: Callable[[str], bool] | None = None, rules: Rules = Rules(), timeout: float = 600.0, attempts: int = 6,
-    first_wait: float = 1.0, say: Callable[[str], None] = print,
+    model: str,
+    endpoint: str | None,
+    out: str | Path,
+    *,
+    seeds: Path | None = None,
+    topics: Path | None = None,
+    n: int | None = None,
+    samples: int = 1,
+    concurrency: int = 8,
+    max_tokens: int = 2048,
+    temperature: float = 0.7,
+    prices: Prices = Prices(),
+    cap: Cap = Cap(),
+    seed: int = 0,
+    estimate_only: bool = False,
+    confirm: Callable[[str], bool] | None = None,
+    rules: Rules = Rules(),
+    timeout: float = 600.0,
+    attempts: int = 6,
+    first_wait: float = 1.0,
+    say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
     """Ask the teacher and write ``out/examples.jsonl``, ``rejected.jsonl``, ``report.json`` and ``README.md``; returns the report.
 
@@ -96,13 +123,19 @@ def teach(
     if (seeds is None) == (topics is None):
         raise GazalError("give one of --seeds and --topics")
     tasks = seed_tasks(seeds, n, seed) if seeds else topic_tasks(topics, n, seed)
-    to_requests = partial(make_requests, model=model, samples=samples, max_tokens=max_tokens, temperature=temperature, seed=seed)
+    to_requests = partial(
+        make_requests, model=model, samples=samples, max_tokens=max_tokens, temperature=temperature, seed=seed
+    )
     if estimate_only:
         cap = Cap()
     elif cap == Cap():
-        raise GazalError("no cap: give --max-cost USD (with --price-in and --price-out) or --max-total-tokens N, or --estimate-only")
+        raise GazalError(
+            "no cap: give --max-cost USD (with --price-in and --price-out) or --max-total-tokens N, or --estimate-only"
+        )
     elif cap.usd is not None and not (prices.prompt or prices.completion):
-        raise GazalError("--max-cost: needs --price-in and --price-out, in USD for a million tokens; where nothing is charged, --max-total-tokens")
+        raise GazalError(
+            "--max-cost: needs --price-in and --price-out, in USD for a million tokens; where nothing is charged, --max-total-tokens"
+        )
     endpoint, out, began = check_endpoint(endpoint), Path(out), time.monotonic()
     requests = [request for task in tasks for request in to_requests(task)]
     ledger = Ledger(out, say)
@@ -117,28 +150,55 @@ def teach(
             if confirm and not confirm(f"Send up to {len(missing)} requests to {public_endpoint(endpoint)}?"):
                 raise GazalError("nothing sent")
             teacher.ask(missing)
-        report = _write(out, tasks, to_requests, ledger, rules, model, {
-            "endpoint": public_endpoint(endpoint), "wall_seconds": round(time.monotonic() - began, 1),
-            "stopped": "cap" if teacher.capped else "unanswered" if teacher.unanswered else None,
-            "cap": {"tokens": cap.tokens, "usd": cap.usd}, "prices_usd_per_million": {"prompt": prices.prompt, "completion": prices.completion},
-            "sampling": {"samples": samples, "temperature": temperature, "max_tokens": max_tokens, "seed": seed},
-        })
+        report = _write(
+            out,
+            tasks,
+            to_requests,
+            ledger,
+            rules,
+            model,
+            {
+                "endpoint": public_endpoint(endpoint),
+                "wall_seconds": round(time.monotonic() - began, 1),
+                "stopped": "cap" if teacher.capped else "unanswered" if teacher.unanswered else None,
+                "cap": {"tokens": cap.tokens, "usd": cap.usd},
+                "prices_usd_per_million": {"prompt": prices.prompt, "completion": prices.completion},
+                "sampling": {"samples": samples, "temperature": temperature, "max_tokens": max_tokens, "seed": seed},
+            },
+        )
     finally:
         ledger.close()
     counts, booked = report["counts"], report["booked"]
-    say(f"{out}: {counts['accepted']} of {counts['tasks']} examples accepted; {counts['answered']} of {counts['requests']} requests answered")
+    say(
+        f"{out}: {counts['accepted']} of {counts['tasks']} examples accepted; {counts['answered']} of {counts['requests']} requests answered"
+    )
     say(f"rejected: {', '.join(f'{reason} {number}' for reason, number in report['rejected'].items()) or 'none'}")
-    say(f"booked: {booked['tokens']:,} tokens, ${booked['usd']:.4f}" + (f"; {report['tokens']['answers_without_usage']} answers came without usage and are booked at their most" if report["tokens"]["answers_without_usage"] else ""))
+    say(
+        f"booked: {booked['tokens']:,} tokens, ${booked['usd']:.4f}"
+        + (
+            f"; {report['tokens']['answers_without_usage']} answers came without usage and are booked at their most"
+            if report["tokens"]["answers_without_usage"]
+            else ""
+        )
+    )
     if teacher.capped:
         say("stopped at the cap: the next request could have passed it; a higher cap and the same command go on")
     say(DISCLAIMER)
     if teacher.unanswered:
-        raise GazalError(f"{out}: {len(teacher.unanswered)} requests failed at every attempt; the same command asks them again")
+        raise GazalError(
+            f"{out}: {len(teacher.unanswered)} requests failed at every attempt; the same command asks them again"
+        )
     return report
 
 
 def _write(
-    out: Path, tasks: list[Task], to_requests: Callable[[Task], list[Request]], ledger: Ledger, rules: Rules, model: str, about: dict[str, Any],
+    out: Path,
+    tasks: list[Task],
+    to_requests: Callable[[Task], list[Request]],
+    ledger: Ledger,
+    rules: Rules,
+    model: str,
+    about: dict[str, Any],
 ) -> dict[str, Any]:
     """Judge what the ledger holds and write all four files; streams, so that texts are held for the copies' shingles only."""
     name = public_model(model)
@@ -154,7 +214,9 @@ def _write(
         for verdict in accept(tasks, to_requests, read, rules, name):
             counts["answered"] += 1
             for table, key in ((kinds, verdict.task.kind), (specialties, verdict.task.specialty)):
-                table.setdefault(key, Counter(answered=0, accepted=0)).update(answered=1, accepted=int(verdict.example is not None))
+                table.setdefault(key, Counter(answered=0, accepted=0)).update(
+                    answered=1, accepted=int(verdict.example is not None)
+                )
             if verdict.example:
                 yield verdict.example
                 continue
@@ -165,12 +227,33 @@ def _write(
     with atomic_write(out / "rejected.jsonl") as log:
         accepted = write_items_jsonl(out / "examples.jsonl", examples(log))
     report = {
-        "model": name, "served_as": sorted(served), **about,
-        "counts": {"tasks": len(tasks), "requests": len(tasks) * about["sampling"]["samples"], "answered": counts["answered"], "accepted": accepted, "rejected": counts["rejected"]},
-        "rejected": dict(rejected.most_common()), "by_type": kinds, "by_specialty": specialties,
-        "tokens": {"prompt": ledger.prompt_tokens, "completion": ledger.completion_tokens, "answers_without_usage": ledger.uncounted},
-        "booked": {"tokens": ledger.booked.tokens, "usd": round(ledger.booked.usd, 6), "lost_in_flight": ledger.lost, "failed_attempts": ledger.failures},
-        "answer_seconds": round(ledger.seconds, 1), "rules": rules.model_dump(), "disclaimer": DISCLAIMER,
+        "model": name,
+        "served_as": sorted(served),
+        **about,
+        "counts": {
+            "tasks": len(tasks),
+            "requests": len(tasks) * about["sampling"]["samples"],
+            "answered": counts["answered"],
+            "accepted": accepted,
+            "rejected": counts["rejected"],
+        },
+        "rejected": dict(rejected.most_common()),
+        "by_type": kinds,
+        "by_specialty": specialties,
+        "tokens": {
+            "prompt": ledger.prompt_tokens,
+            "completion": ledger.completion_tokens,
+            "answers_without_usage": ledger.uncounted,
+        },
+        "booked": {
+            "tokens": ledger.booked.tokens,
+            "usd": round(ledger.booked.usd, 6),
+            "lost_in_flight": ledger.lost,
+            "failed_attempts": ledger.failures,
+        },
+        "answer_seconds": round(ledger.seconds, 1),
+        "rules": rules.model_dump(),
+        "disclaimer": DISCLAIMER,
     }
     write_json(out / "report.json", report)
     with atomic_write(out / "README.md") as card:
@@ -183,7 +266,12 @@ def _write(
 
 
 def _rejection(verdict: Verdict) -> dict[str, Any]:
-    return {"id": verdict.task.id, "sample": verdict.sample, "reasons": [reason.value for reason in verdict.reasons], "text": verdict.text[:SHOWN]}
+    return {
+        "id": verdict.task.id,
+        "sample": verdict.sample,
+        "reasons": [reason.value for reason in verdict.reasons],
+        "text": verdict.text[:SHOWN],
+    }
 
 
 def ask_terminal(question: str) -> bool:

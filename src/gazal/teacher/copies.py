@@ -34,9 +34,13 @@ class NearCopies:
         return np.array(sorted({zlib.crc32(gram.encode("utf-8", "surrogatepass")) for gram in grams}), np.uint32)
 
     def _keys(self, shingles: np.ndarray) -> list[int]:
-        hashed = (self._a * (shingles.astype(np.uint64) % _PRIME)[None, :] + self._b) % _PRIME  # below 2^62: no overflow
+        hashed = (
+            self._a * (shingles.astype(np.uint64) % _PRIME)[None, :] + self._b
+        ) % _PRIME  # below 2^62: no overflow
         rows = hashed.min(axis=1).reshape(BANDS, ROWS)
-        return (rows @ _MIX).tolist()  # three rows as one number, which may wrap: a false candidate costs one comparison
+        return (
+            rows @ _MIX
+        ).tolist()  # three rows as one number, which may wrap: a false candidate costs one comparison
 
     def add(self, label: str, text: str) -> None:
         shingles = self._shingles(text)

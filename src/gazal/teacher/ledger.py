@@ -89,7 +89,10 @@ class Ledger:
         self.seconds += line["seconds"]
         if line["usage"]:
             self.counted += 1
-            self.prompt_tokens, self.completion_tokens = self.prompt_tokens + line["usage"][0], self.completion_tokens + line["usage"][1]
+            self.prompt_tokens, self.completion_tokens = (
+                self.prompt_tokens + line["usage"][0],
+                self.completion_tokens + line["usage"][1],
+            )
         else:
             self.uncounted += 1
 
@@ -106,12 +109,28 @@ class Ledger:
     def send(self, request: Request, worst: Bill) -> int:
         """Note that ``request`` is about to leave; returns the attempt's number."""
         self._attempts += 1
-        self._append(self._sent, {"attempt": self._attempts, "key": request.key, "id": request.task, "sample": request.sample, **worst._asdict()})
+        self._append(
+            self._sent,
+            {
+                "attempt": self._attempts,
+                "key": request.key,
+                "id": request.task,
+                "sample": request.sample,
+                **worst._asdict(),
+            },
+        )
         return self._attempts
 
     def end(self, attempt: int, request: Request, bill: Bill, **what: Any) -> None:
         """Note how the attempt ended: ``response``, ``usage`` and ``seconds``, or ``failure``."""
-        line = {"attempt": attempt, "key": request.key, "id": request.task, "sample": request.sample, **bill._asdict(), **what}
+        line = {
+            "attempt": attempt,
+            "key": request.key,
+            "id": request.task,
+            "sample": request.sample,
+            **bill._asdict(),
+            **what,
+        }
         self._book(self._append(self._responses, line), line)
 
     def read(self, request: Request) -> dict[str, Any] | None:

@@ -21,16 +21,24 @@ from gazal.teacher.prompts import SPECIALTIES, teacher_messages
 
 # Of a topic's patient, so that many cases of one topic differ: 6 × 2 × 4 forms.
 PATIENTS = [
-    f"a {sex} patient of {age} years, {place}" for age, sex, place in itertools.product(
-        ("18 to 29", "30 to 44", "45 to 59", "60 to 69", "70 to 79", "80 or more"), ("female", "male"),
+    f"a {sex} patient of {age} years, {place}"
+    for age, sex, place in itertools.product(
+        ("18 to 29", "30 to 44", "45 to 59", "60 to 69", "70 to 79", "80 or more"),
+        ("female", "male"),
         ("seen in general practice", "in the emergency department", "on a hospital ward", "in an outpatient clinic"),
     )
 ]
 # A seed without a reasoning type has the first whose words its question holds, else diagnosis.
 _WORDS: dict[ReasoningType, re.Pattern[str]] = {
     "prognosis": re.compile(r"\b(?:prognos\w*|surviv\w*|mortality|outlook|life expectancy|long-term outcome)\b", re.I),
-    "uncertainty": re.compile(r"\b(?:next (?:best )?(?:step|test|investigation)|most appropriate (?:next|initial)|best initial|first investigation|should be (?:done|asked))\b", re.I),
-    "treatment": re.compile(r"\b(?:treat\w*|therap\w*|drug of choice|manage\w*|dose|doses|dosing|prescrib\w*|antidote|contraindicated)\b", re.I),
+    "uncertainty": re.compile(
+        r"\b(?:next (?:best )?(?:step|test|investigation)|most appropriate (?:next|initial)|best initial|first investigation|should be (?:done|asked))\b",
+        re.I,
+    ),
+    "treatment": re.compile(
+        r"\b(?:treat\w*|therap\w*|drug of choice|manage\w*|dose|doses|dosing|prescrib\w*|antidote|contraindicated)\b",
+        re.I,
+    ),
 }
 
 
@@ -76,7 +84,9 @@ class Request:
 
     @property
     def key(self) -> str:
-        return hashlib.sha256(json.dumps([self.body, self.sample], ensure_ascii=False, sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(
+            json.dumps([self.body, self.sample], ensure_ascii=False, sort_keys=True).encode()
+        ).hexdigest()
 
     @property
     def prompt_estimate(self) -> int:
@@ -89,7 +99,9 @@ class Request:
         return sum(len(m["content"].encode()) + 16 for m in self.body["messages"]) + 64
 
 
-def make_requests(task: Task, model: str, samples: int, max_tokens: int, temperature: float, seed: int) -> list[Request]:
+def make_requests(
+    task: Task, model: str, samples: int, max_tokens: int, temperature: float, seed: int
+) -> list[Request]:
     """The task's ``samples`` requests; sample i is asked with seed ``seed + i``."""
     body = {"model": model, "messages": task.messages(), "temperature": temperature, "max_tokens": max_tokens}
     return [Request(task.id, sample, body | {"seed": seed + sample}) for sample in range(samples)]
@@ -127,9 +139,19 @@ def seed_tasks(path: str | Path, n: int | None = None, seed: int = 0) -> list[Ta
         seeds = [seeds[i] for i in sorted(np.random.default_rng([seed, 31]).permutation(len(seeds))[:n])]
     tasks = []
     for item in seeds:
-        kind = item.reasoning_type or next((kind for kind, words in _WORDS.items() if words.search(item.question)), "diagnosis")
+        kind = item.reasoning_type or next(
+            (kind for kind, words in _WORDS.items() if words.search(item.question)), "diagnosis"
+        )
         subject = (item.subject or "").strip().casefold()
-        tasks.append(Task(f"teacher:{item.id}", kind, subject if subject in SPECIALTIES else "internal medicine", question_text(item), seed=item))
+        tasks.append(
+            Task(
+                f"teacher:{item.id}",
+                kind,
+                subject if subject in SPECIALTIES else "internal medicine",
+                question_text(item),
+                seed=item,
+            )
+        )
     return tasks
 
 
@@ -167,7 +189,15 @@ def topic_tasks(path: str | Path, n: int | None = None, seed: int = 0) -> list[T
                 return tasks
             if turn < len(forms[pair]):
                 specialty, patient = forms[pair][turn]
-                tasks.append(Task(f"teacher:topic-{number // len(REASONING_TYPES) + 1}-{pair[1]}-{turn + 1}", pair[1], specialty, pair[0], patient=patient))
+                tasks.append(
+                    Task(
+                        f"teacher:topic-{number // len(REASONING_TYPES) + 1}-{pair[1]}-{turn + 1}",
+                        pair[1],
+                        specialty,
+                        pair[0],
+                        patient=patient,
+                    )
+                )
     raise AssertionError("unreachable")
 
 

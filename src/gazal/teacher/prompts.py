@@ -76,7 +76,9 @@ _ANSWER = "\n\n(then, as the very last line, the letter of the one best option)\
 _CASE = "## Case\n(the patient's story in 80 to 180 words: age, sex, history, examination, results with units; it ends with the question and does not give the answer away)\n\n"
 
 
-def teacher_messages(kind: ReasoningType, specialty: str, text: str, *, options: bool = False, patient: str | None = None) -> list[dict[str, str]]:
+def teacher_messages(
+    kind: ReasoningType, specialty: str, text: str, *, options: bool = False, patient: str | None = None
+) -> list[dict[str, str]]:
     """The chat messages for one example.
 
     ``text`` is the seed's question (with its ``options``) or, where ``patient`` is given, a topic for which the
@@ -84,15 +86,20 @@ def teacher_messages(kind: ReasoningType, specialty: str, text: str, *, options:
     """
     what, steps = REASONING[kind]
     task = (
-        f"Write a clinical case about the topic below ({patient}) and reason through it." if patient
-        else "Reason through the exam question below and choose one option." if options
+        f"Write a clinical case about the topic below ({patient}) and reason through it."
+        if patient
+        else "Reason through the exam question below and choose one option."
+        if options
         else "Reason through the case or question below."
     )
     form = (_CASE if patient else "") + _FORM + (_ANSWER if options else "")
     return [
         {"role": "system", "content": SYSTEM},
-        {"role": "user", "content": (
-            f"{task}\n\nKind of reasoning: {what}.\nThe steps go through: {steps}.\nSpecialty: {specialty}. Mind {SPECIALTIES[specialty]}.\n\n"
-            f"{'Topic' if patient else 'Question'}:\n{text}\n\nAnswer in this form, with these headings word for word:\n\n{form}"
-        )},
+        {
+            "role": "user",
+            "content": (
+                f"{task}\n\nKind of reasoning: {what}.\nThe steps go through: {steps}.\nSpecialty: {specialty}. Mind {SPECIALTIES[specialty]}.\n\n"
+                f"{'Topic' if patient else 'Question'}:\n{text}\n\nAnswer in this form, with these headings word for word:\n\n{form}"
+            ),
+        },
     ]

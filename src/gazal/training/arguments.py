@@ -12,7 +12,11 @@ from transformers import Trainer
 
 from gazal.recipe_train import TrainSection
 
-OPTIMIZERS = {"adamw": "adamw_torch_fused", "adamw_8bit": "adamw_8bit", "exadam": "adamw_torch_fused"}  # transformers' names
+OPTIMIZERS = {
+    "adamw": "adamw_torch_fused",
+    "adamw_8bit": "adamw_8bit",
+    "exadam": "adamw_torch_fused",
+}  # transformers' names
 
 
 def training_arguments(section: TrainSection, seed: int, folder: Path) -> dict[str, Any]:
@@ -23,12 +27,25 @@ def training_arguments(section: TrainSection, seed: int, folder: Path) -> dict[s
     """
     size, passes = section.per_process(PartialState().num_processes)
     return {
-        "output_dir": str(folder / ".checkpoints"), "seed": seed, "learning_rate": section.learning_rate, "optim": OPTIMIZERS[section.optimizer],
-        "lr_scheduler_type": section.schedule, "warmup_steps": section.warmup_steps, "max_grad_norm": section.max_grad_norm,
-        "per_device_train_batch_size": size, "gradient_accumulation_steps": passes, "gradient_checkpointing": section.gradient_checkpointing,
-        "use_cpu": not torch.cuda.is_available(), "bf16": section.bf16, "dataloader_pin_memory": torch.cuda.is_available(),
-        "save_strategy": "steps", "save_steps": section.checkpoint_steps, "logging_steps": 1, "logging_nan_inf_filter": False,
-        "report_to": "none", "disable_tqdm": True,
+        "output_dir": str(folder / ".checkpoints"),
+        "seed": seed,
+        "learning_rate": section.learning_rate,
+        "optim": OPTIMIZERS[section.optimizer],
+        "lr_scheduler_type": section.schedule,
+        "warmup_steps": section.warmup_steps,
+        "max_grad_norm": section.max_grad_norm,
+        "per_device_train_batch_size": size,
+        "gradient_accumulation_steps": passes,
+        "gradient_checkpointing": section.gradient_checkpointing,
+        "use_cpu": not torch.cuda.is_available(),
+        "bf16": section.bf16,
+        "dataloader_pin_memory": torch.cuda.is_available(),
+        "save_strategy": "steps",
+        "save_steps": section.checkpoint_steps,
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,
+        "report_to": "none",
+        "disable_tqdm": True,
     }
 
 
@@ -40,4 +57,7 @@ def choose_optimizer(trainer: Trainer, section: TrainSection) -> None:
     """
     if section.optimizer == "exadam":
         args = trainer.args
-        trainer.optimizer_cls_and_kwargs = (EXAdam, {"lr": args.learning_rate, "betas": (args.adam_beta1, args.adam_beta2), "eps": args.adam_epsilon})
+        trainer.optimizer_cls_and_kwargs = (
+            EXAdam,
+            {"lr": args.learning_rate, "betas": (args.adam_beta1, args.adam_beta2), "eps": args.adam_epsilon},
+        )

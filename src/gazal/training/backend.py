@@ -20,7 +20,15 @@ from gazal.models import load_model, lora_config
 from gazal.recipe import ModelSection, Recipe
 from gazal.recipe_train import AdapterSection, TrainSection
 
-UNSLOTH_LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]  # what all-linear means there
+UNSLOTH_LINEAR = [
+    "q_proj",
+    "k_proj",
+    "v_proj",
+    "o_proj",
+    "gate_proj",
+    "up_proj",
+    "down_proj",
+]  # what all-linear means there
 
 
 def gpu_options(recipe: Recipe, stage: str) -> dict[str, str]:
@@ -56,19 +64,33 @@ def load_trainable(
     section: TrainSection = getattr(recipe, stage)
     if recipe.model.backend == "unsloth":
         return _unsloth(recipe, section, path, revision, max_length), None
-    model = _four_bit(recipe.model, path, revision) if recipe.model.load_in_4bit else load_model(path, recipe.model.dtype, revision)
+    model = (
+        _four_bit(recipe.model, path, revision)
+        if recipe.model.load_in_4bit
+        else load_model(path, recipe.model.dtype, revision)
+    )
     return model.train(), lora_config(section.adapter)
 
 
 def four_bit_config() -> BitsAndBytesConfig:
     """QLoRA's storage (Dettmers et al. 2023, arXiv 2305.14314): NF4, quantised scales, bf16 arithmetic."""
-    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.bfloat16)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
 
 
 def _four_bit(section: ModelSection, path: str | Path, revision: str | None) -> PreTrainedModel:
     return AutoModelForCausalLM.from_pretrained(
-        str(path), revision=revision, dtype=getattr(torch, section.dtype), quantization_config=four_bit_config(),
-        device_map={"": torch.cuda.current_device()}, trust_remote_code=False, use_safetensors=True,
+        str(path),
+        revision=revision,
+        dtype=getattr(torch, section.dtype),
+        quantization_config=four_bit_config(),
+        device_map={"": torch.cuda.current_device()},
+        trust_remote_code=False,
+        use_safetensors=True,
     )
 
 
@@ -76,20 +98,36 @@ def unsloth_adapter(adapter: AdapterSection) -> dict[str, Any]:
     """The adapter as `FastLanguageModel.get_peft_model` takes it; ``use_dora`` goes on to PEFT's LoraConfig (its forward, not the fused kernels)."""
     targets = UNSLOTH_LINEAR if adapter.target_modules == "all-linear" else adapter.target_modules
     return {
-        "r": adapter.rank, "lora_alpha": adapter.alpha, "lora_dropout": adapter.dropout, "use_rslora": adapter.rslora,
-        "use_dora": adapter.dora, "target_modules": targets, "bias": "none",
+        "r": adapter.rank,
+        "lora_alpha": adapter.alpha,
+        "lora_dropout": adapter.dropout,
+        "use_rslora": adapter.rslora,
+        "use_dora": adapter.dora,
+        "target_modules": targets,
+        "bias": "none",
     }
 
 
-def _unsloth(recipe: Recipe, section: TrainSection, path: str | Path, revision: str | None, max_length: int) -> PreTrainedModel:
-    os.environ["UNSLOTH_RETURN_LOGITS"] = "1"  # TRL logs token accuracy and entropy from the logits, which unsloth leaves empty otherwise
+def _unsloth(
+    recipe: Recipe, section: TrainSection, path: str | Path, revision: str | None, max_length: int
+) -> PreTrainedModel:
+    os.environ["UNSLOTH_RETURN_LOGITS"] = (
+        "1"  # TRL logs token accuracy and entropy from the logits, which unsloth leaves empty otherwise
+    )
     from unsloth import FastLanguageModel
 
     model, _ = FastLanguageModel.from_pretrained(
-        model_name=str(path), revision=revision, max_seq_length=max_length, dtype=getattr(torch, recipe.model.dtype),
-        load_in_4bit=recipe.model.load_in_4bit, use_exact_model_name=True, trust_remote_code=False,
+        model_name=str(path),
+        revision=revision,
+        max_seq_length=max_length,
+        dtype=getattr(torch, recipe.model.dtype),
+        load_in_4bit=recipe.model.load_in_4bit,
+        use_exact_model_name=True,
+        trust_remote_code=False,
     )
     return FastLanguageModel.get_peft_model(
-        model, **unsloth_adapter(section.adapter), random_state=recipe.seed,
+        model,
+        **unsloth_adapter(section.adapter),
+        random_state=recipe.seed,
         use_gradient_checkpointing="unsloth" if section.gradient_checkpointing else False,
     )

@@ -38,7 +38,9 @@ def _hash(path: Path) -> str:
 
 def seal(made: Path) -> None:
     """List the files of a finished checkpoint with their hashes, and have the disk hold everything."""
-    write_json(made / WHOLE, {str(path.relative_to(made)): _hash(path) for path in sorted(made.rglob("*")) if path.is_file()})
+    write_json(
+        made / WHOLE, {str(path.relative_to(made)): _hash(path) for path in sorted(made.rglob("*")) if path.is_file()}
+    )
     for path in (*made.rglob("*"), made):
         sync(path)
 
@@ -99,7 +101,9 @@ class WholeCheckpoints:
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             made = staging / name
-            write_json(made / EXTRA, {"made_from": self.made_from} | {key: get() for key, (get, _) in self.extra.items()})
+            write_json(
+                made / EXTRA, {"made_from": self.made_from} | {key: get() for key, (get, _) in self.extra.items()}
+            )
             seal(made)
             shutil.rmtree(folder / name, ignore_errors=True)
             made.rename(folder / name)
@@ -112,7 +116,9 @@ class WholeCheckpoints:
         """None: it would take as long as the rest of a small checkpoint, and nobody publishes one."""
 
     def _run_epoch(self, **arguments: Any) -> None:
-        if self.state.global_step < self.state.max_steps:  # from a checkpoint of the last step, transformers would train one more
+        if (
+            self.state.global_step < self.state.max_steps
+        ):  # from a checkpoint of the last step, transformers would train one more
             super()._run_epoch(**arguments)
 
     def train_from_newest(self, say: Callable[[str], None] = print) -> None:

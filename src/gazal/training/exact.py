@@ -22,29 +22,45 @@ POSITIONS = 16  # of each prompt, its last: what comes before them is in their c
 def split_hashes(model: torch.nn.Module) -> tuple[str, str]:
     """Hashes of the frozen and of the trainable parameters."""
     named = list(model.named_parameters())
-    return tensor_hash((n, p) for n, p in named if not p.requires_grad), tensor_hash((n, p) for n, p in named if p.requires_grad)
+    return tensor_hash((n, p) for n, p in named if not p.requires_grad), tensor_hash(
+        (n, p) for n, p in named if p.requires_grad
+    )
 
 
-def last_logits(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[list[dict[str, str]]]) -> list[torch.Tensor]:
+def last_logits(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[list[dict[str, str]]]
+) -> list[torch.Tensor]:
     """Logits of each chat prompt's last positions (up to 16 × vocabulary, fp32), one prompt at a time and without padding."""
     with torch.no_grad():
-        return [model(input_ids=torch.tensor([ids], device=model.device)).logits[0, -POSITIONS:].float().cpu() for ids in encode_chats(tokenizer, prompts, opening=True)]
+        return [
+            model(input_ids=torch.tensor([ids], device=model.device)).logits[0, -POSITIONS:].float().cpu()
+            for ids in encode_chats(tokenizer, prompts, opening=True)
+        ]
 
 
 def largest_error(expected: list[torch.Tensor], found: list[torch.Tensor]) -> float:
     """Largest absolute difference over the largest absolute logit, over all prompts."""
-    return max((a - b).abs().max().item() for a, b in zip(expected, found, strict=True)) / max(a.abs().max().item() for a in expected)
+    return max((a - b).abs().max().item() for a, b in zip(expected, found, strict=True)) / max(
+        a.abs().max().item() for a in expected
+    )
 
 
 def merge(
-    base: str | Path, adapter: Path, out: Path, prompts: list[list[dict[str, str]]], dtype: str = "float32", revision: str | None = None,
+    base: str | Path,
+    adapter: Path,
+    out: Path,
+    prompts: list[list[dict[str, str]]],
+    dtype: str = "float32",
+    revision: str | None = None,
 ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     """Merge ``adapter`` into the pristine ``base``, once, in fp32; cast to ``dtype`` and write ``out`` whole or not at all, with the adapter's tokenizer.
 
     Returns the logits of ``prompts`` before the merge (base + adapter) and after it, both in fp32.
     """
     tokenizer = load_tokenizer(adapter)
-    policy = PeftModel.from_pretrained(to_roomy_device(load_model(base, "float32", revision, "cpu")), str(adapter)).eval()
+    policy = PeftModel.from_pretrained(
+        to_roomy_device(load_model(base, "float32", revision, "cpu")), str(adapter)
+    ).eval()
     before = last_logits(policy, tokenizer, prompts)
     model = policy.merge_and_unload(safe_merge=True)
     after = last_logits(model, tokenizer, prompts)
@@ -55,8 +71,13 @@ def merge(
 
 
 def parity(
-    before: list[torch.Tensor], after: list[torch.Tensor], merged: Path, prompts: list[list[dict[str, str]]], out: Path,
-    dtype: str = "float32", say: Callable[[str], None] = print,
+    before: list[torch.Tensor],
+    after: list[torch.Tensor],
+    merged: Path,
+    prompts: list[list[dict[str, str]]],
+    out: Path,
+    dtype: str = "float32",
+    say: Callable[[str], None] = print,
 ) -> None:
     """Compare what :func:`merge` returned, and the model that it wrote, and write the largest errors to ``out``: in fp32 and in bf16.
 
@@ -69,6 +90,10 @@ def parity(
         errors["float32"] = max(errors["float32"], largest_error(before, last_logits(loaded, tokenizer, prompts)))
     errors["bfloat16"] = largest_error(before, last_logits(loaded.to(torch.bfloat16), tokenizer, prompts))
     write_json(out, {"prompts": len(prompts), "positions": POSITIONS, "largest_relative_error": errors})
-    say(f"merge parity on {len(prompts)} prompts: " + ", ".join(f"{name} {value:.1e}" for name, value in errors.items()))
+    say(
+        f"merge parity on {len(prompts)} prompts: " + ", ".join(f"{name} {value:.1e}" for name, value in errors.items())
+    )
     if errors["float32"] > PARITY:
-        raise GazalError(f"{merged}: its logits differ from base + adapter by {errors['float32']:.1e}, more than {PARITY:.0e}")
+        raise GazalError(
+            f"{merged}: its logits differ from base + adapter by {errors['float32']:.1e}, more than {PARITY:.0e}"
+        )

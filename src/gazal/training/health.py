@@ -39,12 +39,12 @@ def fault(rows: list[dict[str, Any]], section: HealthSection, stage: str) -> str
     if stage == "sft":  # the rest is about sampling; the entropy of given traces may well go to zero
         return None
     if section.zero_signal_steps and len(rows) >= section.zero_signal_steps:
-        run = rows[-section.zero_signal_steps:]
+        run = rows[-section.zero_signal_steps :]
         if all(row.get(ZERO_SIGNAL) == 1 for row in run):
             return f"no group had a signal in {len(run)} successive steps ({key}.zero_signal_steps {section.zero_signal_steps}): all rewards of each group are equal"
     if len(rows) < section.window:
         return None
-    window, before = rows[-section.window:], rows[-2 * section.window:-section.window]
+    window, before = rows[-section.window :], rows[-2 * section.window : -section.window]
     entropy, truncated = _mean(window, ENTROPY), _mean(window, TRUNCATED)
     if section.min_entropy and entropy is not None and entropy < section.min_entropy:
         return f"mean entropy over {section.window} steps is {entropy:.4g} nats, below {key}.min_entropy {section.min_entropy:g}: the policy has collapsed"
@@ -74,12 +74,14 @@ class Health(TrainerCallback):
     def on_log(self, args, state, control, logs=None, model=None, **kwargs) -> None:
         if not logs or "loss" not in logs:
             return
-        self.rows = [*self.rows[-max(2 * self.section.window, self.section.zero_signal_steps):], dict(logs)]
+        self.rows = [*self.rows[-max(2 * self.section.window, self.section.zero_signal_steps) :], dict(logs)]
         reason = fault(self.rows, self.section, self.stage)
         if not reason and control.should_save and not _finite(model):
             reason = f"a trained weight is not finite: lower {self.stage}.learning_rate"
         if reason:
-            raise GazalError(f"{self.stage}: stopped at step {state.global_step}: {reason}; the checkpoint before it is kept")
+            raise GazalError(
+                f"{self.stage}: stopped at step {state.global_step}: {reason}; the checkpoint before it is kept"
+            )
 
 
 def _finite(model: torch.nn.Module) -> bool:

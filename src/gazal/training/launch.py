@@ -35,7 +35,9 @@ RANK, ADDRESS = "GAZAL_MACHINE_RANK", "GAZAL_MAIN_ADDRESS"
 CONFIGS = RECIPES / "accelerate"
 
 
-def run_stage(stage: str, run: RunFolder, curve: Sequence[str] = (), say: Callable[[str], None] = print) -> dict[str, float]:
+def run_stage(
+    stage: str, run: RunFolder, curve: Sequence[str] = (), say: Callable[[str], None] = print
+) -> dict[str, float]:
     """Train ``stage`` (``sft`` or ``grpo``) of ``run`` with a live curve of the logged values ``curve``; return the last logged values.
 
     Raises GazalError with the reason when training fails, in whichever process; no process is left behind.
@@ -44,12 +46,16 @@ def run_stage(stage: str, run: RunFolder, curve: Sequence[str] = (), say: Callab
     if recipe.launch.processes == 1:
         return train(stage, run.path, recipe.launch, [live] if live else [], say)
     if os.environ.get(RANK, "0") != "0":
-        raise GazalError(f"{RANK} is not 0: notebooks run on machine 0; here run `python -m gazal.training.launch {stage} {relative(run.path)}`")
+        raise GazalError(
+            f"{RANK} is not 0: notebooks run on machine 0; here run `python -m gazal.training.launch {stage} {relative(run.path)}`"
+        )
     start_workers(stage, run.path, recipe, live, say)
     return _rows(run / stage)[-1]
 
 
-def start_workers(stage: str, run: Path, recipe: Recipe, live: LiveCurve | None = None, say: Callable[[str], None] = print) -> None:
+def start_workers(
+    stage: str, run: Path, recipe: Recipe, live: LiveCurve | None = None, say: Callable[[str], None] = print
+) -> None:
     """Run this machine's share of the processes to their end, saying the first one's lines as they come.
 
     What all of them print is in ``.workers.log`` of the stage's folder until they succeed. Raises GazalError as :func:`run_stage`.
@@ -58,7 +64,11 @@ def start_workers(stage: str, run: Path, recipe: Recipe, live: LiveCurve | None 
     _free_memory()
     log, drawn = run / stage / ".workers.log", 0
     log.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as reasons, open(log, "w", encoding="utf-8") as logged, started(command, _environment(recipe, reasons)) as process:
+    with (
+        tempfile.TemporaryDirectory() as reasons,
+        open(log, "w", encoding="utf-8") as logged,
+        started(command, _environment(recipe, reasons)) as process,
+    ):
         for line in _lines(process):
             logged.write(line)
             if SAID in line:
@@ -80,7 +90,14 @@ def check_launch(recipe: Recipe) -> None:
 
     launch = recipe.launch
     if launch.strategy == "zero3":
-        lacks = [name for name, there in (("an NVIDIA GPU", torch.cuda.is_available()), ("deepspeed (pip install 'gazal[gpu]')", find_spec("deepspeed"))) if not there]
+        lacks = [
+            name
+            for name, there in (
+                ("an NVIDIA GPU", torch.cuda.is_available()),
+                ("deepspeed (pip install 'gazal[gpu]')", find_spec("deepspeed")),
+            )
+            if not there
+        ]
         if lacks:
             raise GazalError(f"launch.strategy=zero3: needs {' and '.join(lacks)}, not found here")
     here = launch.processes // launch.machines
@@ -94,14 +111,30 @@ def launch_command(stage: str, run: Path, recipe: Recipe) -> list[str]:
     """The ``accelerate launch`` of a stage; raises GazalError for a launch that cannot work here."""
     check_launch(recipe)
     launch: LaunchSection = recipe.launch
-    host, _, port = os.environ.get(ADDRESS, "").partition(":") if launch.machines > 1 else ("127.0.0.1", "", "0")  # 0: any free port
+    host, _, port = (
+        os.environ.get(ADDRESS, "").partition(":") if launch.machines > 1 else ("127.0.0.1", "", "0")
+    )  # 0: any free port
     options = {
-        "config_file": CONFIGS / f"{launch.strategy}.yaml", "num_processes": launch.processes, "num_machines": launch.machines,
-        "machine_rank": os.environ.get(RANK, "0") if launch.machines > 1 else 0, "main_process_ip": host, "main_process_port": port or "29500",
+        "config_file": CONFIGS / f"{launch.strategy}.yaml",
+        "num_processes": launch.processes,
+        "num_machines": launch.machines,
+        "machine_rank": os.environ.get(RANK, "0") if launch.machines > 1 else 0,
+        "main_process_ip": host,
+        "main_process_port": port or "29500",
         "mixed_precision": "bf16" if getattr(recipe, stage).bf16 else "no",
     }
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-    return [sys.executable, "-m", "accelerate.commands.launch", *words, "--module", "gazal.training.worker", stage, str(run), launch.model_dump_json()]
+    return [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        *words,
+        "--module",
+        "gazal.training.worker",
+        stage,
+        str(run),
+        launch.model_dump_json(),
+    ]
 
 
 def _free_memory() -> None:
@@ -117,14 +150,26 @@ def _environment(recipe: Recipe, reasons: str) -> dict[str, str]:
     here, me = recipe.launch.processes // recipe.launch.machines, psutil.Process()
     threads = max(1, (recipe.threads or os.cpu_count() or 1) // here)
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("ACCELERATE_", "FSDP_"))}
-    return kept | {"OMP_NUM_THREADS": str(threads), REASONS: reasons, WATCHED: f"{me.pid} {me.create_time()}", "PYTHONUNBUFFERED": "1"}
+    return kept | {
+        "OMP_NUM_THREADS": str(threads),
+        REASONS: reasons,
+        WATCHED: f"{me.pid} {me.create_time()}",
+        "PYTHONUNBUFFERED": "1",
+    }
 
 
 @contextmanager
 def started(command: list[str], environment: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
     """The running launcher; however the block ends, no process of it is left."""
     process = subprocess.Popen(
-        command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", start_new_session=True,
+        command,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
         pass_fds=HELD,  # the run folder stays locked until the last worker has ended
     )
     try:
@@ -171,8 +216,15 @@ def _lines(process: subprocess.Popen[str]) -> Iterator[str]:
 
 def reason(stage: str, reasons: Path, log: Path) -> str:
     """Why the workers failed: the reason that was left first, or the signal that ended one."""
-    left = sorted((json.loads(path.read_text(encoding="utf-8")) for path in reasons.glob("*.json")), key=lambda reason: reason["time"])
-    signals = [name for name in re.findall(r"Signal \d+ \((SIG\w+)\) received", log.read_text(encoding="utf-8")) if name != "SIGTERM"]  # which ends the others
+    left = sorted(
+        (json.loads(path.read_text(encoding="utf-8")) for path in reasons.glob("*.json")),
+        key=lambda reason: reason["time"],
+    )
+    signals = [
+        name
+        for name in re.findall(r"Signal \d+ \((SIG\w+)\) received", log.read_text(encoding="utf-8"))
+        if name != "SIGTERM"
+    ]  # which ends the others
     if left and left[0]["clear"]:
         return left[0]["line"]
     if signals:

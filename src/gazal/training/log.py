@@ -16,7 +16,13 @@ TIMES = ("tokens_per_second", "mfu")  # logged values that differ between equal 
 
 
 def _line(logs: dict[str, Any], step: int) -> str:
-    return json.dumps({"step": step} | {k: v for k, v in logs.items() if k != "step" and not k.startswith("step_time")}, sort_keys=True) + "\n"  # sorted, as the trainer's state keeps them
+    return (
+        json.dumps(
+            {"step": step} | {k: v for k, v in logs.items() if k != "step" and not k.startswith("step_time")},
+            sort_keys=True,
+        )
+        + "\n"
+    )  # sorted, as the trainer's state keeps them
 
 
 class MetricsLog(TrainerCallback):
@@ -26,7 +32,9 @@ class MetricsLog(TrainerCallback):
     nothing, or the steps up to the checkpoint that training goes on from.
     """
 
-    def __init__(self, path: Path, shown: Sequence[str], say: Callable[[str], None] = print, every_seconds: float = 10) -> None:
+    def __init__(
+        self, path: Path, shown: Sequence[str], say: Callable[[str], None] = print, every_seconds: float = 10
+    ) -> None:
         self.path, self.shown, self.say, self.every = path, shown, say, every_seconds
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.began, self.last, self.first = 0.0, 0.0, 0
@@ -46,7 +54,11 @@ class MetricsLog(TrainerCallback):
         now = time.time()
         if now - self.last >= self.every or state.global_step == state.max_steps:
             self.last, spent = now, now - self.began
-            values = "  ".join(f"{key.removeprefix('rewards/').removesuffix('/mean')} {float(logs[key]):.3f}" for key in self.shown if logs.get(key) is not None)
+            values = "  ".join(
+                f"{key.removeprefix('rewards/').removesuffix('/mean')} {float(logs[key]):.3f}"
+                for key in self.shown
+                if logs.get(key) is not None
+            )
             left = spent / (state.global_step - self.first) * (state.max_steps - state.global_step)
             self.say(f"step {state.global_step}/{state.max_steps}  {values}  {spent:.0f} s, about {left:.0f} s left")
 
@@ -58,7 +70,11 @@ class LiveCurve(TrainerCallback):
         self.keys, self.every, self.rows, self.handle, self.drawn = keys, every_seconds, [], None, 0.0
 
     def on_train_begin(self, args, state, control, **kwargs) -> None:
-        self.rows = [{"step": logs["step"]} | {key: logs.get(key) for key in self.keys} for logs in state.log_history if "loss" in logs]
+        self.rows = [
+            {"step": logs["step"]} | {key: logs.get(key) for key in self.keys}
+            for logs in state.log_history
+            if "loss" in logs
+        ]
 
     def on_log(self, args, state, control, logs=None, **kwargs) -> None:
         if not logs or "loss" not in logs:

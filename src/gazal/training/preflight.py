@@ -22,12 +22,25 @@ from gazal.training.backend import require_options
 
 TAGS = ("<think>", "</think>")
 SAMPLE = 10_000  # examples that are rendered and measured, evenly spaced where there are more
-TEMPLATE, EOS, PAD, TAGGED, LENGTH = "template round trip", "end of turn is EOS", "pad is not EOS", "tags survive decoding", "length"
+TEMPLATE, EOS, PAD, TAGGED, LENGTH = (
+    "template round trip",
+    "end of turn is EOS",
+    "pad is not EOS",
+    "tags survive decoding",
+    "length",
+)
 ISSUES = {
-    TEMPLATE: "trl#1623, trl#6966, open-r1#235", EOS: "trl#1623, trl#7039", PAD: "trl#3091", TAGGED: "trl#2897", LENGTH: "trl#4698",
+    TEMPLATE: "trl#1623, trl#6966, open-r1#235",
+    EOS: "trl#1623, trl#7039",
+    PAD: "trl#3091",
+    TAGGED: "trl#2897",
+    LENGTH: "trl#4698",
 }
 EXAMPLE = Item(
-    id="preflight", question="Which of these is a fruit?", options={"A": "Apple", "B": "Chair"}, answer_idx="A",
+    id="preflight",
+    question="Which of these is a fruit?",
+    options={"A": "Apple", "B": "Chair"},
+    answer_idx="A",
     reasoning="Step 1: An apple grows on a tree.\nStep 2: A chair is furniture.",
 )
 Chat = list[dict[str, str]]
@@ -53,7 +66,9 @@ def report(checks: Sequence[Check], say: Callable[[str], None] = print) -> None:
         raise GazalError(f"preflight: {failed[0].name}: {failed[0].why} ({failed[0].guards})")
 
 
-def preflight_sft(recipe: Recipe, items: list[Item], tokenizer: PreTrainedTokenizerBase | None = None, run: bool = True) -> list[Check]:
+def preflight_sft(
+    recipe: Recipe, items: list[Item], tokenizer: PreTrainedTokenizerBase | None = None, run: bool = True
+) -> list[Check]:
     """Checks before SFT. ``items``: training items with traces; empty where no data exist yet.
 
     ``run`` False loads no model: what needs one is skipped. The random number generators are left as they
@@ -66,10 +81,17 @@ def preflight_sft(recipe: Recipe, items: list[Item], tokenizer: PreTrainedTokeni
     sample, long = _sample(items, lambda item: completion_text(item, item.reasoning or ""))
     pairs = [(build_messages(item, recipe.model.system), _turn(item)) for item in [*sample, *long] or [EXAMPLE]]
     checks = [
-        check_template(tokenizer, pairs, recipe.model.prompt_opens_think), check_end(tokenizer, *pairs[0]), check_pad(tokenizer), check_tags(tokenizer),
+        check_template(tokenizer, pairs, recipe.model.prompt_opens_think),
+        check_end(tokenizer, *pairs[0]),
+        check_pad(tokenizer),
+        check_tags(tokenizer),
     ]
     lengths = _lengths(tokenizer, [prompt + turn for prompt, turn in pairs]) if items else []
-    checks.append(check_lengths(lengths[: len(sample)], recipe.sft.max_length, _context(base, recipe.model.revision), "sft.max_length"))
+    checks.append(
+        check_lengths(
+            lengths[: len(sample)], recipe.sft.max_length, _context(base, recipe.model.revision), "sft.max_length"
+        )
+    )
     if any(check.outcome == "fail" for check in checks):
         run = False  # the model would be trained on the same fault
     from gazal.training.probes import probe_sft
@@ -78,11 +100,17 @@ def preflight_sft(recipe: Recipe, items: list[Item], tokenizer: PreTrainedTokeni
     fitting = [(length, item) for length, item in zip(lengths, [*sample, *long], strict=bool(items)) if length <= limit]
     if recipe.sft.packing:  # the example whose repetition fills a row best
         fitting = sorted(fitting, key=lambda pair: pair[0] * (limit // pair[0]))[-1:]
-    return checks + probe_sft(recipe, sorted(fitting, key=lambda pair: -pair[0])[: recipe.sft.batch_size], tokenizer, run)
+    return checks + probe_sft(
+        recipe, sorted(fitting, key=lambda pair: -pair[0])[: recipe.sft.batch_size], tokenizer, run
+    )
 
 
 def preflight_grpo(
-    recipe: Recipe, items: list[Item], sft: str | Path, tokenizer: PreTrainedTokenizerBase | None = None, run: bool = True
+    recipe: Recipe,
+    items: list[Item],
+    sft: str | Path,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    run: bool = True,
 ) -> list[Check]:
     """Checks before GRPO from the merged SFT model in folder ``sft``; otherwise as :func:`preflight_sft`."""
     if run:
@@ -92,11 +120,20 @@ def preflight_grpo(
     prompts = [build_messages(item, recipe.model.system) for item in [*sample, *long] or [EXAMPLE]]
     pairs = [(prompt, _turn(EXAMPLE)) for prompt in prompts]
     checks = [
-        check_template(tokenizer, pairs, recipe.model.prompt_opens_think), check_end(tokenizer, *pairs[0]), check_pad(tokenizer), check_tags(tokenizer),
+        check_template(tokenizer, pairs, recipe.model.prompt_opens_think),
+        check_end(tokenizer, *pairs[0]),
+        check_pad(tokenizer),
+        check_tags(tokenizer),
     ]
-    lengths = [length + recipe.grpo.max_completion_length for length in _lengths(tokenizer, prompts, opened=True)] if items else []
+    lengths = (
+        [length + recipe.grpo.max_completion_length for length in _lengths(tokenizer, prompts, opened=True)]
+        if items
+        else []
+    )
     context = _context(sft)
-    checks.append(check_lengths(lengths[: len(sample)], context, context, "the model's context, with grpo.max_completion_length"))
+    checks.append(
+        check_lengths(lengths[: len(sample)], context, context, "the model's context, with grpo.max_completion_length")
+    )
     if any(check.outcome == "fail" for check in checks):
         run = False
     from gazal.training.probes import probe_grpo
@@ -140,7 +177,12 @@ def check_template(tokenizer: PreTrainedTokenizerBase, pairs: list[tuple[Chat, C
         if problem:
             break
     opened = "the prompt opens <think>" if opens_think else "the completion opens <think>"
-    return Check(TEMPLATE, "fail" if problem else "pass", problem or f"what is trained begins with what is prompted; {opened}", ISSUES[TEMPLATE])
+    return Check(
+        TEMPLATE,
+        "fail" if problem else "pass",
+        problem or f"what is trained begins with what is prompted; {opened}",
+        ISSUES[TEMPLATE],
+    )
 
 
 def _template_problem(tokenizer: PreTrainedTokenizerBase, prompt: Chat, turn: Chat, opens_think: bool) -> str | None:
@@ -170,8 +212,15 @@ def _template_problem(tokenizer: PreTrainedTokenizerBase, prompt: Chat, turn: Ch
 
 def end_of_turn(tokenizer: PreTrainedTokenizerBase, prompt: Chat, turn: Chat) -> int | None:
     """The token that the template writes after a completion; None when it writes nothing."""
-    whole, last = tokenizer.apply_chat_template(prompt + turn, tokenize=False), turn[0]["content"].rstrip().splitlines()[-1]
-    ids = tokenizer(whole[whole.rindex(last) + len(last):], add_special_tokens=False)["input_ids"] if last in whole else []
+    whole, last = (
+        tokenizer.apply_chat_template(prompt + turn, tokenize=False),
+        turn[0]["content"].rstrip().splitlines()[-1],
+    )
+    ids = (
+        tokenizer(whole[whole.rindex(last) + len(last) :], add_special_tokens=False)["input_ids"]
+        if last in whole
+        else []
+    )
     return ids[0] if ids else None
 
 
@@ -182,10 +231,20 @@ def check_end(tokenizer: PreTrainedTokenizerBase, prompt: Chat, turn: Chat) -> C
     except TemplateError:
         end = None
     if end is None:
-        return Check(EOS, "fail", "the template writes nothing after a completion, so the model never learns to stop", ISSUES[EOS])
+        return Check(
+            EOS,
+            "fail",
+            "the template writes nothing after a completion, so the model never learns to stop",
+            ISSUES[EOS],
+        )
     written, eos = tokenizer.convert_ids_to_tokens(end), tokenizer.eos_token
     if end != tokenizer.eos_token_id:
-        return Check(EOS, "fail", f"the template ends a turn with {written}, the tokenizer's EOS is {eos}: generation would not stop", ISSUES[EOS])
+        return Check(
+            EOS,
+            "fail",
+            f"the template ends a turn with {written}, the tokenizer's EOS is {eos}: generation would not stop",
+            ISSUES[EOS],
+        )
     return Check(EOS, "pass", f"the template ends a turn with {eos}, on which generation stops", ISSUES[EOS])
 
 
@@ -199,9 +258,19 @@ def check_pad(tokenizer: PreTrainedTokenizerBase) -> Check:
 
 def check_tags(tokenizer: PreTrainedTokenizerBase) -> Check:
     """Completions are decoded without special tokens before they are scored: think tags must not be among them."""
-    lost = [tag for tag in TAGS if tag not in tokenizer.decode(tokenizer(f"a{tag}b", add_special_tokens=False)["input_ids"], skip_special_tokens=True)]
+    lost = [
+        tag
+        for tag in TAGS
+        if tag
+        not in tokenizer.decode(tokenizer(f"a{tag}b", add_special_tokens=False)["input_ids"], skip_special_tokens=True)
+    ]
     if lost:
-        return Check(TAGGED, "fail", f"{' and '.join(lost)} vanish in decoding (special tokens): every format reward would be 0", ISSUES[TAGGED])
+        return Check(
+            TAGGED,
+            "fail",
+            f"{' and '.join(lost)} vanish in decoding (special tokens): every format reward would be 0",
+            ISSUES[TAGGED],
+        )
     return Check(TAGGED, "pass", "<think> and </think> are no special tokens", ISSUES[TAGGED])
 
 
@@ -212,8 +281,18 @@ def check_lengths(lengths: list[int], limit: int | None, context: int | None, wh
     longest, over = max(lengths), sum(limit is not None and length > limit for length in lengths)
     beyond = sum(context is not None and context < length <= (limit or length) for length in lengths)
     if beyond:
-        return Check(LENGTH, "fail", f"{beyond} of {len(lengths)} sequences pass {what} {limit} but not the model's context of {context} tokens", ISSUES[LENGTH])
+        return Check(
+            LENGTH,
+            "fail",
+            f"{beyond} of {len(lengths)} sequences pass {what} {limit} but not the model's context of {context} tokens",
+            ISSUES[LENGTH],
+        )
     if over:
         why = f"{over} of {len(lengths)} ({over / len(lengths):.1%}) are longer than {what} ({limit} tokens); the longest has {longest}"
         return Check(LENGTH, "fail" if over == len(lengths) else "warn", why, ISSUES[LENGTH])
-    return Check(LENGTH, "pass", f"none of {len(lengths)} is longer than {what}{f' ({limit} tokens)' if limit else ''}; the longest has {longest}", ISSUES[LENGTH])
+    return Check(
+        LENGTH,
+        "pass",
+        f"none of {len(lengths)} is longer than {what}{f' ({limit} tokens)' if limit else ''}; the longest has {longest}",
+        ISSUES[LENGTH],
+    )

@@ -32,7 +32,12 @@ from gazal.sft.train import sft_dataset, sft_trainer
 from gazal.training.preflight import Check
 
 LABELS, LONGEST, REWARDS, ANSWERS = "EOS in the labels", "longest batch", "rewards differ", "answers are found"
-ISSUES = {LABELS: "trl#1623, trl#3091", LONGEST: "trl#2688, trl#4585", REWARDS: "trl#3708", ANSWERS: "open-r1#235, trl#6966"}
+ISSUES = {
+    LABELS: "trl#1623, trl#3091",
+    LONGEST: "trl#2688, trl#4585",
+    REWARDS: "trl#3708",
+    ANSWERS: "open-r1#235, trl#6966",
+}
 ONE_STEP: dict[str, Any] = {"max_steps": 1, "save_strategy": "no", "logging_strategy": "no"}
 
 
@@ -60,19 +65,29 @@ def _why_not(recipe: Recipe, items: list[Any], run: bool) -> str | None:
         return "no data yet"
     if not run:
         return "no model is run here, or a check above failed"
-    return None if recipe.launch.processes == 1 else f"launch.processes is {recipe.launch.processes}: one process does not hold what each of them will"
+    return (
+        None
+        if recipe.launch.processes == 1
+        else f"launch.processes is {recipe.launch.processes}: one process does not hold what each of them will"
+    )
 
 
-def probe_sft(recipe: Recipe, longest: list[tuple[int, Item]], tokenizer: PreTrainedTokenizerBase, run: bool = True) -> list[Check]:
+def probe_sft(
+    recipe: Recipe, longest: list[tuple[int, Item]], tokenizer: PreTrainedTokenizerBase, run: bool = True
+) -> list[Check]:
     """The labels of the longest batch, and one training step on it. ``longest``: the longest items that fit, with their tokens."""
     if why := _why_not(recipe, longest, run):
         return _skip((LABELS, LONGEST), why)
     section, length = recipe.sft, longest[0][0]
-    count = section.batch_size * (section.max_length // length if section.packing else 1)  # packed: enough for full rows
+    count = section.batch_size * (
+        section.max_length // length if section.packing else 1
+    )  # packed: enough for full rows
     with untouched(), tempfile.TemporaryDirectory() as folder:
         dataset = sft_dataset([longest[i % len(longest)][1] for i in range(count)], recipe.model.system)
         trainer = sft_trainer(recipe, dataset, tokenizer, Path(folder), [], gradient_accumulation_steps=1, **ONE_STEP)
-        batch = trainer.data_collator([trainer.train_dataset[i] for i in range(min(section.batch_size, len(trainer.train_dataset)))])
+        batch = trainer.data_collator(
+            [trainer.train_dataset[i] for i in range(min(section.batch_size, len(trainer.train_dataset)))]
+        )
         labels = _check_labels(batch, stop_ids(trainer.accelerator.unwrap_model(trainer.model), tokenizer), tokenizer)
         shape = " × ".join(map(str, batch["input_ids"].shape))  # packed: one row that holds all
         return [labels, _one_step(trainer, f"{shape} tokens", "sft.batch_size")]
@@ -84,41 +99,80 @@ def _check_labels(batch: dict[str, torch.Tensor], stops: list[int], tokenizer: P
     sequences = int((batch["position_ids"] == 0).sum()) if "position_ids" in batch else len(labels)
     trained = int((labels == eos).sum())
     if trained < sequences or eos not in stops:
-        return Check(LABELS, "fail", f"{tokenizer.eos_token} is a label in {trained} of {sequences} sequences: the model would not learn to stop", ISSUES[LABELS])
+        return Check(
+            LABELS,
+            "fail",
+            f"{tokenizer.eos_token} is a label in {trained} of {sequences} sequences: the model would not learn to stop",
+            ISSUES[LABELS],
+        )
     share = (labels != -100).float().mean().item()
-    return Check(LABELS, "pass", f"{tokenizer.eos_token} is a label in each of {sequences} sequences; {share:.0%} of the batch's tokens are trained", ISSUES[LABELS])
+    return Check(
+        LABELS,
+        "pass",
+        f"{tokenizer.eos_token} is a label in each of {sequences} sequences; {share:.0%} of the batch's tokens are trained",
+        ISSUES[LABELS],
+    )
 
 
 def probe_grpo(
-    recipe: Recipe, items: list[Item], longest: tuple[int, Item] | None, sft: str | Path, tokenizer: PreTrainedTokenizerBase, run: bool = True
+    recipe: Recipe,
+    items: list[Item],
+    longest: tuple[int, Item] | None,
+    sft: str | Path,
+    tokenizer: PreTrainedTokenizerBase,
+    run: bool = True,
 ) -> list[Check]:
     """Rewards of ``grpo.probe_prompts`` groups sampled from the SFT model, then one step on the longest batch.
     ``longest``: the item of the longest prompt, with its tokens and ``max_completion_length``."""
     if longest is None or (why := _why_not(recipe, items, run)):
         return _skip((REWARDS, ANSWERS, LONGEST), "no data yet" if longest is None else why)
     with untouched():
-        checks = _probe_rewards(recipe, items, sft, tokenizer) if recipe.grpo.probe_prompts else _skip((REWARDS, ANSWERS), "grpo.probe_prompts is 0")
+        checks = (
+            _probe_rewards(recipe, items, sft, tokenizer)
+            if recipe.grpo.probe_prompts
+            else _skip((REWARDS, ANSWERS), "grpo.probe_prompts is 0")
+        )
     with untouched(), tempfile.TemporaryDirectory() as folder:
         return [*checks, _longest_grpo(recipe, *longest, Path(sft), tokenizer, Path(folder))]
 
 
-def _probe_rewards(recipe: Recipe, items: list[Item], sft: str | Path, tokenizer: PreTrainedTokenizerBase) -> list[Check]:
+def _probe_rewards(
+    recipe: Recipe, items: list[Item], sft: str | Path, tokenizer: PreTrainedTokenizerBase
+) -> list[Check]:
     section, group = recipe.grpo, recipe.grpo.num_generations
-    picked = np.random.default_rng([recipe.seed, 5]).choice(len(items), min(section.probe_prompts, len(items)), replace=False)
+    picked = np.random.default_rng([recipe.seed, 5]).choice(
+        len(items), min(section.probe_prompts, len(items)), replace=False
+    )
     chosen = [items[i] for i in picked for _ in range(group)]
     ids = encode_prompts(tokenizer, [build_messages(item, recipe.model.system) for item in chosen])
-    made = sorted(generate(
-        load_model(sft, recipe.model.dtype), tokenizer, ids, max_new_tokens=section.max_completion_length, temperature=section.temperature, seed=recipe.seed,
-    ))
-    texts = tokenizer.batch_decode([done.ids for done in made], skip_special_tokens=True)  # as TRL decodes for the rewards
+    made = sorted(
+        generate(
+            load_model(sft, recipe.model.dtype),
+            tokenizer,
+            ids,
+            max_new_tokens=section.max_completion_length,
+            temperature=section.temperature,
+            seed=recipe.seed,
+        )
+    )
+    texts = tokenizer.batch_decode(
+        [done.ids for done in made], skip_special_tokens=True
+    )  # as TRL decodes for the rewards
     functions = trl_reward_functions(section.rewards, tokenizer.eos_token_id, recipe.model.prompt_opens_think)
     columns = {
-        "completions": [[{"role": "assistant", "content": text}] for text in texts], "completion_ids": [done.ids for done in made],
-        "options": [json.dumps(item.options) for item in chosen], "answer_idx": [item.answer_idx for item in chosen],
+        "completions": [[{"role": "assistant", "content": text}] for text in texts],
+        "completion_ids": [done.ids for done in made],
+        "options": [json.dumps(item.options) for item in chosen],
+        "answer_idx": [item.answer_idx for item in chosen],
     }
     values = np.array([function(**columns) for function in functions])
-    found = sum(extract(text, item.options, think_open=recipe.model.prompt_opens_think).letter is not None for text, item in zip(texts, chosen, strict=True))
-    return judge_rewards(np.tensordot(section.rewards.weights(), values, 1).reshape(-1, group), float(values[0].mean()), found)
+    found = sum(
+        extract(text, item.options, think_open=recipe.model.prompt_opens_think).letter is not None
+        for text, item in zip(texts, chosen, strict=True)
+    )
+    return judge_rewards(
+        np.tensordot(section.rewards.weights(), values, 1).reshape(-1, group), float(values[0].mean()), found
+    )
 
 
 def judge_rewards(rewards: np.ndarray, accuracy: float, found: int) -> list[Check]:
@@ -130,28 +184,60 @@ def judge_rewards(rewards: np.ndarray, accuracy: float, found: int) -> list[Chec
     spread = np.ptp(rewards, axis=1) > 1e-6
     what = f"{rewards.size} completions of {len(rewards)} prompts earn {round(float(rewards.min()), 2) + 0.0:.2f} to {rewards.max():.2f}, {accuracy:.0%} right"
     if np.ptp(rewards) <= 1e-6:
-        differ = Check(REWARDS, "fail", f"all {rewards.size} rewards are {rewards.flat[0]:.2f}: no gradient; train SFT longer, or look at what the model writes", ISSUES[REWARDS])
+        differ = Check(
+            REWARDS,
+            "fail",
+            f"all {rewards.size} rewards are {rewards.flat[0]:.2f}: no gradient; train SFT longer, or look at what the model writes",
+            ISSUES[REWARDS],
+        )
     elif not spread.any():
-        differ = Check(REWARDS, "warn", f"{what}, equal within each group: no gradient from these; raise grpo.temperature or choose items by pass rate", ISSUES[REWARDS])
+        differ = Check(
+            REWARDS,
+            "warn",
+            f"{what}, equal within each group: no gradient from these; raise grpo.temperature or choose items by pass rate",
+            ISSUES[REWARDS],
+        )
     else:
         differ = Check(REWARDS, "pass", f"{what}; {spread.sum()} groups have advantages of both signs", ISSUES[REWARDS])
     if not found:
-        return [differ, Check(ANSWERS, "fail", f"no answer in {rewards.size} completions: accuracy gives no signal; train SFT longer, raise grpo.max_completion_length, or look at what the model writes", ISSUES[ANSWERS])]
+        return [
+            differ,
+            Check(
+                ANSWERS,
+                "fail",
+                f"no answer in {rewards.size} completions: accuracy gives no signal; train SFT longer, raise grpo.max_completion_length, or look at what the model writes",
+                ISSUES[ANSWERS],
+            ),
+        ]
     return [differ, Check(ANSWERS, "pass", f"an answer in {found} of {rewards.size} completions", ISSUES[ANSWERS])]
 
 
-def _longest_grpo(recipe: Recipe, length: int, longest: Item, sft: Path, tokenizer: PreTrainedTokenizerBase, folder: Path) -> Check:
+def _longest_grpo(
+    recipe: Recipe, length: int, longest: Item, sft: Path, tokenizer: PreTrainedTokenizerBase, folder: Path
+) -> Check:
     """One forward pass of ``batch_size`` × (longest prompt + ``max_completion_length``) and its step; the completions are made up."""
     section = recipe.grpo
     passes = section.num_generations // math.gcd(section.batch_size, section.num_generations)  # whole groups
     word = tokenizer("a", add_special_tokens=False)["input_ids"][0]
 
     def full_length(prompts: list[Any], trainer: Any) -> dict[str, Any]:
-        return {"prompt_ids": encode_prompts(tokenizer, prompts), "completion_ids": [[word] * section.max_completion_length for _ in prompts], "logprobs": None}
+        return {
+            "prompt_ids": encode_prompts(tokenizer, prompts),
+            "completion_ids": [[word] * section.max_completion_length for _ in prompts],
+            "logprobs": None,
+        }
 
     trainer = grpo_trainer(
-        recipe, [longest] * (section.batch_size * passes // section.num_generations), sft, tokenizer,
-        trl_reward_functions(section.rewards, tokenizer.eos_token_id), folder, [], full_length, gradient_accumulation_steps=passes, **ONE_STEP,
+        recipe,
+        [longest] * (section.batch_size * passes // section.num_generations),
+        sft,
+        tokenizer,
+        trl_reward_functions(section.rewards, tokenizer.eos_token_id),
+        folder,
+        [],
+        full_length,
+        gradient_accumulation_steps=passes,
+        **ONE_STEP,
     )
     return _one_step(trainer, f"{section.batch_size} × {length} tokens", "grpo.batch_size")
 
@@ -165,9 +251,23 @@ def _one_step(trainer: Any, shape: str, key: str) -> Check:
     try:
         trainer.train()
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
+        if (
+            isinstance(error, RuntimeError)
+            and not isinstance(error, torch.OutOfMemoryError)
+            and "allocate memory" not in str(error)
+        ):
             raise
-        return Check(LONGEST, "fail", f"{shape} do not fit in memory: lower {key}, or set gradient_checkpointing", ISSUES[LONGEST])
+        return Check(
+            LONGEST,
+            "fail",
+            f"{shape} do not fit in memory: lower {key}, or set gradient_checkpointing",
+            ISSUES[LONGEST],
+        )
     peak = torch.cuda.max_memory_allocated() if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     where = "the device's peak" if cuda else "the process's peak"
-    return Check(LONGEST, "pass", f"{shape} took {time.perf_counter() - began:.1f} s forward and back; {where} is {peak / 2**30:.2f} GiB", ISSUES[LONGEST])
+    return Check(
+        LONGEST,
+        "pass",
+        f"{shape} took {time.perf_counter() - began:.1f} s forward and back; {where} is {peak / 2**30:.2f} GiB",
+        ISSUES[LONGEST],
+    )

@@ -52,7 +52,9 @@ def trainable_state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 def _like(value: Any, parameter: torch.Tensor) -> Any:
     """A whole tensor cut into shards as ``parameter`` is; anything else (step counts) as it is."""
     if isinstance(parameter, DTensor) and isinstance(value, torch.Tensor) and value.shape == parameter.shape:
-        return distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements, src_data_rank=None)
+        return distribute_tensor(
+            value.to(parameter.device), parameter.device_mesh, parameter.placements, src_data_rank=None
+        )
     return value
 
 
@@ -69,12 +71,20 @@ class ManyProcesses:
             PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
         super().create_accelerator_and_postprocess()
 
-    def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], Any]:
         """The batches of a step, without the examples that accelerate repeats at an epoch's end to give each process as
         many. (Packed rows lie flat in one row: what is repeated of them stays.)"""
         batches = list(islice(epoch_iterator, num_batches))
         ends = self.accelerator.gradient_state
-        if self.args.world_size > 1 and batches and "labels" in batches[-1] and ends.end_of_dataloader and ends.remainder > 0:
+        if (
+            self.args.world_size > 1
+            and batches
+            and "labels" in batches[-1]
+            and ends.end_of_dataloader
+            and ends.remainder > 0
+        ):
             rows = self.args.per_device_train_batch_size
             mine = ends.remainder - self.args.process_index * rows
             if mine < rows == len(batches[-1]["labels"]):
@@ -94,7 +104,12 @@ class ManyProcesses:
         if not self.is_fsdp_enabled:
             return super()._save_optimizer_and_scheduler(output_dir)
         saved = self.optimizer.state_dict()
-        states = {index: {key: whole(value).cpu() if isinstance(value, torch.Tensor) else value for key, value in state.items()} for index, state in saved["state"].items()}
+        states = {
+            index: {
+                key: whole(value).cpu() if isinstance(value, torch.Tensor) else value for key, value in state.items()
+            }
+            for index, state in saved["state"].items()
+        }
         if self.args.should_save:
             torch.save({"state": states, "param_groups": saved["param_groups"]}, Path(output_dir) / OPTIMIZER_NAME)
             torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
@@ -111,8 +126,12 @@ class ManyProcesses:
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is None or self.args.world_size == 1 or self.is_deepspeed_enabled:
             return super()._load_optimizer_and_scheduler(checkpoint)
-        saved = torch.load(Path(checkpoint) / OPTIMIZER_NAME, map_location="cpu", weights_only=True)  # transformers would map to "cpu:0", which torch refuses
-        parameters: Iterable[torch.Tensor] = (value for group in self.optimizer.param_groups for value in group["params"])
+        saved = torch.load(
+            Path(checkpoint) / OPTIMIZER_NAME, map_location="cpu", weights_only=True
+        )  # transformers would map to "cpu:0", which torch refuses
+        parameters: Iterable[torch.Tensor] = (
+            value for group in self.optimizer.param_groups for value in group["params"]
+        )
         for index, parameter in enumerate(parameters):
             if index in saved["state"]:
                 saved["state"][index] = {key: _like(value, parameter) for key, value in saved["state"][index].items()}

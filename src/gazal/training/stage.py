@@ -22,8 +22,15 @@ PARITY_PROMPTS = 64
 
 
 def train_stage(
-    stage: str, trainer: Any, recipe: Recipe, base: str | Path, base_name: str, tokenizer: PreTrainedTokenizerBase,
-    folder: Path, items: list[Item], say: Callable[[str], None] = print,
+    stage: str,
+    trainer: Any,
+    recipe: Recipe,
+    base: str | Path,
+    base_name: str,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    items: list[Item],
+    say: Callable[[str], None] = print,
 ) -> dict[str, float]:
     """Train on ``items`` to the end (from the newest whole checkpoint), then write ``folder/adapter``, ``folder/merged`` and
     ``folder/parity.json``. The checkpoints stay: whoever calls removes them when all is written.
@@ -55,7 +62,12 @@ def train_stage(
 
 def _made_from(recipe: Recipe, stage: str, items: list[Item], frozen: str) -> str:
     """XXH3 of seed, settings, frozen weights (by their hash) and training items: with the same, a checkpoint can be gone on from."""
-    settings = [recipe.seed, recipe.model.model_dump(mode="json"), getattr(recipe, stage).model_dump(mode="json"), frozen]
+    settings = [
+        recipe.seed,
+        recipe.model.model_dump(mode="json"),
+        getattr(recipe, stage).model_dump(mode="json"),
+        frozen,
+    ]
     digest = xxhash.xxh3_128(json.dumps(settings).encode())
     for item in items:
         digest.update(item.model_dump_json().encode())

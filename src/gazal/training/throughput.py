@@ -23,13 +23,17 @@ def flops_per_token(model: PreTrainedModel) -> int:
     """FLOPs of one training pass a token, without attention: 6 a trained weight of a matrix, 4 a frozen one; the input
     embedding is looked up, and counts only where it is the output matrix too. Of a layer's experts the active ones count."""
     config = model.config.get_text_config()
-    active = getattr(config, "num_experts_per_tok", 1) / (getattr(config, "num_experts", None) or getattr(config, "num_local_experts", None) or 1)
+    active = getattr(config, "num_experts_per_tok", 1) / (
+        getattr(config, "num_experts", None) or getattr(config, "num_local_experts", None) or 1
+    )
     inputs, outputs = model.get_input_embeddings(), model.get_output_embeddings()
     total = 0.0
     for parameter in model.parameters():
         if parameter.ndim < 2 or (parameter is inputs.weight and parameter is not outputs.weight):
             continue
-        size = getattr(parameter, "ds_numel", parameter.numel()) * (2 if type(parameter).__name__ == "Params4bit" else 1)  # two to a byte
+        size = getattr(parameter, "ds_numel", parameter.numel()) * (
+            2 if type(parameter).__name__ == "Params4bit" else 1
+        )  # two to a byte
         total += (6 if parameter.requires_grad else 4) * size * (active if parameter.ndim == 3 else 1)
     return round(total)
 
@@ -104,6 +108,8 @@ class Throughput:
             logs["tokens_per_second"] = round(tokens * self.args.world_size / seconds, 1)
             logs["padding_share"] = round(1 - tokens / places, 4)
             if self._peak:
-                logs["mfu"] = round((tokens * self._per_token + attention_flops(self._policy, lengths)) / seconds / self._peak, 4)
+                logs["mfu"] = round(
+                    (tokens * self._per_token + attention_flops(self._policy, lengths)) / seconds / self._peak, 4
+                )
             self._seen.clear()
         super().log(logs, start_time)

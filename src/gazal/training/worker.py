@@ -31,7 +31,13 @@ WATCHED, REASONS = "GAZAL_WATCHED", "GAZAL_REASONS"  # "pid created" of the proc
 PATIENCE = timedelta(hours=12)  # the others wait while the first measures pass rates, merges and proves the merge
 
 
-def train(stage: str, run: Path, launch: LaunchSection, callbacks: list[TrainerCallback] | None = None, say: Callable[[str], None] = print) -> dict[str, float]:
+def train(
+    stage: str,
+    run: Path,
+    launch: LaunchSection,
+    callbacks: list[TrainerCallback] | None = None,
+    say: Callable[[str], None] = print,
+) -> dict[str, float]:
     """Train ``stage`` of the run folder ``run`` in this process, alone or with others; return the last logged values."""
     from gazal.grpo.train import train_grpo
     from gazal.sft.train import train_sft
@@ -72,7 +78,10 @@ def leave_reason(error: BaseException) -> None:
     """Write why this process fails, for the one that started it."""
     clear = isinstance(error, GazalError)
     line = str(error) if clear else f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-    write_json(Path(os.environ[REASONS]) / f"{os.environ.get('RANK', '0')}.json", {"line": line, "clear": clear, "time": time.time()})
+    write_json(
+        Path(os.environ[REASONS]) / f"{os.environ.get('RANK', '0')}.json",
+        {"line": line, "clear": clear, "time": time.time()},
+    )
 
 
 def work(stage: str, run: Path, launch: LaunchSection, callbacks: list[TrainerCallback] | None = None) -> None:
