@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tokenizers import Tokenizer
+
 from gazal.data.synth import synthesize
 from gazal.red_team import Case
-from tokenizers import Tokenizer
 
 TOKENIZER = Path(__file__).resolve().parent.parent / "src" / "gazal" / "assets" / "embedded_base" / "tokenizer.json"
 FORMS = {

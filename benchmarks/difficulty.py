@@ -22,8 +22,8 @@ import yaml
 from transformers import TrainerCallback
 
 from gazal.evaluation.engines import load_engine
-from gazal.evaluation.prompting import prompting_of
 from gazal.evaluation.predictions import predict, read_predictions
+from gazal.evaluation.prompting import prompting_of
 from gazal.evaluation.stats import interval, paired_interval, paired_p
 from gazal.files import atomic_write, read_jsonl
 from gazal.grpo.train import train_grpo

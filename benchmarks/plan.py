@@ -26,9 +26,9 @@ from gazal.base.tokenizer import train_tokenizer
 from gazal.data.synth import synthesize
 from gazal.errors import GazalError
 from gazal.files import atomic_write
-from gazal.items import read_items, write_items_jsonl
 from gazal.grpo.rollouts import encode_prompts
 from gazal.grpo.train import train_grpo
+from gazal.items import read_items, write_items_jsonl
 from gazal.models import load_tokenizer
 from gazal.planning.command import NAMES
 from gazal.planning.devices import read_devices

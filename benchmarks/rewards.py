@@ -28,7 +28,10 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+from completions import FORMS, TOKENIZER, Batch, cases_batch, honest_batch, token_ids
+from peers import Peer, open_r1, trl
 from tokenizers import Tokenizer
+from trl.rewards import accuracy_reward as accuracy_of_trl
 
 from gazal.answers import extract
 from gazal.files import atomic_write, write_json
@@ -43,9 +46,6 @@ from gazal.rewards import (
     trl_reward_functions,
 )
 from gazal.runs import code_version
-from completions import FORMS, TOKENIZER, Batch, cases_batch, honest_batch, token_ids
-from peers import Peer, open_r1, trl
-from trl.rewards import accuracy_reward as accuracy_of_trl
 
 ROOT = Path(__file__).resolve().parent.parent
 GOAL = 20_000

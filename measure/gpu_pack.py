@@ -14,12 +14,13 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+from gpu_run import CODE, HASHES, PACK, ROOT, tree_hash
+
 from gazal.data.splits import make_splits
 from gazal.errors import GazalError
 from gazal.files import sha256, write_json
 from gazal.recipe import load_recipe
 from gazal.runs import code_version
-from gpu_run import CODE, HASHES, PACK, ROOT, tree_hash
 
 MOST = 60 * 2**20  # bytes
 CARRIED = (

@@ -10,6 +10,8 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+from gpu_steps import Run
+from gpu_training import BF16, Clock, apart, grpo_items, losses, recipe, sft_items
 from peft.tuners.lora.dora import DoraLinearLayer
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
@@ -26,8 +28,6 @@ from gazal.planning.work import generation_seconds, stage_work
 from gazal.recipe import ModelSection, Recipe, load_recipe
 from gazal.rewards import trl_reward_functions
 from gazal.sft.train import sft_dataset, sft_trainer
-from gpu_steps import Run
-from gpu_training import BF16, Clock, apart, grpo_items, losses, recipe, sft_items
 
 UTILISATION = 0.4  # that plans assume
 WARM = 2  # steps that are not counted

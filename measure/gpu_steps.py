@@ -24,11 +24,11 @@ from typing import Any
 
 import psutil
 import torch
+from gpu_run import NO_CARD, expected
 
 from gazal.errors import GazalError
 from gazal.evaluation.identity import fast_dtype
 from gazal.training.worker import end_with
-from gpu_run import NO_CARD, expected
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "bitsandbytes", "liger-kernel", "numpy")
 REASON = "reason.txt"  # why a process of its own failed

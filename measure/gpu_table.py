@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from gpu_run import MACHINE, ROOT, STEPS
+
 from gazal.errors import GazalError
 from gazal.files import atomic_write, file_safe, read_jsonl
-from gpu_run import MACHINE, ROOT, STEPS
 
 RESULTS, DOCS = ROOT / "results" / "gpu", ROOT / "docs" / "gpu.md"
 KEYS = {"step": str, "what": str, "outcome": str, "seconds": (int, float), "why": str, "figures": dict}

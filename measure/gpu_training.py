@@ -20,6 +20,8 @@ from xml.etree import ElementTree
 import numpy as np
 import pandas as pd
 import torch
+from gpu_run import expected
+from gpu_steps import UNDONE, Found, NotHere, Run
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
@@ -37,8 +39,6 @@ from gazal.runs import CHECKPOINTS
 from gazal.sft.train import sft_dataset, sft_trainer, train_sft
 from gazal.training import launch
 from gazal.training.checkpoints import checkpoints
-from gpu_run import expected
-from gpu_steps import UNDONE, Found, NotHere, Run
 
 BF16 = ("model.dtype=bfloat16", "sft.bf16=true", "grpo.bf16=true")
 TRAINER = ("grpo.rollouts=trainer",)  # a 4-bit or sharded policy has no merged copy

@@ -3,8 +3,9 @@
 from pathlib import Path
 from unittest.mock import patch
 
-from gazal.training import worker
 from gpu_training import Shards
+
+from gazal.training import worker
 
 train = worker.train
 

@@ -12,10 +12,10 @@ import datasets
 import torch
 import transformers
 import trl.trainer.grpo_trainer
-import trl.trainer.sft_trainer
+import trl.trainer.sft_trainer  # noqa: F401
 
 import gazal.grpo.train
-import gazal.sft.train
+import gazal.sft.train  # noqa: F401
 from gazal.cards import write_cards
 from gazal.data.splits import make_splits
 from gazal.evaluation.command import evaluate_stages

@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import agreement as bench
+
 from gazal.evaluation.prompting import prompting_of
 from gazal.items import Item
 from gazal.recipe import load_recipe

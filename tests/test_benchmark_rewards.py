@@ -18,6 +18,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import completions
 import peers
 import rewards as bench
+
 from gazal.answers import Reason, extract
 from gazal.errors import GazalError
 from gazal.red_team import KEY, OPTIONS, Case, honest_completion

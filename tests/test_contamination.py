@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
+from conftest import make_item
+from test_scoring import ITEMS, folder, rows
 
 from gazal.errors import GazalError
 from gazal.evaluation.contamination import FILE, measure_contamination, read_unclean, unclean
@@ -13,9 +15,6 @@ from gazal.evaluation.score import score_folder
 from gazal.files import write_json
 from gazal.items import Item, write_items_parquet
 from gazal.recipe_data import CurationSection
-
-from conftest import make_item
-from test_scoring import ITEMS, folder, rows
 
 STEM = "A 45-year-old man with sarcoidosis presents to the clinic with a painful red eye, photophobia and blurred vision for three days"
 

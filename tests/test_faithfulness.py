@@ -16,6 +16,7 @@ import pytest
 import statsmodels.api as sm
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from planted_errors import ERRORS, numbered
 from scipy.stats import entropy
 from typer.testing import CliRunner
 
@@ -32,8 +33,6 @@ from gazal.evaluation.truth import Truth, find_truth
 from gazal.evaluation.verdicts import OUTCOMES, Verdict, judge
 from gazal.items import REASONING_TYPES, Item
 from gazal.prompts import completion_text
-
-from planted_errors import ERRORS, numbered
 
 EACH = 1050  # items a variety: 2,100 in all, with two traces each
 KEPT = {"id", "question", "options", "answer_idx", "reasoning_type", "subject", "source"}

@@ -14,23 +14,23 @@ import time
 import zipfile
 from pathlib import Path
 
-import pytest
-import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from peft import get_peft_model
-
 import gpu_pack
 import gpu_run
 import gpu_table
-from gazal.errors import GazalError
-from gazal.models import load_model, lora_config
-from gazal.recipe_train import AdapterSection
-from gazal.runs import code_version
+import pytest
+import torch
 from gpu_run import Lines, Step
 from gpu_speed import factor_norm, norm_from_factors
 from gpu_steps import NEEDS_CUDA, Found, NotHere, Run
 from gpu_training import DIFFERENCE, MOVED, SHARE, Moves, beside
+from hypothesis import given
+from hypothesis import strategies as st
+from peft import get_peft_model
+
+from gazal.errors import GazalError
+from gazal.models import load_model, lora_config
+from gazal.recipe_train import AdapterSection
+from gazal.runs import code_version
 
 ROOT = Path(__file__).resolve().parent.parent
 NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")

@@ -17,10 +17,10 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from gazal import likelihood
 from gazal.errors import GazalError
 from gazal.evaluation.engines import Reply, load_engine
+from gazal.evaluation.folder import save_items
 from gazal.evaluation.loglik import choices, read_letter, replies, to_completion
 from gazal.evaluation.predictions import predict, read_predictions
 from gazal.evaluation.prompting import Prompting
-from gazal.evaluation.folder import save_items
 from gazal.evaluation.score import score_folder
 from gazal.likelihood import Encoded, Scored, encode, score_batch
 from gazal.recipe_evaluation import EvaluationSection

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import make_item
-
 from tokenizers import Tokenizer
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel

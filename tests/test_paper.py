@@ -12,6 +12,7 @@ import matplotlib.image
 import pytest
 import typst
 import yaml
+from paper_run import build_run, scores
 
 from gazal.errors import GazalError
 from gazal.evaluation.report import in_percent
@@ -25,8 +26,6 @@ from gazal.paper.make import make_paper
 from gazal.paper.style import save_figure
 from gazal.paper.table_form import Table, escape_latex, escape_markdown, p_value, percent
 from gazal.paper.tables import contamination_table, make_tables
-
-from paper_run import build_run, scores
 
 FIGURES = ("sft_loss", "grpo_rewards", "stages", "benchmarks", "deltas", "subjects", "lengths", "data_composition")
 NEW = ("p_holm", "n", "detectable")  # of a paired test; a run scored before them still gives its paper

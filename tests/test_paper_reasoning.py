@@ -8,6 +8,9 @@ from pathlib import Path
 
 import matplotlib.image
 import pytest
+from planted_errors import ERRORS, numbered
+from test_faithfulness import write
+from test_paper import paper_text
 
 from gazal.data.synth import synthesize
 from gazal.errors import GazalError
@@ -20,10 +23,6 @@ from gazal.paper.inputs import read_results
 from gazal.paper.reasoning import faithfulness_table, fig_faithfulness, judged, structure_table
 from gazal.paper.style import save_figure
 from gazal.prompts import completion_text
-
-from planted_errors import ERRORS, numbered
-from test_faithfulness import write
-from test_paper import paper_text
 
 
 def planted(item: Item, name: str) -> str:

@@ -7,10 +7,10 @@ import shlex
 
 import pytest
 import torch
-from torch.multiprocessing.reductions import StorageWeakRef
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import get_peft_model
+from torch.multiprocessing.reductions import StorageWeakRef
 from typer.testing import CliRunner
 
 from gazal.cli import app

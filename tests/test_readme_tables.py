@@ -15,6 +15,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import readme_tables as bench
+from test_faithfulness import write
+
 from gazal.data.synth import synthesize
 from gazal.errors import GazalError
 from gazal.evaluation.faithfulness import measure_faithfulness
@@ -24,7 +26,6 @@ from gazal.evaluation.score import score_folder
 from gazal.paper.evaluation_tables import results_table
 from gazal.paper.inputs import read_results
 from gazal.prompts import completion_text
-from test_faithfulness import write
 
 QUIZ = [make_item(n) for n in range(10)]
 YES_NO = [make_item(n, 3).model_copy(update={"options": {"A": "yes", "B": "no", "C": "maybe"}}) for n in range(6)]

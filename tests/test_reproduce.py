@@ -9,8 +9,8 @@ from pathlib import Path
 
 import nbformat
 import pytest
-
 from check_run import check_run
+
 from gazal.errors import GazalError
 from gazal.reproduce import _execute, reproduce
 

@@ -18,8 +18,8 @@ from typer.testing import CliRunner
 
 from gazal.cli import app
 from gazal.errors import GazalError
-from gazal.evaluation.predictions import SCHEMA, fingerprint, read_predictions
 from gazal.evaluation.folder import read_answers, save_items, save_not_run, save_training_items
+from gazal.evaluation.predictions import SCHEMA, fingerprint, read_predictions
 from gazal.evaluation.report import details_table, results_table
 from gazal.evaluation.score import score_folder, scores_frame
 from gazal.evaluation.sensitivity import compare_protocols

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scripted_teacher import Script, good_answer, question_of, scripted_server
+from scripted_teacher import good_answer, question_of, scripted_server
 from typer.testing import CliRunner
 
 from gazal import DISCLAIMER

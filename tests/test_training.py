@@ -8,14 +8,13 @@ import math
 import pytest
 import torch
 from peft import PeftModel, get_peft_model
-
 from transformers import TrainerState
 
 from gazal.data.synth import synthesize
 from gazal.errors import GazalError
 from gazal.generation import generate
-from gazal.grpo.rollouts import MergedModel, MergedRollouts, encode_prompts
 from gazal.grpo.difficulty import choose_items
+from gazal.grpo.rollouts import MergedModel, MergedRollouts, encode_prompts
 from gazal.grpo.train import train_grpo
 from gazal.items import Item
 from gazal.models import load_model, load_tokenizer, lora_config

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from gazal.paper.style import DPI, GREY, INK, LIGHT, PAGE, SERIES, house_style, new_figure, tidy
+from gazal.red_team import KEY, OPTIONS
 from gazal.reward_lab import (
     RIGHT,
     WRONG,
@@ -23,7 +24,6 @@ from gazal.reward_lab import (
     padded_loop,
     repetition_shape,
 )
-from gazal.red_team import KEY, OPTIONS
 from gazal.rewards import COMPONENTS, RewardConfig, score_completion
 
 COLOURS = dict(zip(COMPONENTS, SERIES, strict=False))
