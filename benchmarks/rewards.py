@@ -34,8 +34,9 @@ from tokenizers import Tokenizer
 from trl.rewards import accuracy_reward as accuracy_of_trl
 
 from gazal.answers import extract
+from gazal.common.paths import RED_TEAM_CASES
 from gazal.files import atomic_write, write_json
-from gazal.red_team import CASES, Case, honest_completion, read_cases
+from gazal.red_team import Case, honest_completion, read_cases
 from gazal.rewards import (
     RewardConfig,
     accuracy_reward,
@@ -317,7 +318,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--n", type=int, default=4000, help="completions to time")
     parser.add_argument("--repeats", type=int, default=15, help="timings of which the best counts")
-    parser.add_argument("--cases", type=Path, default=CASES, help="the red team's cases, JSON lines")
+    parser.add_argument("--cases", type=Path, default=RED_TEAM_CASES, help="the red team's cases, JSON lines")
     parser.add_argument(
         "--out", type=Path, default=ROOT / "benchmarks" / "results", help="folder for rewards.json and rewards.md"
     )

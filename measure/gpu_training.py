@@ -25,13 +25,13 @@ from gpu_steps import UNDONE, Found, NotHere, Run
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
+from gazal.common.paths import EMBEDDED
 from gazal.errors import GazalError
 from gazal.files import atomic_write, write_json
 from gazal.generation import generate
 from gazal.grpo.rollouts import encode_prompts
 from gazal.grpo.train import train_grpo
 from gazal.items import Item, read_items, write_items_parquet
-from gazal.model_folders import EMBEDDED
 from gazal.models import load_model, load_tokenizer
 from gazal.prompts import build_messages
 from gazal.recipe import Recipe, dump_recipe, load_recipe

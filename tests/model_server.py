@@ -15,7 +15,7 @@ import httpx
 import pytest
 from transformers.utils.import_utils import is_serve_available
 
-from gazal.models import EMBEDDED
+from gazal.common.paths import EMBEDDED
 
 needs_serve = pytest.mark.skipif(
     not is_serve_available(), reason="transformers serve needs fastapi and uvicorn (pip install transformers[serving])"

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from gazal.answer_end import AnswerEnd, closed_at, opens_answer
 from gazal.answers import extract
-from gazal.models import EMBEDDED, load_tokenizer
+from gazal.common.paths import EMBEDDED
+from gazal.models import load_tokenizer
 
 OPTIONS = {"A": "heparin", "B": "aspirin", "C": "vitamin K", "D": "E. coli"}
 THINK = "<think>\nStep 1: A. range; inside\n**Answer:** A\n</think>\n\n## Clinical Assessment\n"

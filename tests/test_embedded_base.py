@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from gazal.base.train import ASSETS, BASE_BUCKETS, BaseTraining, probe, train_base
+from gazal.base.train import BASE_BUCKETS, BaseTraining, probe, train_base
+from gazal.common.paths import EMBEDDED
 from gazal.data.sources import BUCKETS
 from gazal.data.synth import draw
 from gazal.evaluation.engines import load_engine
@@ -19,14 +20,14 @@ from gazal.prompts import SYSTEM, build_messages
 
 @pytest.fixture(scope="module")
 def base():
-    return load_model(ASSETS), load_tokenizer(ASSETS)
+    return load_model(EMBEDDED), load_tokenizer(EMBEDDED)
 
 
 def test_files_are_those_of_the_manifest_and_small_enough_for_the_package():
-    manifest = json.loads((ASSETS / "manifest.json").read_text(encoding="utf-8"))
-    assert {name: sha256(ASSETS / name) for name in manifest["sha256"]} == manifest["sha256"]
+    manifest = json.loads((EMBEDDED / "manifest.json").read_text(encoding="utf-8"))
+    assert {name: sha256(EMBEDDED / name) for name in manifest["sha256"]} == manifest["sha256"]
     assert "model.safetensors" in manifest["sha256"]
-    assert sum(path.stat().st_size for path in ASSETS.iterdir()) <= 15e6
+    assert sum(path.stat().st_size for path in EMBEDDED.iterdir()) <= 15e6
 
 
 def test_it_knows_the_facts(base):

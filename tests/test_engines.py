@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gazal.answer_end import AnswerEnd
+from gazal.common.paths import EMBEDDED
 from gazal.data.synth import synthesize
 from gazal.errors import GazalError
 from gazal.evaluation.engines import TransformersEngine, load_engine
@@ -21,7 +22,7 @@ from gazal.evaluation.predictions import Prompts
 from gazal.evaluation.prompting import Prompting
 from gazal.evaluation.rendering import Renderer, TokenLists
 from gazal.evaluation.vllm_engine import gpus_for, sampling_arguments, to_reply
-from gazal.models import EMBEDDED, load_model, load_tokenizer
+from gazal.models import load_model, load_tokenizer
 from gazal.prompts import SYSTEM, encode_chats
 from gazal.recipe_evaluation import EvaluationSection
 

@@ -14,6 +14,7 @@ import typst
 import yaml
 from paper_run import build_run, scores
 
+from gazal.common.paths import PAPER
 from gazal.errors import GazalError
 from gazal.evaluation.report import in_percent
 from gazal.paper.claims import check_claims
@@ -21,7 +22,7 @@ from gazal.paper.compile import compile_paper, stage_sources
 from gazal.paper.evaluation_figures import above_chance, fig_deltas, fig_lengths, fig_subjects
 from gazal.paper.evaluation_tables import benchmarks_table, evaluation_table, paired_table, results_table
 from gazal.paper.figures import caption, fig_benchmarks, fig_stages, figure_jobs, make_figures
-from gazal.paper.inputs import PAPER, read_results
+from gazal.paper.inputs import read_results
 from gazal.paper.make import make_paper
 from gazal.paper.style import save_figure
 from gazal.paper.table_form import Table, escape_latex, escape_markdown, p_value, percent

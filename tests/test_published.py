@@ -12,15 +12,16 @@ from scripted_teacher import scripted_server
 from typer.testing import CliRunner
 
 from gazal.cli import app
+from gazal.common.paths import PAPER, RECIPES
 from gazal.data.synth import synthesize
 from gazal.errors import GazalError
 from gazal.evaluation import benchmarks
 from gazal.evaluation.asked import LazyEngine, asked_models
 from gazal.items import write_items_jsonl
 from gazal.paper.claims import check_claims
-from gazal.paper.inputs import PAPER, read_yaml
+from gazal.paper.inputs import read_yaml
 from gazal.paper.ledger import claims_ledger, ledger_table, stand_ins, write_ledger
-from gazal.recipe import RECIPES, load_recipe
+from gazal.recipe import load_recipe
 from gazal.recipe_evaluation import EvaluationSection
 
 PUBLISHED = read_yaml(PAPER / "published.yaml")

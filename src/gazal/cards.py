@@ -18,11 +18,11 @@ from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCard, DatasetCardData
 
 from gazal import DISCLAIMER
+from gazal.common.paths import DATASET_CARD
 from gazal.errors import GazalError
 from gazal.files import atomic_write
 from gazal.recipe import Recipe
 
-TEMPLATE = Path(__file__).resolve().parent / "assets" / "dataset_card.md"
 NOT_STATED = "not stated"
 SIZES = (
     (1_000, "n<1K"),
@@ -173,7 +173,7 @@ def _card(name: str, published: _Set, folder: Path, report: dict[str, Any], reci
     ).to_dataset_card_data(data)
     return DatasetCard.from_template(
         data,
-        template_path=str(TEMPLATE),
+        template_path=str(DATASET_CARD),
         pretty_name=title,
         disclaimer=DISCLAIMER,
         what=published.what,

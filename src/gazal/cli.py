@@ -441,9 +441,10 @@ def embedded_base(
     ] = True,
 ) -> None:
     """Train the embedded base model from nothing (seeded; about half an hour on two cores)."""
-    from gazal.base.train import ASSETS, BaseTraining, train_base
+    from gazal.base.train import BaseTraining, train_base
+    from gazal.common.paths import EMBEDDED
 
-    train_base(out or ASSETS, BaseTraining(**({"steps": steps} if steps else {})), compiled)
+    train_base(out or EMBEDDED, BaseTraining(**({"steps": steps} if steps else {})), compiled)
 
 
 def main() -> None:

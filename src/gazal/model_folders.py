@@ -7,8 +7,6 @@ from pathlib import Path
 from gazal.errors import GazalError
 from gazal.hub import is_hub_id, require_hub
 
-EMBEDDED = Path(__file__).resolve().parent / "assets" / "embedded_base"
-
 
 def require(path: str) -> None:
     """GazalError for what is no folder and no hub id; Unreachable, within seconds, when the hub is needed and cannot be asked."""

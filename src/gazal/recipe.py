@@ -13,14 +13,13 @@ from typing import Any, Literal, get_args
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
+from gazal.common.paths import RECIPES
 from gazal.errors import GazalError
 from gazal.prompts import SYSTEM
 from gazal.recipe_data import DataSection
 from gazal.recipe_evaluation import EvaluatedModel, EvaluationSection
 from gazal.recipe_train import GRPOSection, LaunchSection, SFTSection
 from gazal.section import Section
-
-RECIPES = Path(__file__).resolve().parent.parent.parent / "recipes"
 
 
 class ModelSection(Section):

@@ -15,11 +15,11 @@ from typing import Any
 import pandas as pd
 
 from gazal.answers import Reason
+from gazal.common.paths import RED_TEAM_CASES
 from gazal.errors import GazalError
 from gazal.files import read_jsonl
 from gazal.rewards import RewardConfig, RewardScores, score_completion
 
-CASES = Path(__file__).resolve().parent.parent.parent / "tests" / "red_team" / "cases.jsonl"
 OPTIONS = {"A": "Aspirin", "B": "Warfarin", "C": "Heparin", "D": "Metformin"}
 KEY = "C"
 MAX_CHARACTERS = 2_000_000
@@ -54,7 +54,7 @@ class Case:
         return score_completion(text, self.options, self.answer_idx, cfg=cfg, think_open=self.think_open)
 
 
-def read_cases(path: str | Path = CASES) -> list[Case]:
+def read_cases(path: str | Path = RED_TEAM_CASES) -> list[Case]:
     """The cases of a JSON-lines file. Raises GazalError naming file, row and field for a bad line or an id given twice."""
     cases: list[Case] = []
     seen: set[str] = set()

@@ -13,11 +13,12 @@ import papermill
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
+from gazal.common.paths import ROOT
 from gazal.errors import GazalError
 from gazal.files import write_json
 from gazal.locks import only_one
 from gazal.recipe import load_recipe
-from gazal.runs import ROOT, STAGES, RunFolder, relative, run_path
+from gazal.runs import STAGES, RunFolder, relative, run_path
 
 NOTEBOOKS = dict(zip(STAGES, ("01_data", "02_sft", "03_grpo", "04_evaluation", "05_figures"), strict=True))
 

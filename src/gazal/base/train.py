@@ -22,7 +22,6 @@ from gazal.files import atomic_write, sha256, write_json
 from gazal.items import REASONING_TYPES
 from gazal.prompts import SYSTEM, build_messages, completion_text
 
-ASSETS = Path(__file__).resolve().parent.parent / "assets" / "embedded_base"
 BASE_BUCKETS = range(65, 100)
 
 

@@ -18,11 +18,12 @@ from IPython.display import HTML
 
 from gazal import DISCLAIMER
 from gazal.answers import Reason
+from gazal.common.paths import ROOT
 from gazal.errors import GazalError
 from gazal.evaluation.folder import read_answers
 from gazal.items import Item
 from gazal.notebook import check_parameters
-from gazal.runs import ROOT, relative
+from gazal.runs import relative
 
 OUTCOMES = ("all", "right", "wrong", "gained", "lost")
 """``gained``: right, and the first model was wrong; ``lost``: wrong, and the first model was right."""

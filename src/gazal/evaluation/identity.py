@@ -6,9 +6,10 @@ import hashlib
 import re
 from pathlib import Path
 
+from gazal.common.paths import EMBEDDED
 from gazal.errors import GazalError
 from gazal.files import file_safe, sha256
-from gazal.model_folders import EMBEDDED, require_model
+from gazal.model_folders import require_model
 
 WEIGHTS = (
     "*.safetensors",

@@ -87,9 +87,10 @@ def red_team() -> dict[str, Any]:
     share (of equals the largest), ``family_key`` = that share; both are left out where none is counted as right. What P does
     not count is not right.
     """
-    from gazal.red_team import CASES, read_cases
+    from gazal.common.paths import RED_TEAM_CASES
+    from gazal.red_team import read_cases
 
-    if not CASES.exists():
+    if not RED_TEAM_CASES.exists():
         return {}
     cases = read_cases()
     completions, options, opened = (

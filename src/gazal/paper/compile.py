@@ -13,12 +13,13 @@ from typing import Any
 import typst
 
 from gazal import DISCLAIMER
+from gazal.common.paths import PAPER
 from gazal.errors import GazalError
 from gazal.evaluation.protocols import PROTOCOLS
 from gazal.files import atomic_write
 from gazal.paper.claims import check_claims
 from gazal.paper.evaluation_tables import evaluation_table
-from gazal.paper.inputs import BASELINES, PAPER, STAGES, TYPES, Results, read_results
+from gazal.paper.inputs import BASELINES, STAGES, TYPES, Results, read_results
 from gazal.paper.reasoning import faithfulness_table, judged
 from gazal.paper.table_form import Table
 

@@ -11,9 +11,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from gazal.common.paths import PAPER
 from gazal.paper.curves import fig_data_composition, fig_grpo_rewards, fig_sft_loss
 from gazal.paper.evaluation_figures import fig_deltas, fig_lengths, fig_subjects, has_subjects
-from gazal.paper.inputs import BASELINES, PAPER, STAGES, TEST, TYPES, Results, read_results, read_yaml
+from gazal.paper.inputs import BASELINES, STAGES, TEST, TYPES, Results, read_results, read_yaml
 from gazal.paper.reasoning import fig_faithfulness, judged
 from gazal.paper.style import (
     COLOURS,

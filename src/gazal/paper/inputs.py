@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from gazal.common.paths import PAPER
 from gazal.errors import GazalError
 from gazal.evaluation.contamination import unclean
 from gazal.evaluation.protocols import OURS, PROTOCOLS
@@ -17,7 +18,6 @@ from gazal.evaluation.report import in_percent
 from gazal.files import read_jsonl
 from gazal.items import REASONING_TYPES
 
-PAPER = Path(__file__).resolve().parent.parent.parent.parent / "paper"
 TEST = "test"  # the embedded test's name in scores.json
 STAGES = {"base": "Base", "sft": "SFT", "grpo": "GRPO"}
 TYPES = {"diagnosis": "Diagnosis", "uncertainty": "Uncertainty", "treatment": "Treatment", "prognosis": "Prognosis"}

@@ -6,12 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from gazal.common.paths import PAPER
 from gazal.evaluation.asked import read_asked
 from gazal.evaluation.benchmarks import PARTS, SOURCES
 from gazal.evaluation.report import in_percent
 from gazal.files import atomic_write
 from gazal.paper.claims import check_claims
-from gazal.paper.inputs import PAPER, read_yaml
+from gazal.paper.inputs import read_yaml
 from gazal.paper.table_form import NONE, Table, percent, with_interval
 from gazal.recipe import load_recipe
 from gazal.runs import relative

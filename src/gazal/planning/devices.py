@@ -6,15 +6,14 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import psutil
 import torch
 import yaml
 
+from gazal.common.paths import PLAN_DEVICES
 from gazal.errors import GazalError
 
-KNOWN = Path(__file__).resolve().parent.parent / "assets" / "plan" / "devices.yaml"
 EXPECTED = "expected cpu, DEVICES or MACHINESxDEVICES with a size or name, such as 1x80GB, 8xh100 or 2x8x80GB"
 MEASURED_SECONDS = 1.0
 
@@ -40,7 +39,7 @@ class Devices:
 
 def known_devices() -> dict[str, dict[str, float | str]]:
     """The shipped devices by name."""
-    return yaml.safe_load(KNOWN.read_text(encoding="utf-8"))
+    return yaml.safe_load(PLAN_DEVICES.read_text(encoding="utf-8"))
 
 
 def read_devices(text: str) -> Devices:

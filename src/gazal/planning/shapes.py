@@ -14,19 +14,19 @@ import yaml
 from peft import get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
+from gazal.common.paths import PLAN_MODELS
 from gazal.errors import GazalError
 from gazal.hub import first_line, is_hub_id, require_hub
 from gazal.models import base_path, lora_config
 from gazal.recipe import ModelSection
 from gazal.recipe_train import AdapterSection
 
-KNOWN = Path(__file__).resolve().parent.parent / "assets" / "plan" / "models.yaml"
 CARD = ("parameters", "without_embeddings", "fp8_layers")  # published counts beside the shape
 
 
 def known_models() -> dict[str, dict[str, Any]]:
     """The shipped shapes by hub id."""
-    return yaml.safe_load(KNOWN.read_text(encoding="utf-8"))
+    return yaml.safe_load(PLAN_MODELS.read_text(encoding="utf-8"))
 
 
 def base_config(section: ModelSection) -> PreTrainedConfig:

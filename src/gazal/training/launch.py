@@ -24,9 +24,10 @@ from pathlib import Path
 
 import psutil
 
+from gazal.common.paths import RECIPES
 from gazal.errors import GazalError
 from gazal.locks import HELD
-from gazal.recipe import RECIPES, LaunchSection, Recipe
+from gazal.recipe import LaunchSection, Recipe
 from gazal.runs import RunFolder, relative
 from gazal.training.log import LiveCurve
 from gazal.training.worker import REASONS, SAID, WATCHED, saved_recipe, train
