@@ -26,10 +26,10 @@ import numpy as np
 import psutil
 from plants import KINDS, KNOWN, OTHERS, TESTS, Plant, make_plants, rows
 
+from gazal.common.files import atomic_write, write_json
 from gazal.curation.command import curate
 from gazal.curation.duplicates import find_duplicates, find_within
 from gazal.curation.minhash import Ragged, band_keys
-from gazal.files import atomic_write, write_json
 from gazal.recipe_data import CurationSection
 
 RESULTS = Path(__file__).parent / "results"

@@ -21,11 +21,11 @@ import torch
 import yaml
 from transformers import TrainerCallback
 
+from gazal.common.files import atomic_write, read_jsonl
 from gazal.evaluation.engines import load_engine
 from gazal.evaluation.predictions import predict, read_predictions
 from gazal.evaluation.prompting import prompting_of
 from gazal.evaluation.stats import interval, paired_interval, paired_p
-from gazal.files import atomic_write, read_jsonl
 from gazal.grpo.train import train_grpo
 from gazal.items import read_items
 from gazal.recipe import Recipe

@@ -39,12 +39,12 @@ from lm_eval.tasks import TaskManager
 from smollm2 import smollm2
 
 from gazal.answers import extract
+from gazal.common.files import atomic_write, write_json
 from gazal.evaluation.benchmarks import load_benchmark
 from gazal.evaluation.engines import load_engine
 from gazal.evaluation.loglik import choices
 from gazal.evaluation.predictions import predict, read_predictions
 from gazal.evaluation.prompting import prompting_of
-from gazal.files import atomic_write, write_json
 from gazal.items import Item
 from gazal.recipe import Recipe, load_recipe
 

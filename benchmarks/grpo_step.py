@@ -23,8 +23,8 @@ from smollm2 import smollm2
 from transformers import PrinterCallback
 from trl import GRPOTrainer
 
+from gazal.common.files import atomic_write
 from gazal.data.synth import synthesize
-from gazal.files import atomic_write
 from gazal.grpo.train import grpo_dataset, grpo_trainer
 from gazal.models import load_model, load_tokenizer, lora_config
 from gazal.recipe import Recipe

@@ -20,8 +20,8 @@ from pathlib import Path
 
 import psutil
 
-from gazal.errors import GazalError
-from gazal.files import sha256
+from gazal.common.errors import GazalError
+from gazal.common.files import sha256
 from gazal.runs import STAGES
 from gazal.training.log import TIMES
 

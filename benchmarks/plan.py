@@ -23,15 +23,15 @@ import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM, TrainerCallback
 
 from gazal.base.tokenizer import train_tokenizer
+from gazal.common.devices import read_devices
+from gazal.common.errors import GazalError
+from gazal.common.files import atomic_write
 from gazal.data.synth import synthesize
-from gazal.errors import GazalError
-from gazal.files import atomic_write
 from gazal.grpo.rollouts import encode_prompts
 from gazal.grpo.train import train_grpo
 from gazal.items import read_items, write_items_jsonl
 from gazal.models import load_tokenizer
 from gazal.planning.command import NAMES
-from gazal.planning.devices import read_devices
 from gazal.planning.memory import Tokens, stage_memory
 from gazal.planning.shapes import base_config
 from gazal.prompts import build_messages, completion_text, question_text

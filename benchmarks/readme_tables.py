@@ -16,8 +16,8 @@ from typing import Any
 
 from scipy.stats import ttest_1samp
 
-from gazal.errors import GazalError
-from gazal.files import atomic_write
+from gazal.common.errors import GazalError
+from gazal.common.files import atomic_write
 from gazal.paper.evaluation_tables import results_table
 from gazal.paper.inputs import STAGES, TEST, Results, read_results
 from gazal.paper.reasoning import COLUMNS, faithfulness_table

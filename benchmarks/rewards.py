@@ -34,8 +34,8 @@ from tokenizers import Tokenizer
 from trl.rewards import accuracy_reward as accuracy_of_trl
 
 from gazal.answers import extract
+from gazal.common.files import atomic_write, write_json
 from gazal.common.paths import RED_TEAM_CASES
-from gazal.files import atomic_write, write_json
 from gazal.red_team import Case, honest_completion, read_cases
 from gazal.rewards import (
     RewardConfig,

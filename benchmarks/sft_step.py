@@ -20,8 +20,8 @@ import torch
 from transformers import PrinterCallback, TrainerCallback
 from trl import SFTTrainer
 
+from gazal.common.files import atomic_write
 from gazal.data.synth import synthesize
-from gazal.files import atomic_write
 from gazal.models import base_path, load_model, load_tokenizer, lora_config
 from gazal.recipe import load_recipe
 from gazal.sft.train import sft_dataset, sft_trainer

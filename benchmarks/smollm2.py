@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-from gazal.files import atomic_folder
+from gazal.common.files import atomic_folder
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "build" / "smollm2"

@@ -21,9 +21,9 @@ import psutil
 
 from gazal import DISCLAIMER
 from gazal.baselines import baselines
+from gazal.common.files import atomic_write, sha256
 from gazal.data.synth import draw
 from gazal.data.synth_forms import PLAIN, RICH
-from gazal.files import atomic_write, sha256
 from gazal.items import REASONING_TYPES
 
 OUT = Path(__file__).parent / "results" / "synth.md"

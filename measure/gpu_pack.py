@@ -16,9 +16,9 @@ from pathlib import Path
 
 from gpu_run import CODE, HASHES, PACK, ROOT, tree_hash
 
+from gazal.common.errors import GazalError
+from gazal.common.files import sha256, write_json
 from gazal.data.splits import make_splits
-from gazal.errors import GazalError
-from gazal.files import sha256, write_json
 from gazal.recipe import load_recipe
 from gazal.runs import code_version
 

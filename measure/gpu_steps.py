@@ -26,7 +26,7 @@ import psutil
 import torch
 from gpu_run import NO_CARD, expected
 
-from gazal.errors import GazalError
+from gazal.common.errors import GazalError
 from gazal.evaluation.identity import fast_dtype
 from gazal.training.worker import end_with
 

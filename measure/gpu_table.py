@@ -15,8 +15,8 @@ from typing import Any
 
 from gpu_run import MACHINE, ROOT, STEPS
 
-from gazal.errors import GazalError
-from gazal.files import atomic_write, file_safe, read_jsonl
+from gazal.common.errors import GazalError
+from gazal.common.files import atomic_write, file_safe, read_jsonl
 
 RESULTS, DOCS = ROOT / "results" / "gpu", ROOT / "docs" / "gpu.md"
 KEYS = {"step": str, "what": str, "outcome": str, "seconds": (int, float), "why": str, "figures": dict}

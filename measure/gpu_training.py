@@ -25,9 +25,9 @@ from gpu_steps import UNDONE, Found, NotHere, Run
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
+from gazal.common.errors import GazalError
+from gazal.common.files import atomic_write, write_json
 from gazal.common.paths import EMBEDDED
-from gazal.errors import GazalError
-from gazal.files import atomic_write, write_json
 from gazal.generation import generate
 from gazal.grpo.rollouts import encode_prompts
 from gazal.grpo.train import train_grpo

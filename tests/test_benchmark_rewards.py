@@ -20,7 +20,7 @@ import peers
 import rewards as bench
 
 from gazal.answers import Reason, extract
-from gazal.errors import GazalError
+from gazal.common.errors import GazalError
 from gazal.red_team import KEY, OPTIONS, Case, honest_completion
 from gazal.rewards import RewardConfig
 

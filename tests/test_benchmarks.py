@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from shapes_samples import write_rows
 
-from gazal import hub
-from gazal.errors import GazalError
+from gazal.common import hub
+from gazal.common.errors import GazalError
 from gazal.evaluation import benchmarks
 from gazal.evaluation.benchmarks import (
     BENCHMARKS,

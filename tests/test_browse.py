@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from gazal import DISCLAIMER
 from gazal.answers import Reason
-from gazal.errors import GazalError
+from gazal.common.errors import GazalError
 from gazal.evaluation.browse import (
     LONGEST,
     PARAMETERS,

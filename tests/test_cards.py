@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 
 from gazal import DISCLAIMER
 from gazal.cards import LICENCES, NOT_STATED, size_category, write_cards
+from gazal.common.errors import GazalError
 from gazal.data.splits import make_splits
-from gazal.errors import GazalError
 from gazal.recipe import Recipe, load_recipe
 
 SIZES = json.loads((Path(resources).parent / "size_categories.json").read_text())

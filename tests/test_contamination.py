@@ -9,10 +9,10 @@ import pytest
 from conftest import make_item
 from test_scoring import ITEMS, folder, rows
 
-from gazal.errors import GazalError
+from gazal.common.errors import GazalError
+from gazal.common.files import write_json
 from gazal.evaluation.contamination import FILE, measure_contamination, read_unclean, unclean
 from gazal.evaluation.score import score_folder
-from gazal.files import write_json
 from gazal.items import Item, write_items_parquet
 from gazal.recipe_data import CurationSection
 

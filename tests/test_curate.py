@@ -22,10 +22,10 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from gazal.cli import app
+from gazal.common.errors import GazalError
 from gazal.curation.command import curate, curate_command
 from gazal.curation.rows import clean_row, read_rows
 from gazal.data.synth import synthesize
-from gazal.errors import GazalError
 from gazal.items import Item, read_items
 from gazal.recipe import load_recipe
 from gazal.recipe_data import CurationSection

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from gazal.common.errors import GazalError
 from gazal.curation import digest as digesting
 from gazal.curation.compare import Corpus
 from gazal.curation.digest import digest
@@ -22,7 +23,6 @@ from gazal.curation.duplicates import Match, find_duplicates, find_within
 from gazal.curation.minhash import NEAREST, Ragged, band_keys, distinct, keep, pairs, shared
 from gazal.curation.text import asked, enumeration, normal, words
 from gazal.data.synth import draw
-from gazal.errors import GazalError
 from gazal.items import REASONING_TYPES, write_items_jsonl
 from gazal.recipe_data import CurationSection
 

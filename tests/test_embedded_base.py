@@ -7,11 +7,11 @@ import json
 import pytest
 
 from gazal.base.train import BASE_BUCKETS, BaseTraining, probe, train_base
+from gazal.common.files import sha256
 from gazal.common.paths import EMBEDDED
 from gazal.data.sources import BUCKETS
 from gazal.data.synth import draw
 from gazal.evaluation.engines import load_engine
-from gazal.files import sha256
 from gazal.generation import generate
 from gazal.grpo.rollouts import encode_prompts
 from gazal.models import load_model, load_tokenizer

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import pytest
 from model_server import needs_serve, serving
 
+from gazal.common.errors import GazalError
 from gazal.common.paths import EMBEDDED
 from gazal.data.synth import synthesize
-from gazal.errors import GazalError
 from gazal.evaluation.engines import Reply, load_engine
 from gazal.evaluation.predictions import Prompts
 from gazal.evaluation.prompting import Prompting

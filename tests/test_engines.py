@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gazal.answer_end import AnswerEnd
+from gazal.common.errors import GazalError
 from gazal.common.paths import EMBEDDED
 from gazal.data.synth import synthesize
-from gazal.errors import GazalError
 from gazal.evaluation.engines import TransformersEngine, load_engine
 from gazal.evaluation.predictions import Prompts
 from gazal.evaluation.prompting import Prompting

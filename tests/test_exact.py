@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from peft import PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
+from gazal.common.errors import GazalError
 from gazal.data.synth import synthesize
-from gazal.errors import GazalError
 from gazal.grpo.rollouts import MergedModel
 from gazal.models import load_model, load_tokenizer, lora_config, save_adapter
 from gazal.prompts import build_messages

@@ -16,7 +16,7 @@ from test_predictions import Scripted
 from typer.testing import CliRunner
 
 from gazal.cli import app
-from gazal.errors import GazalError
+from gazal.common.errors import GazalError
 from gazal.evaluation.export import export
 from gazal.evaluation.folder import save_items
 from gazal.evaluation.predictions import SCHEMA, predict

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gazal.errors import GazalError
-from gazal.files import atomic_write, read_jsonl, sha256, write_json
+from gazal.common.errors import GazalError
+from gazal.common.files import atomic_write, read_jsonl, sha256, write_json
 
 
 def everything(folder: Path) -> list[str]:

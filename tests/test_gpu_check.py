@@ -27,7 +27,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from peft import get_peft_model
 
-from gazal.errors import GazalError
+from gazal.common.errors import GazalError
 from gazal.models import load_model, lora_config
 from gazal.recipe_train import AdapterSection
 from gazal.runs import code_version

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from gazal.common.errors import GazalError
 from gazal.data.synth import synthesize
-from gazal.errors import GazalError
 from gazal.grpo import train as grpo_train
 from gazal.grpo.train import train_grpo
 from gazal.items import Item

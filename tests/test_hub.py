@@ -21,11 +21,11 @@ from hub_server import SHA, hub_server
 from huggingface_hub import constants
 from shapes_samples import medical_grpo, medreason
 
+from gazal.common.errors import GazalError
+from gazal.common.hub import Unreachable, hub_problem, is_hub_id, within
 from gazal.data.hub import load_rows
-from gazal.errors import GazalError
 from gazal.evaluation.benchmarks import load_benchmarks, official_pubmedqa
 from gazal.evaluation.engines import load_engine
-from gazal.hub import Unreachable, hub_problem, is_hub_id, within
 from gazal.models import load_model, load_tokenizer
 from gazal.recipe_data import SourceSection
 

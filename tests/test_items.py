@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from gazal.errors import GazalError
+from gazal.common.errors import GazalError
 from gazal.items import (
     LETTERS,
     REASONING_TYPES,

@@ -28,8 +28,8 @@ from safetensors.torch import load_file, save_file
 from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 
+from gazal.common.errors import GazalError
 from gazal.data.synth import synthesize
-from gazal.errors import GazalError
 from gazal.items import write_items_parquet
 from gazal.models import load_tokenizer
 from gazal.recipe import LaunchSection, Recipe

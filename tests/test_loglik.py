@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from gazal import likelihood
-from gazal.errors import GazalError
+from gazal.common.errors import GazalError
 from gazal.evaluation.engines import Reply, load_engine
 from gazal.evaluation.folder import save_items
 from gazal.evaluation.loglik import choices, read_letter, replies, to_completion

@@ -15,7 +15,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.trainers import BpeTrainer
 from transformers import PreTrainedTokenizerFast
 
-from gazal.errors import GazalError
+from gazal.common.errors import GazalError
 from gazal.evaluation.command import evaluate_command
 from gazal.evaluation.engines import load_engine
 from gazal.items import write_items_jsonl

@@ -8,7 +8,7 @@ import nbformat
 import pytest
 
 import gazal
-from gazal.errors import GazalError
+from gazal.common.errors import GazalError
 from gazal.notebook import PARAMETERS, benchmarks_folder, start
 from gazal.reproduce import NOTEBOOKS
 from gazal.runs import STAGES

@@ -14,8 +14,8 @@ from pytorch_optimizer import EXAdam
 from transformers import TrainerCallback, set_seed
 from trl.trainer.grpo_trainer import GRPOTrainer
 
+from gazal.common.errors import GazalError
 from gazal.data.synth import synthesize
-from gazal.errors import GazalError
 from gazal.grpo.train import grpo_trainer, train_grpo
 from gazal.items import Item
 from gazal.models import load_model, load_tokenizer, lora_config

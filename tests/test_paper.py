@@ -14,8 +14,8 @@ import typst
 import yaml
 from paper_run import build_run, scores
 
+from gazal.common.errors import GazalError
 from gazal.common.paths import PAPER
-from gazal.errors import GazalError
 from gazal.evaluation.report import in_percent
 from gazal.paper.claims import check_claims
 from gazal.paper.compile import compile_paper, stage_sources

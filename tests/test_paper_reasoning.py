@@ -12,8 +12,8 @@ from planted_errors import ERRORS, numbered
 from test_faithfulness import write
 from test_paper import paper_text
 
+from gazal.common.errors import GazalError
 from gazal.data.synth import synthesize
-from gazal.errors import GazalError
 from gazal.evaluation.faithfulness import measure_faithfulness
 from gazal.evaluation.folder import read_answers
 from gazal.evaluation.score import score_folder

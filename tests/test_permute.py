@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from test_predictions import Scripted
 
 from gazal.answers import Extraction, Reason
-from gazal.errors import GazalError
+from gazal.common.errors import GazalError
 from gazal.evaluation.command import evaluate_model
 from gazal.evaluation.engines import Reply
 from gazal.evaluation.permute import names_letters, orders, origin, permuted, reorder

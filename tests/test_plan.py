@@ -14,7 +14,8 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from typer.testing import CliRunner
 
 from gazal.cli import app
-from gazal.errors import GazalError
+from gazal.common.devices import Devices, known_devices, read_devices
+from gazal.common.errors import GazalError
 from gazal.evaluation.asked import asked_models
 from gazal.models import load_model, lora_config
 from gazal.planning.answering import (
@@ -28,7 +29,6 @@ from gazal.planning.answering import (
     stored_bytes,
 )
 from gazal.planning.command import make_plan
-from gazal.planning.devices import Devices, known_devices, read_devices
 from gazal.planning.memory import assumed_tokens, resident, stage_memory, weight_bytes
 from gazal.planning.search import Change, apply, by_price, candidates, fitted_launch
 from gazal.planning.shapes import base_config, config_text, known_models, sizes, with_layers
@@ -270,7 +270,7 @@ def test_fewer_devices_than_processes_are_planned_with_what_they_can_run():
 
 
 def test_unknown_hub_model_without_a_hub_says_what_to_do(monkeypatch):
-    monkeypatch.setattr("gazal.hub.offline", lambda: True)
+    monkeypatch.setattr("gazal.common.hub.offline", lambda: True)
     with pytest.raises(GazalError, match="Qwen/Qwen9-1B"):
         base_config(PAPER.model.model_copy(update={"base": "Qwen/Qwen9-1B"}))
 

@@ -19,7 +19,7 @@ from conftest import make_item
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gazal.errors import GazalError
+from gazal.common.errors import GazalError
 from gazal.evaluation import predictions
 from gazal.evaluation.engines import Reply, load_engine
 from gazal.evaluation.loglik import read_letter

@@ -17,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
+from gazal.common.errors import GazalError
 from gazal.data.synth import synthesize
-from gazal.errors import GazalError
 from gazal.items import Item
 from gazal.models import load_tokenizer
 from gazal.prompts import CHATML_TEMPLATE, build_messages, completion_text

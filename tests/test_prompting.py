@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gazal.answers import extract
-from gazal.errors import GazalError
+from gazal.common.errors import GazalError
 from gazal.evaluation.benchmarks import load_benchmark
 from gazal.evaluation.command import evaluate_command
 from gazal.evaluation.engines import Reply, load_engine

@@ -16,7 +16,7 @@ from conftest import make_item
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gazal.errors import GazalError
+from gazal.common.errors import GazalError
 from gazal.evaluation.folder import save_items
 from gazal.evaluation.predictions import SCHEMA
 from gazal.evaluation.protocols import OURS, PROTOCOLS, SEEDS, grade

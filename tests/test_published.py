@@ -12,9 +12,9 @@ from scripted_teacher import scripted_server
 from typer.testing import CliRunner
 
 from gazal.cli import app
+from gazal.common.errors import GazalError
 from gazal.common.paths import PAPER, RECIPES
 from gazal.data.synth import synthesize
-from gazal.errors import GazalError
 from gazal.evaluation import benchmarks
 from gazal.evaluation.asked import LazyEngine, asked_models
 from gazal.items import write_items_jsonl

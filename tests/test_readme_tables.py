@@ -17,8 +17,8 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import readme_tables as bench
 from test_faithfulness import write
 
+from gazal.common.errors import GazalError
 from gazal.data.synth import synthesize
-from gazal.errors import GazalError
 from gazal.evaluation.faithfulness import measure_faithfulness
 from gazal.evaluation.folder import read_answers
 from gazal.evaluation.predictions import fingerprint

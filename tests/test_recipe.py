@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from gazal.base.train import BaseTraining
+from gazal.common.errors import GazalError
 from gazal.common.paths import RECIPES
-from gazal.errors import GazalError
 from gazal.recipe import Recipe, dump_recipe, load_recipe
 from gazal.recipe_data import SourceSection
 

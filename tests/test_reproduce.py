@@ -11,7 +11,7 @@ import nbformat
 import pytest
 from check_run import check_run
 
-from gazal.errors import GazalError
+from gazal.common.errors import GazalError
 from gazal.reproduce import _execute, reproduce
 
 SHRUNKEN = (Path(__file__).parent / "shrunken.txt").read_text(encoding="utf-8").split()

@@ -19,11 +19,11 @@ from pathlib import Path
 import pytest
 from resume_stages import PARENTS, run_stage
 
+from gazal.common.errors import GazalError
+from gazal.common.files import atomic_folder, remove_stale, sha256, write_json
+from gazal.common.locks import only_one
 from gazal.data.synth import synthesize
-from gazal.errors import GazalError
-from gazal.files import atomic_folder, remove_stale, sha256, write_json
 from gazal.items import read_items, write_items_jsonl, write_items_parquet
-from gazal.locks import only_one
 from gazal.recipe import Recipe
 from gazal.runs import CHECKPOINTS, RunFolder
 from gazal.training.checkpoints import EXTRA, KEPT, WHOLE, checkpoints, is_whole, newest_whole, seal
@@ -329,7 +329,7 @@ def test_a_sealed_checkpoint_lists_every_file(tmp_path):
 HOLD = """
 import sys, time
 from pathlib import Path
-from gazal.locks import only_one
+from gazal.common.locks import only_one
 with only_one(Path(sys.argv[1]), "stage sft"):
     print("held", flush=True)
     time.sleep(60)

@@ -18,7 +18,7 @@ from PIL import Image
 
 from gazal import DISCLAIMER
 from gazal.answers import Reason, extract
-from gazal.errors import GazalError
+from gazal.common.errors import GazalError
 from gazal.notebook import read_parameters
 from gazal.red_team import KEY, OPTIONS, family_table, read_cases
 from gazal.reward_figures import fig_examples, fig_families, fig_landscape, fig_length, fig_repetition, picture

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from gazal.errors import GazalError
+from gazal.common.errors import GazalError
 from gazal.lines import extract_lines, reward_lines
 from gazal.rewards import (
     COMPONENTS,

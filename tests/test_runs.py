@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from gazal import runs
-from gazal.errors import GazalError
-from gazal.files import sha256
+from gazal.common.errors import GazalError
+from gazal.common.files import sha256
 from gazal.recipe import Recipe, load_recipe
 from gazal.runs import STAGES, RunFolder, code_version, relative, run_path
 

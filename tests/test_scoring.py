@@ -17,7 +17,7 @@ from statsmodels.stats.proportion import proportion_confint
 from typer.testing import CliRunner
 
 from gazal.cli import app
-from gazal.errors import GazalError
+from gazal.common.errors import GazalError
 from gazal.evaluation.folder import read_answers, save_items, save_not_run, save_training_items
 from gazal.evaluation.predictions import SCHEMA, fingerprint, read_predictions
 from gazal.evaluation.report import details_table, results_table

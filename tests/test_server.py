@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 from conftest import make_item
 
-from gazal.errors import GazalError
+from gazal.common.errors import GazalError
 from gazal.evaluation.engines import load_engine
 from gazal.evaluation.predictions import Prompts, predict, read_predictions
 from gazal.evaluation.prompting import Prompting

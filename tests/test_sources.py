@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from shapes_samples import SAMPLES, write_rows
 
+from gazal.common.errors import GazalError
 from gazal.data import sources
 from gazal.data.hub import load_rows
 from gazal.data.listing import list_sources
@@ -21,7 +22,6 @@ from gazal.data.options import parse_options
 from gazal.data.shapes import SHAPES, converter, key_base, tidy
 from gazal.data.sources import BUCKETS, gather, plan, shares, synthetic_lines
 from gazal.data.synth import draw
-from gazal.errors import GazalError
 from gazal.items import REASONING_TYPES, Item, TrainingExample, read_items, write_items_parquet
 from gazal.prompts import build_messages, completion_text
 from gazal.recipe_data import DataSection, SourceSection

@@ -17,8 +17,8 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from gazal.common.errors import GazalError
 from gazal.data.synth import synthesize
-from gazal.errors import GazalError
 from gazal.generation import generate, pick
 from gazal.grpo.rollouts import MergedModel
 from gazal.models import load_model, load_tokenizer, lora_config

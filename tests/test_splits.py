@@ -10,8 +10,8 @@ import datasets
 import pytest
 from shapes_samples import lettered, medical_grpo, medreason, question, structured_medical, write_rows
 
+from gazal.common.errors import GazalError
 from gazal.data.splits import TESTS, make_splits
-from gazal.errors import GazalError
 from gazal.items import Item, read_items, write_items_jsonl
 from gazal.recipe import Recipe, load_recipe
 

@@ -17,13 +17,13 @@ from open_medicine.mcp.calculators.renal_dose_adjustment import (
 )
 from scipy.stats import chisquare
 
+from gazal.common.errors import GazalError
 from gazal.data.hpo import _ancestors, _read_files, load_phenotypes
 from gazal.data.renal import load_drugs
 from gazal.data.scores import CALCULATORS, load_scores, totals
 from gazal.data.sources import BUCKETS, synthetic_lines
 from gazal.data.splits import report
 from gazal.data.synth import draw, information_gain, synthesize
-from gazal.errors import GazalError
 from gazal.items import REASONING_TYPES, Item
 from gazal.recipe import DataSection
 

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from gazal import DISCLAIMER
 from gazal.cli import app
-from gazal.errors import GazalError
+from gazal.common.errors import GazalError
 from gazal.items import Item, TrainingExample, read_items
 from gazal.teacher.client import Cap, Prices
 from gazal.teacher.command import read_rules, teach

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from model_server import needs_serve, serving
 
+from gazal.common.errors import GazalError
 from gazal.common.paths import EMBEDDED
-from gazal.errors import GazalError
 from gazal.teacher.client import Cap
 from gazal.teacher.command import teach
 

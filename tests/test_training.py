@@ -10,8 +10,8 @@ import torch
 from peft import PeftModel, get_peft_model
 from transformers import TrainerState
 
+from gazal.common.errors import GazalError
 from gazal.data.synth import synthesize
-from gazal.errors import GazalError
 from gazal.generation import generate
 from gazal.grpo.difficulty import choose_items
 from gazal.grpo.rollouts import MergedModel, MergedRollouts, encode_prompts

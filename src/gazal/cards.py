@@ -18,9 +18,9 @@ from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCard, DatasetCardData
 
 from gazal import DISCLAIMER
+from gazal.common.errors import GazalError
+from gazal.common.files import atomic_write
 from gazal.common.paths import DATASET_CARD
-from gazal.errors import GazalError
-from gazal.files import atomic_write
 from gazal.recipe import Recipe
 
 NOT_STATED = "not stated"

@@ -10,7 +10,7 @@ import typer
 import typer.core
 
 from gazal import DISCLAIMER
-from gazal.errors import GazalError
+from gazal.common.errors import GazalError
 from gazal.items import REASONING_TYPES
 
 app = typer.Typer(

@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from gazal.errors import GazalError
-from gazal.files import atomic_write, read_jsonl
+from gazal.common.errors import GazalError
+from gazal.common.files import atomic_write, read_jsonl
 
 LETTERS = "ABCDEFGHIJ"
 ENDINGS = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet")

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import IO, Any
 
 from gazal.answers import extract
-from gazal.errors import GazalError
+from gazal.common.errors import GazalError
 from gazal.rewards import RewardConfig, score_completion
 
 LETTERS = "ABCDEFGHIJ"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gazal.errors import GazalError
-from gazal.hub import is_hub_id, require_hub
+from gazal.common.errors import GazalError
+from gazal.common.hub import is_hub_id, require_hub
 
 
 def require(path: str) -> None:

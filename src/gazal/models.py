@@ -18,10 +18,10 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from gazal.common.errors import GazalError
+from gazal.common.files import atomic_folder
+from gazal.common.hub import Unreachable, first_line, offline_note
 from gazal.common.paths import EMBEDDED
-from gazal.errors import GazalError
-from gazal.files import atomic_folder
-from gazal.hub import Unreachable, first_line, offline_note
 from gazal.model_folders import require, require_model
 from gazal.prompts import CHATML_TEMPLATE
 from gazal.recipe import ModelSection

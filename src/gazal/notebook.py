@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gazal.errors import GazalError
+from gazal.common.errors import GazalError
 from gazal.recipe import Recipe, load_recipe
 from gazal.runs import RunFolder, run_path
 

@@ -13,8 +13,8 @@ from typing import Any, Literal, get_args
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
+from gazal.common.errors import GazalError
 from gazal.common.paths import RECIPES
-from gazal.errors import GazalError
 from gazal.prompts import SYSTEM
 from gazal.recipe_data import DataSection
 from gazal.recipe_evaluation import EvaluatedModel, EvaluationSection

@@ -15,9 +15,9 @@ from typing import Any
 import pandas as pd
 
 from gazal.answers import Reason
+from gazal.common.errors import GazalError
+from gazal.common.files import read_jsonl
 from gazal.common.paths import RED_TEAM_CASES
-from gazal.errors import GazalError
-from gazal.files import read_jsonl
 from gazal.rewards import RewardConfig, RewardScores, score_completion
 
 OPTIONS = {"A": "Aspirin", "B": "Warfarin", "C": "Heparin", "D": "Metformin"}

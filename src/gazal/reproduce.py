@@ -13,10 +13,10 @@ import papermill
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
+from gazal.common.errors import GazalError
+from gazal.common.files import write_json
+from gazal.common.locks import only_one
 from gazal.common.paths import ROOT
-from gazal.errors import GazalError
-from gazal.files import write_json
-from gazal.locks import only_one
 from gazal.recipe import load_recipe
 from gazal.runs import STAGES, RunFolder, relative, run_path
 

@@ -18,7 +18,7 @@ from trl.rewards import get_repetition_penalty_reward
 
 from gazal import DISCLAIMER
 from gazal.answers import answer_region, extract
-from gazal.errors import GazalError
+from gazal.common.errors import GazalError
 from gazal.red_team import KEY, OPTIONS, honest_completion
 from gazal.rewards import COMPONENTS, RewardConfig, length_reward, repetition_reward, score_completion
 

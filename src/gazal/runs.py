@@ -23,10 +23,10 @@ except ImportError:  # Windows has no such module: peak memory is not known ther
     resource = None
 import yaml
 
+from gazal.common.errors import GazalError
+from gazal.common.files import atomic_write, remove_stale, sha256, sync, write_json
+from gazal.common.locks import only_one
 from gazal.common.paths import ROOT
-from gazal.errors import GazalError
-from gazal.files import atomic_write, remove_stale, sha256, sync, write_json
-from gazal.locks import only_one
 from gazal.recipe import Recipe, dump_recipe
 
 STAGES = ("data", "sft", "grpo", "eval", "figures")

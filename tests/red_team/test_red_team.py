@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from gazal.answers import Extraction, Reason, extract
+from gazal.common.errors import GazalError
 from gazal.common.paths import RED_TEAM_CASES
-from gazal.errors import GazalError
 from gazal.recipe import load_recipe
 from gazal.red_team import KEY, OPTIONS, Case, family_table, honest_completion, honest_wrong, read_cases
 from gazal.rewards import RewardConfig, score_completion

@@ -16,9 +16,9 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from gazal.base.corpus import Corpus
 from gazal.base.tokenizer import train_tokenizer
+from gazal.common.files import atomic_write, sha256, write_json
 from gazal.data.hpo import load_phenotypes
 from gazal.data.synth import draw
-from gazal.files import atomic_write, sha256, write_json
 from gazal.items import REASONING_TYPES
 from gazal.prompts import SYSTEM, build_messages, completion_text
 

@@ -16,13 +16,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from gazal.common.errors import GazalError
+from gazal.common.files import atomic_write, sha256, write_json
 from gazal.curation.duplicates import Match, find_duplicates, find_within
 from gazal.curation.quality import REASONS, CountTokens, Finding, QualityFilter
 from gazal.curation.reading import batches
 from gazal.curation.rows import ENDINGS, stem
 from gazal.curation.scan import scan_file
-from gazal.errors import GazalError
-from gazal.files import atomic_write, sha256, write_json
 from gazal.items import TrainingExample
 from gazal.prompts import build_messages
 from gazal.recipe import Recipe

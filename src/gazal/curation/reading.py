@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gazal.errors import GazalError
+from gazal.common.errors import GazalError
 
 FIELDS = (
     "id",

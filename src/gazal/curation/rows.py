@@ -10,9 +10,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from gazal.common.errors import GazalError
+from gazal.common.files import read_jsonl
 from gazal.data.options import parse_options
-from gazal.errors import GazalError
-from gazal.files import read_jsonl
 from gazal.items import LETTERS
 
 ENDINGS = (".jsonl", ".jsonl.gz", ".json", ".parquet")

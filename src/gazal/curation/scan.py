@@ -7,10 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from gazal.common.errors import GazalError
+from gazal.common.files import atomic_write
 from gazal.curation.quality import Finding, QualityFilter
 from gazal.curation.rows import clean_row, read_rows
-from gazal.errors import GazalError
-from gazal.files import atomic_write
 
 NEWS = 50_000  # rows between two lines of progress
 

@@ -16,7 +16,7 @@ from importlib.resources import files
 
 import numpy as np
 
-from gazal.errors import GazalError
+from gazal.common.errors import GazalError
 
 # HPO frequency class -> evidence level. Very rare (HP:0040284) and excluded (HP:0040285) rows are
 # odd evidence either way, so such a pair of disease and finding is never asked about (level -1).

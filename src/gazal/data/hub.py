@@ -14,11 +14,11 @@ from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, Revi
 from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.hf_api import DatasetInfo
 
+from gazal.common.errors import GazalError
+from gazal.common.files import read_jsonl
+from gazal.common.hub import Unreachable, first_line, is_hub_id, offline, offline_note, require_hub, within
 from gazal.curation.rows import ENDINGS, read_rows
 from gazal.data.shapes import SHAPES
-from gazal.errors import GazalError
-from gazal.files import read_jsonl
-from gazal.hub import Unreachable, first_line, is_hub_id, offline, offline_note, require_hub, within
 from gazal.recipe_data import SourceSection
 
 FORMATS = {".parquet": "parquet", ".json": "json", ".jsonl": "json", ".gz": "json"}

@@ -12,8 +12,8 @@ from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any, NamedTuple
 
+from gazal.common.errors import GazalError
 from gazal.data.options import parse_options
-from gazal.errors import GazalError
 from gazal.items import LETTERS, Item, TrainingExample
 
 Row = dict[str, Any]

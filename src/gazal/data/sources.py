@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from gazal.common.errors import GazalError
+from gazal.common.files import atomic_write, read_jsonl, write_json
 from gazal.data.hub import Rows, load_rows, local_path
 from gazal.data.shapes import Convert, converter
 from gazal.data.synth import draw
 from gazal.data.synth import shares as equal_shares
-from gazal.errors import GazalError
 from gazal.evaluation.benchmarks import official_pubmedqa
-from gazal.files import atomic_write, read_jsonl, write_json
 from gazal.items import REASONING_TYPES, Item, TrainingExample, item_problem
 from gazal.recipe_data import DataSection, SourceSection
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+from gazal.common.files import atomic_write
 from gazal.data.synth import chunk_rows, shares
-from gazal.files import atomic_write
 from gazal.items import REASONING_TYPES
 
 Line = tuple[int, str]  # the id's hash as a number, the item as JSON

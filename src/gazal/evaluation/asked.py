@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gazal.endpoints import public_model
-from gazal.errors import GazalError
+from gazal.common.endpoints import public_model
+from gazal.common.errors import GazalError
+from gazal.common.files import file_safe, write_json
 from gazal.evaluation.folder import KEPT
 from gazal.evaluation.identity import fast_dtype, folder_name, identity_of
-from gazal.files import file_safe, write_json
 from gazal.recipe import Recipe
 from gazal.recipe_evaluation import EvaluationSection
 

@@ -20,10 +20,10 @@ from typing import Any, NamedTuple
 import httpx
 import numpy as np
 
+from gazal.common.errors import GazalError
+from gazal.common.hub import PROBE_SECONDS, Unreachable, hub_problem, offline, within
 from gazal.data.hub import load_rows
 from gazal.data.shapes import SHAPES, Convert, converter, tidy
-from gazal.errors import GazalError
-from gazal.hub import PROBE_SECONDS, Unreachable, hub_problem, offline, within
 from gazal.items import BY_ROW, ENDINGS, Item, Rows, item_problem, read_items
 from gazal.recipe_data import SourceSection
 

@@ -18,8 +18,8 @@ from IPython.display import HTML
 
 from gazal import DISCLAIMER
 from gazal.answers import Reason
+from gazal.common.errors import GazalError
 from gazal.common.paths import ROOT
-from gazal.errors import GazalError
 from gazal.evaluation.folder import read_answers
 from gazal.items import Item
 from gazal.notebook import check_parameters

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gazal.errors import GazalError
+from gazal.common.errors import GazalError
 from gazal.evaluation.asked import Asked, LazyEngine, asked_models, save_asked
 from gazal.evaluation.benchmarks import BENCHMARKS, benchmark_name, load_benchmarks, sample
 from gazal.evaluation.contamination import measure_contamination

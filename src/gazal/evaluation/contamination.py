@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from gazal.common.errors import GazalError
+from gazal.common.files import write_json
 from gazal.curation.duplicates import find_duplicates, find_within
-from gazal.errors import GazalError
-from gazal.files import write_json
 from gazal.items import Item, write_items_jsonl
 from gazal.recipe_data import CurationSection
 

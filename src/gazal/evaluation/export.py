@@ -24,11 +24,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gazal.errors import GazalError
+from gazal.common.errors import GazalError
+from gazal.common.files import atomic_write, write_json
 from gazal.evaluation.export_lighteval import as_text, write_lighteval
 from gazal.evaluation.folder import read_answers
 from gazal.evaluation.prompting import Prompt, Prompting
-from gazal.files import atomic_write, write_json
 from gazal.items import Item
 
 INVALID = "[invalid]"

@@ -19,8 +19,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from gazal.common.files import atomic_write, write_json
 from gazal.evaluation.prompting import Prompt
-from gazal.files import atomic_write, write_json
 from gazal.items import Item
 
 if TYPE_CHECKING:

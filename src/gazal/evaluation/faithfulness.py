@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from gazal.common.files import write_json
 from gazal.evaluation.folder import Read, read_answers
 from gazal.evaluation.stats import bootstrap, ratio
 from gazal.evaluation.steps import KINDS, read_steps, structure
 from gazal.evaluation.truth import find_truth
 from gazal.evaluation.verdicts import OUTCOMES, judge
-from gazal.files import write_json
 from gazal.items import REASONING_TYPES, Item
 
 MEASURES = (

@@ -17,12 +17,12 @@ import numpy as np
 import pandas as pd
 
 from gazal.answers import Reason, extract, has_format
-from gazal.errors import GazalError
+from gazal.common.errors import GazalError
+from gazal.common.files import write_json
 from gazal.evaluation.benchmarks import BENCHMARKS
 from gazal.evaluation.permute import turned
 from gazal.evaluation.predictions import fingerprint, read_header, read_predictions
 from gazal.evaluation.protocols import Grades, grade
-from gazal.files import write_json
 from gazal.items import ENDINGS, LETTERS, Item, read_items, write_items_jsonl
 
 STAGES = ("base", "sft", "grpo")

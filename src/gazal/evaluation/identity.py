@@ -6,9 +6,9 @@ import hashlib
 import re
 from pathlib import Path
 
+from gazal.common.errors import GazalError
+from gazal.common.files import file_safe, sha256
 from gazal.common.paths import EMBEDDED
-from gazal.errors import GazalError
-from gazal.files import file_safe, sha256
 from gazal.model_folders import require_model
 
 WEIGHTS = (

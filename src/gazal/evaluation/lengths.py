@@ -14,9 +14,9 @@ import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
 
+from gazal.common.files import write_json
 from gazal.evaluation.folder import Read, read_answers
 from gazal.evaluation.stats import interval, paired_interval
-from gazal.files import write_json
 
 FIFTHS = 5
 

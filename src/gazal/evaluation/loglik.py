@@ -14,7 +14,7 @@ import math
 from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from gazal.errors import GazalError
+from gazal.common.errors import GazalError
 from gazal.evaluation.prompting import Prompting
 from gazal.items import Item
 from gazal.recipe_evaluation import EvaluationSection

@@ -18,7 +18,7 @@ try:
 except ImportError:  # Windows: nothing stops a second process there
     fcntl = None
 
-from gazal.errors import GazalError
+from gazal.common.errors import GazalError
 
 if TYPE_CHECKING:
     from gazal.evaluation.engines import Reply

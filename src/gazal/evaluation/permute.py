@@ -12,7 +12,7 @@ import random
 import re
 from collections.abc import Callable, Iterator, Sequence
 
-from gazal.errors import GazalError
+from gazal.common.errors import GazalError
 from gazal.items import Item
 
 _OF_PLACE = re.compile(r"\b(?:above|below|preceding|following)\W*$|\b(?:the|all|none) (?:above|below)\b", re.I)

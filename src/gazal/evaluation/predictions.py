@@ -19,11 +19,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gazal.answers import Extraction, Reason, extract
-from gazal.errors import GazalError
+from gazal.common.errors import GazalError
+from gazal.common.files import atomic_write
 from gazal.evaluation.partial import Partial, first_line
 from gazal.evaluation.progress import Progress, Readings
 from gazal.evaluation.prompting import Prompt, Prompting
-from gazal.files import atomic_write
 from gazal.items import Item
 from gazal.recipe_evaluation import EvaluationSection
 

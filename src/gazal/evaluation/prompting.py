@@ -31,7 +31,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from gazal.errors import GazalError
+from gazal.common.errors import GazalError
 from gazal.evaluation.benchmarks import BENCHMARKS, development_items, items_file
 from gazal.evaluation.repeats import asking
 from gazal.items import BY_ROW, Item

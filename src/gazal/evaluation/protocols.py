@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 
 from gazal.answers import extract
-from gazal.errors import GazalError
+from gazal.common.errors import GazalError
 
 OURS = "ours"
 SEEDS = 20

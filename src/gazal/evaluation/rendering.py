@@ -10,7 +10,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from gazal.answer_end import AnswerEnd, opens_answer
-from gazal.errors import GazalError
+from gazal.common.errors import GazalError
 from gazal.evaluation.prompting import Prompt
 from gazal.recipe_evaluation import EvaluationSection
 

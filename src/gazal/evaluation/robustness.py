@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gazal.errors import GazalError
+from gazal.common.errors import GazalError
 from gazal.evaluation.cells import rounded
 from gazal.evaluation.folder import PERMUTED, Answers, read_permuted
 from gazal.evaluation.stats import bootstrap, interval

@@ -28,7 +28,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 from gazal.answer_end import closed_at, opens_answer
-from gazal.endpoints import (
+from gazal.common.endpoints import (
     LONGEST_WAIT,
     back_off,
     broken_connection,
@@ -42,11 +42,11 @@ from gazal.endpoints import (
     stream_events,
     without_secrets,
 )
-from gazal.errors import GazalError
+from gazal.common.errors import GazalError
+from gazal.common.files import file_safe
 from gazal.evaluation.engines import Reply
 from gazal.evaluation.identity import identity_of
 from gazal.evaluation.prompting import Prompt
-from gazal.files import file_safe
 from gazal.recipe_evaluation import EvaluationSection
 
 T = TypeVar("T")

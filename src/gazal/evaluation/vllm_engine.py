@@ -17,14 +17,14 @@ import numpy as np
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from gazal.answer_end import AnswerEnd
-from gazal.errors import GazalError
+from gazal.common.errors import GazalError
+from gazal.common.files import file_safe
+from gazal.common.hub import first_line
 from gazal.evaluation.engines import Reply
 from gazal.evaluation.identity import identity_of
 from gazal.evaluation.prompting import Prompt
 from gazal.evaluation.rendering import Renderer
-from gazal.files import file_safe
 from gazal.generation import with_eos
-from gazal.hub import first_line
 from gazal.models import load_config, load_tokenizer
 from gazal.recipe_evaluation import EvaluationSection
 

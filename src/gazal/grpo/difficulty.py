@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from gazal.errors import GazalError
+from gazal.common.errors import GazalError
+from gazal.common.files import write_json
 from gazal.evaluation.engines import load_engine
 from gazal.evaluation.predictions import predict, read_predictions
 from gazal.evaluation.prompting import Prompting
-from gazal.files import write_json
 from gazal.items import Item
 from gazal.recipe import Recipe
 from gazal.recipe_evaluation import EvaluationSection

@@ -14,7 +14,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch.nn.utils import skip_init
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from gazal.errors import GazalError
+from gazal.common.errors import GazalError
 from gazal.generation import generate
 from gazal.items import Item
 from gazal.models import load_model, load_tokenizer

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase, PrinterCallback, TrainerCallba
 from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.grpo_trainer import RolloutFunc
 
-from gazal.files import atomic_write
+from gazal.common.files import atomic_write
 from gazal.grpo.difficulty import choose_items
 from gazal.grpo.rollouts import MergedRollouts
 from gazal.items import Item

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from gazal.errors import GazalError
+from gazal.common.errors import GazalError
 
 NOT_MEASURED = "not measured"
 

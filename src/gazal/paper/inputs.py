@@ -10,12 +10,12 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from gazal.common.errors import GazalError
+from gazal.common.files import read_jsonl
 from gazal.common.paths import PAPER
-from gazal.errors import GazalError
 from gazal.evaluation.contamination import unclean
 from gazal.evaluation.protocols import OURS, PROTOCOLS
 from gazal.evaluation.report import in_percent
-from gazal.files import read_jsonl
 from gazal.items import REASONING_TYPES
 
 TEST = "test"  # the embedded test's name in scores.json

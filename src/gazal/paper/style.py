@@ -12,7 +12,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from gazal.files import atomic_write
+from gazal.common.files import atomic_write
 
 COLUMN, PAGE = 3.35, 7.0  # inches: one and two columns of a printed page
 DPI = 200

@@ -15,11 +15,11 @@ from pathlib import Path
 
 from transformers import PreTrainedConfig
 
-from gazal.errors import GazalError
+from gazal.common.devices import Devices
+from gazal.common.errors import GazalError
 from gazal.evaluation.asked import Asked, asked_models
 from gazal.evaluation.benchmarks import load_benchmarks
 from gazal.evaluation.vllm_engine import gpus_for
-from gazal.planning.devices import Devices
 from gazal.planning.memory import NCCL_FRAMEWORK, Tokens, evaluation_memory, framework
 from gazal.planning.shapes import base_config, known_models, meta_model
 from gazal.planning.work import BENCHMARK_ITEMS, generation_seconds

@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedConfig
 
-from gazal.errors import GazalError
+from gazal.common.devices import Devices, measured, read_devices
+from gazal.common.errors import GazalError
 from gazal.items import Item, read_items
 from gazal.models import base_path, load_tokenizer
 from gazal.planning.answering import plan_answers
-from gazal.planning.devices import Devices, measured, read_devices
 from gazal.planning.memory import PARTS, StageMemory, Tokens, assumed_tokens, shards, stage_memory
 from gazal.planning.search import STAGES, apply, cheapest, fitted_launch, words
 from gazal.planning.shapes import base_config, sizes

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedConfig
 
-from gazal.planning.devices import Devices
+from gazal.common.devices import Devices
 from gazal.planning.shapes import Sizes, config_text, sizes
 from gazal.planning.trace import trace
 from gazal.recipe import Recipe

@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import ValidationError
 from transformers import PreTrainedConfig
 
-from gazal.planning.devices import Devices
+from gazal.common.devices import Devices
 from gazal.planning.memory import Tokens, least_bytes, stage_memory
 from gazal.recipe import Recipe
 

@@ -14,9 +14,9 @@ import yaml
 from peft import get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
+from gazal.common.errors import GazalError
+from gazal.common.hub import first_line, is_hub_id, require_hub
 from gazal.common.paths import PLAN_MODELS
-from gazal.errors import GazalError
-from gazal.hub import first_line, is_hub_id, require_hub
 from gazal.models import base_path, lora_config
 from gazal.recipe import ModelSection
 from gazal.recipe_train import AdapterSection

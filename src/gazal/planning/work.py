@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedConfig
 
-from gazal.planning.devices import Devices
+from gazal.common.devices import Devices
 from gazal.planning.memory import WIDTH, Tokens
 from gazal.planning.shapes import config_text, sizes
 from gazal.planning.trace import trace

@@ -10,7 +10,7 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, PrinterCallback, TrainerCallback, set_seed
 from trl import SFTConfig, SFTTrainer
 
-from gazal.errors import GazalError
+from gazal.common.errors import GazalError
 from gazal.items import Item
 from gazal.models import base_path, load_tokenizer
 from gazal.prompts import build_messages, completion_text, encode_chats

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from gazal.endpoints import (
+from gazal.common.endpoints import (
     LONGEST_WAIT,
     back_off,
     broken_connection,
@@ -31,7 +31,7 @@ from gazal.endpoints import (
     same_model,
     without_secrets,
 )
-from gazal.errors import GazalError
+from gazal.common.errors import GazalError
 from gazal.teacher.ledger import Bill, Ledger
 from gazal.teacher.plan import Request
 

@@ -17,8 +17,8 @@ import yaml
 from pydantic import ValidationError
 
 from gazal import DISCLAIMER
-from gazal.errors import GazalError
-from gazal.files import atomic_write, write_json
+from gazal.common.errors import GazalError
+from gazal.common.files import atomic_write, write_json
 from gazal.items import write_items_jsonl
 from gazal.teacher.accept import Reason, Rules, Verdict, accept
 from gazal.teacher.client import Cap, Prices, Teacher, public_endpoint, public_model

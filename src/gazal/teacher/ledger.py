@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from gazal.errors import GazalError
+from gazal.common.errors import GazalError
 from gazal.teacher.plan import Request
 
 

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from pydantic import Field, ValidationError, model_validator
 
-from gazal.errors import GazalError
-from gazal.files import read_jsonl
+from gazal.common.errors import GazalError
+from gazal.common.files import read_jsonl
 from gazal.items import REASONING_TYPES, Item, ReasoningType, item_problem
 from gazal.prompts import question_text
 from gazal.teacher.prompts import SPECIALTIES, teacher_messages

@@ -15,7 +15,7 @@ import torch
 from peft import LoraConfig
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 
-from gazal.errors import GazalError
+from gazal.common.errors import GazalError
 from gazal.models import load_model, lora_config
 from gazal.recipe import ModelSection, Recipe
 from gazal.recipe_train import AdapterSection, TrainSection

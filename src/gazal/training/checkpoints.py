@@ -15,7 +15,7 @@ from typing import Any
 import xxhash
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from gazal.files import sync, write_json
+from gazal.common.files import sync, write_json
 
 KEPT = 2  # the newest, and the one before it
 WHOLE, EXTRA = "whole.json", "extra_state.json"

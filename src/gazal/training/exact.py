@@ -9,8 +9,8 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from gazal.errors import GazalError
-from gazal.files import atomic_folder, write_json
+from gazal.common.errors import GazalError
+from gazal.common.files import atomic_folder, write_json
 from gazal.models import load_model, load_tokenizer, to_roomy_device
 from gazal.prompts import encode_chats
 from gazal.tensors import tensor_hash

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
-from gazal.errors import GazalError
+from gazal.common.errors import GazalError
 from gazal.recipe_train import HealthSection
 
 ACCURACY, FORMAT = "rewards/accuracy/mean", "rewards/format/mean"

@@ -24,9 +24,9 @@ from pathlib import Path
 
 import psutil
 
+from gazal.common.errors import GazalError
+from gazal.common.locks import HELD
 from gazal.common.paths import RECIPES
-from gazal.errors import GazalError
-from gazal.locks import HELD
 from gazal.recipe import LaunchSection, Recipe
 from gazal.runs import RunFolder, relative
 from gazal.training.log import LiveCurve

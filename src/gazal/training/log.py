@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from gazal.files import atomic_write
+from gazal.common.files import atomic_write
 
 TIMES = ("tokens_per_second", "mfu")  # logged values that differ between equal runs
 

@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 from jinja2 import TemplateError
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
-from gazal.errors import GazalError
+from gazal.common.errors import GazalError
 from gazal.items import Item
 from gazal.models import base_path, load_tokenizer
 from gazal.prompts import build_messages, completion_text, encode_chats, question_text

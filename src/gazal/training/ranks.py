@@ -21,7 +21,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME, strtobool
 
-from gazal.errors import GazalError
+from gazal.common.errors import GazalError
 from gazal.tensors import whole
 
 T = TypeVar("T")

@@ -10,7 +10,7 @@ from typing import Any
 import xxhash
 from transformers import PreTrainedTokenizerBase
 
-from gazal.errors import GazalError
+from gazal.common.errors import GazalError
 from gazal.items import Item
 from gazal.models import save_adapter
 from gazal.prompts import build_messages

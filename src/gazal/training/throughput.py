@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from gazal.planning.devices import known_devices
+from gazal.common.devices import known_devices
 
 PEAK_SECONDS = 0.3
 

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 import psutil
 import yaml
 
-from gazal.errors import GazalError
-from gazal.files import write_json
+from gazal.common.errors import GazalError
+from gazal.common.files import write_json
 from gazal.items import read_items
 from gazal.recipe import LaunchSection, Recipe
 

@@ -13,7 +13,7 @@ try:
 except ImportError:  # Windows: nothing stops a second process there
     fcntl = None
 
-from gazal.errors import GazalError
+from gazal.common.errors import GazalError
 
 HELD: list[
     int

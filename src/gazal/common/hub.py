@@ -16,7 +16,7 @@ from typing import TypeVar
 import httpx
 from huggingface_hub import constants, is_offline_mode
 
-from gazal.errors import GazalError
+from gazal.common.errors import GazalError
 
 PROBE_SECONDS = 2.5  # with the seconds that Python needs to start, an answer within five
 T = TypeVar("T")

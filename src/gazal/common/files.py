@@ -16,7 +16,7 @@ from typing import IO, Any
 
 import psutil
 
-from gazal.errors import GazalError
+from gazal.common.errors import GazalError
 
 
 def sync(path: str | Path) -> None:

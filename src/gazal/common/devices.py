@@ -11,8 +11,8 @@ import psutil
 import torch
 import yaml
 
+from gazal.common.errors import GazalError
 from gazal.common.paths import PLAN_DEVICES
-from gazal.errors import GazalError
 
 EXPECTED = "expected cpu, DEVICES or MACHINESxDEVICES with a size or name, such as 1x80GB, 8xh100 or 2x8x80GB"
 MEASURED_SECONDS = 1.0
