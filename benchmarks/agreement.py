@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from gazal.items import Item
+from gazal.items.schema import Item
 
 CHUNK = 20  # items between two saves
 

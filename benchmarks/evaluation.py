@@ -45,7 +45,7 @@ from gazal.evaluation.engines import load_engine
 from gazal.evaluation.loglik import choices
 from gazal.evaluation.predictions import predict, read_predictions
 from gazal.evaluation.prompting import prompting_of
-from gazal.items import Item
+from gazal.items.schema import Item
 from gazal.recipe import Recipe, load_recipe
 
 HERE = Path(__file__).resolve().parent

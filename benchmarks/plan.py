@@ -29,12 +29,13 @@ from gazal.common.files import atomic_write
 from gazal.data.synth import synthesize
 from gazal.grpo.rollouts import encode_prompts
 from gazal.grpo.train import train_grpo
-from gazal.items import read_items, write_items_jsonl
+from gazal.items.prompts import build_messages, completion_text, question_text
+from gazal.items.reading import read_items
+from gazal.items.writing import write_items_jsonl
 from gazal.models import load_tokenizer
 from gazal.planning.command import NAMES
 from gazal.planning.memory import Tokens, stage_memory
 from gazal.planning.shapes import base_config
-from gazal.prompts import build_messages, completion_text, question_text
 from gazal.recipe import Recipe
 from gazal.sft.train import sft_dataset, train_sft
 

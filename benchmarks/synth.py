@@ -20,11 +20,11 @@ from pathlib import Path
 import psutil
 
 from gazal import DISCLAIMER
-from gazal.baselines import baselines
 from gazal.common.files import atomic_write, sha256
 from gazal.data.synth import draw
 from gazal.data.synth_forms import PLAIN, RICH
-from gazal.items import REASONING_TYPES
+from gazal.items.schema import REASONING_TYPES
+from gazal.items.shortcuts import baselines
 
 OUT = Path(__file__).parent / "results" / "synth.md"
 SEED = 1

@@ -20,7 +20,7 @@ from gazal.common.paths import EMBEDDED
 from gazal.generation import generate
 from gazal.grpo.rollouts import MergedModel
 from gazal.grpo.train import grpo_trainer
-from gazal.items import TrainingExample
+from gazal.items.schema import TrainingExample
 from gazal.models import load_tokenizer, lora_config
 from gazal.planning.memory import Tokens, stage_memory
 from gazal.planning.shapes import base_config, with_layers

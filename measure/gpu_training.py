@@ -31,9 +31,11 @@ from gazal.common.paths import EMBEDDED
 from gazal.generation import generate
 from gazal.grpo.rollouts import encode_prompts
 from gazal.grpo.train import train_grpo
-from gazal.items import Item, read_items, write_items_parquet
+from gazal.items.prompts import build_messages
+from gazal.items.reading import read_items
+from gazal.items.schema import Item
+from gazal.items.writing import write_items_parquet
 from gazal.models import load_model, load_tokenizer
-from gazal.prompts import build_messages
 from gazal.recipe import Recipe, dump_recipe, load_recipe
 from gazal.runs import CHECKPOINTS
 from gazal.sft.train import sft_dataset, sft_trainer, train_sft

@@ -15,8 +15,8 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from gazal.base.tokenizer import train_tokenizer
 from gazal.data.synth import synthesize
-from gazal.items import Item
-from gazal.prompts import SYSTEM, completion_text, question_text
+from gazal.items.prompts import SYSTEM, completion_text, question_text
+from gazal.items.schema import Item
 
 # The property tests try the same examples on every machine, and no slow moment fails one; README names the command that tries others.
 settings.register_profile("random", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from gazal.items import Item
+from gazal.items.schema import Item
 
 Lines = list[str]
 Planted = tuple[Lines, str] | None

@@ -16,7 +16,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import agreement as bench
 
 from gazal.evaluation.prompting import prompting_of
-from gazal.items import Item
+from gazal.items.schema import Item
 from gazal.recipe import load_recipe
 
 ITEMS = [make_item(n) for n in range(2 * bench.CHUNK + 5)]

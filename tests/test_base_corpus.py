@@ -14,8 +14,8 @@ from gazal.base.train import BASE_BUCKETS
 from gazal.data.scores import load_scores
 from gazal.data.sources import BUCKETS
 from gazal.data.synth import bucket, draw, evidence
-from gazal.items import REASONING_TYPES, Item
-from gazal.prompts import SYSTEM, question_text
+from gazal.items.prompts import SYSTEM, question_text
+from gazal.items.schema import REASONING_TYPES, Item
 
 
 @pytest.fixture(scope="module")

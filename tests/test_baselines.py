@@ -7,9 +7,11 @@ from conftest import make_item
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gazal.baselines import baselines
 from gazal.data.synth import synthesize
-from gazal.items import Item, read_items, write_items_jsonl
+from gazal.items.reading import read_items
+from gazal.items.schema import Item
+from gazal.items.shortcuts import baselines
+from gazal.items.writing import write_items_jsonl
 
 
 def item(key: str, a: str, b: str, **extra: object) -> Item:

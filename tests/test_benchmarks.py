@@ -29,7 +29,7 @@ from gazal.evaluation.benchmarks import (
     official_pubmedqa,
 )
 from gazal.evaluation.repeats import asking, repeats
-from gazal.items import write_items_jsonl
+from gazal.items.writing import write_items_jsonl
 
 FOLDER = Path(__file__).resolve().parent.parent.parent / "shared" / "benchmarks"
 here = pytest.mark.skipif(not FOLDER.is_dir(), reason="the benchmarks folder is not here")

@@ -32,7 +32,7 @@ from gazal.evaluation.browse import (
 )
 from gazal.evaluation.folder import save_items
 from gazal.evaluation.predictions import SCHEMA, fingerprint
-from gazal.items import Item
+from gazal.items.schema import Item
 
 NOTEBOOK = Path(__file__).resolve().parent.parent / "notebooks" / "explore_predictions.ipynb"
 ATTACK = "<script>alert(1)</script><img src=x onerror='alert(2)'></details></div>\"&amp;"

@@ -13,7 +13,8 @@ from gazal.common.errors import GazalError
 from gazal.common.files import write_json
 from gazal.evaluation.contamination import FILE, measure_contamination, read_unclean, unclean
 from gazal.evaluation.score import score_folder
-from gazal.items import Item, write_items_parquet
+from gazal.items.schema import Item
+from gazal.items.writing import write_items_parquet
 from gazal.recipe_data import CurationSection
 
 STEM = "A 45-year-old man with sarcoidosis presents to the clinic with a painful red eye, photophobia and blurred vision for three days"

@@ -26,7 +26,8 @@ from gazal.common.errors import GazalError
 from gazal.curation.command import curate, curate_command
 from gazal.curation.rows import clean_row, read_rows
 from gazal.data.synth import synthesize
-from gazal.items import Item, read_items
+from gazal.items.reading import read_items
+from gazal.items.schema import Item
 from gazal.recipe import load_recipe
 from gazal.recipe_data import CurationSection
 

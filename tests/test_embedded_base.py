@@ -14,8 +14,8 @@ from gazal.data.synth import draw
 from gazal.evaluation.engines import load_engine
 from gazal.generation import generate
 from gazal.grpo.rollouts import encode_prompts
+from gazal.items.prompts import SYSTEM, build_messages
 from gazal.models import load_model, load_tokenizer
-from gazal.prompts import SYSTEM, build_messages
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from gazal.data.synth import synthesize
 from gazal.evaluation.engines import Reply, load_engine
 from gazal.evaluation.predictions import Prompts
 from gazal.evaluation.prompting import Prompting
-from gazal.prompts import SYSTEM
+from gazal.items.prompts import SYSTEM
 from gazal.recipe_evaluation import EvaluationSection
 
 pytestmark = needs_serve

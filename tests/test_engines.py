@@ -22,8 +22,8 @@ from gazal.evaluation.predictions import Prompts
 from gazal.evaluation.prompting import Prompting
 from gazal.evaluation.rendering import Renderer, TokenLists
 from gazal.evaluation.vllm_engine import gpus_for, sampling_arguments, to_reply
+from gazal.items.prompts import SYSTEM, encode_chats
 from gazal.models import load_model, load_tokenizer
-from gazal.prompts import SYSTEM, encode_chats
 from gazal.recipe_evaluation import EvaluationSection
 
 ITEMS = synthesize(24, 3, variety="plain")

@@ -16,7 +16,7 @@ from gazal.evaluation.command import evaluate_command, evaluate_stages
 from gazal.evaluation.engines import TransformersEngine, file_safe, load_engine
 from gazal.evaluation.predictions import read_predictions
 from gazal.evaluation.score import score_folder
-from gazal.items import write_items_jsonl, write_items_parquet
+from gazal.items.writing import write_items_jsonl, write_items_parquet
 from gazal.models import load_model, load_tokenizer
 from gazal.recipe import Recipe
 

@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 from gazal.common.errors import GazalError
 from gazal.data.synth import synthesize
 from gazal.grpo.rollouts import MergedModel
+from gazal.items.prompts import build_messages
 from gazal.models import load_model, load_tokenizer, lora_config, save_adapter
-from gazal.prompts import build_messages
 from gazal.recipe import Recipe
 from gazal.recipe_train import AdapterSection
 from gazal.sft.train import train_sft

@@ -31,8 +31,8 @@ from gazal.evaluation.stats import interval
 from gazal.evaluation.steps import read_steps, structure
 from gazal.evaluation.truth import Truth, find_truth
 from gazal.evaluation.verdicts import OUTCOMES, Verdict, judge
-from gazal.items import REASONING_TYPES, Item
-from gazal.prompts import completion_text
+from gazal.items.prompts import completion_text
+from gazal.items.schema import REASONING_TYPES, Item
 
 EACH = 1050  # items a variety: 2,100 in all, with two traces each
 KEPT = {"id", "question", "options", "answer_idx", "reasoning_type", "subject", "source"}

@@ -14,7 +14,7 @@ from gazal.common.errors import GazalError
 from gazal.data.synth import synthesize
 from gazal.grpo import train as grpo_train
 from gazal.grpo.train import train_grpo
-from gazal.items import Item
+from gazal.items.schema import Item
 from gazal.recipe import Recipe
 from gazal.recipe_train import HealthSection
 from gazal.rewards import COMPONENTS

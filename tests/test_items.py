@@ -13,16 +13,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from gazal.common.errors import GazalError
-from gazal.items import (
-    LETTERS,
-    REASONING_TYPES,
-    Item,
-    TrainingExample,
-    read_items,
-    write_items_jsonl,
-    write_items_parquet,
-)
-from gazal.prompts import build_messages, completion_text, question_text
+from gazal.items.prompts import build_messages, completion_text, question_text
+from gazal.items.reading import read_items
+from gazal.items.schema import LETTERS, REASONING_TYPES, Item, TrainingExample
+from gazal.items.writing import write_items_jsonl, write_items_parquet
 
 GOOD = {"id": "a1", "question": "Which?", "options": {"A": "one", "B": "two", "C": "three"}, "answer_idx": "B"}
 # Surrogates are no text that UTF-8 can hold.

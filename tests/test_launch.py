@@ -30,7 +30,7 @@ from transformers import TrainerCallback
 
 from gazal.common.errors import GazalError
 from gazal.data.synth import synthesize
-from gazal.items import write_items_parquet
+from gazal.items.writing import write_items_parquet
 from gazal.models import load_tokenizer
 from gazal.recipe import LaunchSection, Recipe
 from gazal.runs import RunFolder

@@ -13,7 +13,7 @@ from gazal.evaluation.folder import read_answers, save_items
 from gazal.evaluation.lengths import measure_lengths, of_completions
 from gazal.evaluation.predictions import SCHEMA
 from gazal.evaluation.story import prompt_shown, reasons_table, results_shown, settings_table
-from gazal.items import Item
+from gazal.items.schema import Item
 from gazal.recipe import load_recipe
 
 OPTIONS = {"A": "one", "B": "two", "C": "three", "D": "four"}

@@ -18,9 +18,9 @@ from transformers import PreTrainedTokenizerFast
 from gazal.common.errors import GazalError
 from gazal.evaluation.command import evaluate_command
 from gazal.evaluation.engines import load_engine
-from gazal.items import write_items_jsonl
+from gazal.items.prompts import CHATML_TEMPLATE
+from gazal.items.writing import write_items_jsonl
 from gazal.models import load_config, load_model, load_tokenizer
-from gazal.prompts import CHATML_TEMPLATE
 from gazal.recipe import Recipe
 
 ALL = (load_engine, load_model, load_config)

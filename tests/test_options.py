@@ -17,7 +17,7 @@ from trl.trainer.grpo_trainer import GRPOTrainer
 from gazal.common.errors import GazalError
 from gazal.data.synth import synthesize
 from gazal.grpo.train import grpo_trainer, train_grpo
-from gazal.items import Item
+from gazal.items.schema import Item
 from gazal.models import load_model, load_tokenizer, lora_config
 from gazal.recipe import Recipe
 from gazal.recipe_train import AdapterSection

@@ -17,12 +17,12 @@ from gazal.data.synth import synthesize
 from gazal.evaluation.faithfulness import measure_faithfulness
 from gazal.evaluation.folder import read_answers
 from gazal.evaluation.score import score_folder
-from gazal.items import Item
+from gazal.items.prompts import completion_text
+from gazal.items.schema import Item
 from gazal.paper.figures import caption
 from gazal.paper.inputs import read_results
 from gazal.paper.reasoning import faithfulness_table, fig_faithfulness, judged, structure_table
 from gazal.paper.style import save_figure
-from gazal.prompts import completion_text
 
 
 def planted(item: Item, name: str) -> str:

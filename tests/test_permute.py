@@ -22,7 +22,8 @@ from gazal.evaluation.predictions import read_predictions
 from gazal.evaluation.progress import Readings
 from gazal.evaluation.score import score_folder
 from gazal.evaluation.stats import interval
-from gazal.items import Item, read_items
+from gazal.items.reading import read_items
+from gazal.items.schema import Item
 from gazal.recipe import Recipe
 
 

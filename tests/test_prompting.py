@@ -21,7 +21,8 @@ from gazal.evaluation.predictions import predict, read_header, read_predictions
 from gazal.evaluation.prompting import Prompting, draw_shots, prompting_of
 from gazal.evaluation.rendering import Renderer
 from gazal.evaluation.repeats import asking
-from gazal.items import Item, write_items_jsonl
+from gazal.items.schema import Item
+from gazal.items.writing import write_items_jsonl
 from gazal.models import load_tokenizer
 from gazal.recipe import Recipe, load_recipe
 from gazal.recipe_evaluation import EvaluationSection

@@ -23,7 +23,7 @@ from gazal.evaluation.predictions import SCHEMA, fingerprint, read_predictions
 from gazal.evaluation.report import details_table, results_table
 from gazal.evaluation.score import score_folder, scores_frame
 from gazal.evaluation.sensitivity import compare_protocols
-from gazal.items import write_items_parquet
+from gazal.items.writing import write_items_parquet
 
 KINDS = ("diagnosis", "treatment")
 ITEMS = [make_item(n, reasoning_type=KINDS[n % 2]) for n in range(12)]

@@ -18,12 +18,14 @@ from gazal.common.errors import GazalError
 from gazal.data import sources
 from gazal.data.hub import load_rows
 from gazal.data.listing import list_sources
-from gazal.data.options import parse_options
 from gazal.data.shapes import SHAPES, converter, key_base, tidy
 from gazal.data.sources import BUCKETS, gather, plan, shares, synthetic_lines
 from gazal.data.synth import draw
-from gazal.items import REASONING_TYPES, Item, TrainingExample, read_items, write_items_parquet
-from gazal.prompts import build_messages, completion_text
+from gazal.items.options import parse_options
+from gazal.items.prompts import build_messages, completion_text
+from gazal.items.reading import read_items
+from gazal.items.schema import REASONING_TYPES, Item, TrainingExample
+from gazal.items.writing import write_items_parquet
 from gazal.recipe_data import DataSection, SourceSection
 from gazal.sft.train import sft_dataset
 

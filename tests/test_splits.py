@@ -12,7 +12,9 @@ from shapes_samples import lettered, medical_grpo, medreason, question, structur
 
 from gazal.common.errors import GazalError
 from gazal.data.splits import TESTS, make_splits
-from gazal.items import Item, read_items, write_items_jsonl
+from gazal.items.reading import read_items
+from gazal.items.schema import Item
+from gazal.items.writing import write_items_jsonl
 from gazal.recipe import Recipe, load_recipe
 
 SMALL = [

@@ -24,7 +24,7 @@ from gazal.data.scores import CALCULATORS, load_scores, totals
 from gazal.data.sources import BUCKETS, synthetic_lines
 from gazal.data.splits import report
 from gazal.data.synth import draw, information_gain, synthesize
-from gazal.items import REASONING_TYPES, Item
+from gazal.items.schema import REASONING_TYPES, Item
 from gazal.recipe import DataSection
 
 N = 2400

@@ -19,7 +19,8 @@ from typer.testing import CliRunner
 from gazal import DISCLAIMER
 from gazal.cli import app
 from gazal.common.errors import GazalError
-from gazal.items import Item, TrainingExample, read_items
+from gazal.items.reading import read_items
+from gazal.items.schema import Item, TrainingExample
 from gazal.teacher.client import Cap, Prices
 from gazal.teacher.command import read_rules, teach
 from gazal.teacher.ledger import Ledger

@@ -16,8 +16,8 @@ from scripted_teacher import WORDS, good_answer
 
 from gazal.answers import extract
 from gazal.curation.text import words
-from gazal.items import Item, TrainingExample
-from gazal.prompts import completion_text
+from gazal.items.prompts import completion_text
+from gazal.items.schema import Item, TrainingExample
 from gazal.teacher.accept import Answer, Reason, Rules, accept, completion, is_refusal, judge, parse
 from gazal.teacher.client import back_off, public_endpoint, public_model, retry_after, same_model
 from gazal.teacher.copies import NearCopies

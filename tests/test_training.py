@@ -16,9 +16,9 @@ from gazal.generation import generate
 from gazal.grpo.difficulty import choose_items
 from gazal.grpo.rollouts import MergedModel, MergedRollouts, encode_prompts
 from gazal.grpo.train import train_grpo
-from gazal.items import Item
+from gazal.items.prompts import build_messages
+from gazal.items.schema import Item
 from gazal.models import load_model, load_tokenizer, lora_config
-from gazal.prompts import build_messages
 from gazal.recipe import Recipe
 from gazal.recipe_train import AdapterSection
 from gazal.sft.train import sft_dataset, train_sft

@@ -11,7 +11,7 @@ import typer.core
 
 from gazal import DISCLAIMER
 from gazal.common.errors import GazalError
-from gazal.items import REASONING_TYPES
+from gazal.items.schema import REASONING_TYPES
 
 app = typer.Typer(
     add_completion=False,

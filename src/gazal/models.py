@@ -22,8 +22,8 @@ from gazal.common.errors import GazalError
 from gazal.common.files import atomic_folder
 from gazal.common.hub import Unreachable, first_line, offline_note
 from gazal.common.paths import EMBEDDED
+from gazal.items.prompts import CHATML_TEMPLATE
 from gazal.model_folders import require, require_model
-from gazal.prompts import CHATML_TEMPLATE
 from gazal.recipe import ModelSection
 from gazal.recipe_train import AdapterSection
 

@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from gazal.common.errors import GazalError
 from gazal.common.paths import RECIPES
-from gazal.prompts import SYSTEM
+from gazal.items.prompts import SYSTEM
 from gazal.recipe_data import DataSection
 from gazal.recipe_evaluation import EvaluatedModel, EvaluationSection
 from gazal.recipe_train import GRPOSection, LaunchSection, SFTSection

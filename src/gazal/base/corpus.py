@@ -17,8 +17,8 @@ from gazal.data.renal import load_drugs
 from gazal.data.scores import load_scores, points_text
 from gazal.data.synth import GAINS, evidence, stream
 from gazal.data.synth_cases import score_weights
-from gazal.items import LETTERS, REASONING_TYPES, Item
-from gazal.prompts import answer_text, question_text
+from gazal.items.prompts import answer_text, question_text
+from gazal.items.schema import LETTERS, REASONING_TYPES, Item
 
 
 def chat(user: str, assistant: str, system: str = "") -> str:

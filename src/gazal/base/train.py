@@ -19,8 +19,8 @@ from gazal.base.tokenizer import train_tokenizer
 from gazal.common.files import atomic_write, sha256, write_json
 from gazal.data.hpo import load_phenotypes
 from gazal.data.synth import draw
-from gazal.items import REASONING_TYPES
-from gazal.prompts import SYSTEM, build_messages, completion_text
+from gazal.items.prompts import SYSTEM, build_messages, completion_text
+from gazal.items.schema import REASONING_TYPES
 
 BASE_BUCKETS = range(65, 100)
 

@@ -23,8 +23,8 @@ from gazal.curation.quality import REASONS, CountTokens, Finding, QualityFilter
 from gazal.curation.reading import batches
 from gazal.curation.rows import ENDINGS, stem
 from gazal.curation.scan import scan_file
-from gazal.items import TrainingExample
-from gazal.prompts import build_messages
+from gazal.items.prompts import build_messages
+from gazal.items.schema import TrainingExample
 from gazal.recipe import Recipe
 from gazal.recipe_data import CurationSection
 

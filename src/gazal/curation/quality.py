@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
 from gazal.answers import extract
-from gazal.items import LETTERS, Item, TrainingExample
-from gazal.prompts import completion_text, question_text
+from gazal.items.prompts import completion_text, question_text
+from gazal.items.schema import LETTERS, Item, TrainingExample
 from gazal.recipe_data import CurationSection
 
 REASONS = ("empty", "no_answer", "truncated", "wrong_language", "unsupported", "context_length")

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 
 from gazal.common.errors import GazalError
 from gazal.common.files import read_jsonl
-from gazal.data.options import parse_options
-from gazal.items import LETTERS
+from gazal.items.options import parse_options
+from gazal.items.schema import LETTERS
 
 ENDINGS = (".jsonl", ".jsonl.gz", ".json", ".parquet")
 BATCH = 1000

@@ -11,7 +11,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from gazal.data.options import parse_options
+from gazal.items.options import parse_options
 
 WORD = re.compile(r"\d+(?:\.\d+)?|[^\W\d_]+")
 NUMBERED = re.compile(

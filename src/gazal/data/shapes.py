@@ -13,8 +13,8 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from gazal.common.errors import GazalError
-from gazal.data.options import parse_options
-from gazal.items import LETTERS, Item, TrainingExample
+from gazal.items.options import parse_options
+from gazal.items.schema import LETTERS, Item, TrainingExample
 
 Row = dict[str, Any]
 Convert = Callable[..., Item]  # convert(row, id=…, source=…)

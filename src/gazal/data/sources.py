@@ -17,7 +17,7 @@ from gazal.data.shapes import Convert, converter
 from gazal.data.synth import draw
 from gazal.data.synth import shares as equal_shares
 from gazal.evaluation.benchmarks import official_pubmedqa
-from gazal.items import REASONING_TYPES, Item, TrainingExample, item_problem
+from gazal.items.schema import REASONING_TYPES, Item, TrainingExample, item_problem
 from gazal.recipe_data import DataSection, SourceSection
 
 # Hash buckets of each split of knowledge-derived items (the embedded base reads whole questions from 65-99 only).

@@ -33,7 +33,7 @@ from gazal.data.synth_balance import Maker, choices, warm_state
 from gazal.data.synth_cases import Prognosis, Treatment
 from gazal.data.synth_hpo import Diagnosis, Uncertainty
 from gazal.data.synth_parts import GAINS, bucket, evidence, information_gain
-from gazal.items import REASONING_TYPES, Item
+from gazal.items.schema import REASONING_TYPES, Item
 
 __all__ = ["CHUNK", "GAINS", "bucket", "chunk_rows", "draw", "evidence", "information_gain", "shares", "synthesize"]
 

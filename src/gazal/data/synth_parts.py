@@ -10,7 +10,7 @@ import numpy as np
 from scipy.special import entr
 
 from gazal.data.hpo import PROBABILITY
-from gazal.items import LETTERS
+from gazal.items.schema import LETTERS
 
 LEVEL_RULE = "Levels: very frequent 3, frequent 2, occasional 1, not reported 0."
 

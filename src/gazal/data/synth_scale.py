@@ -17,7 +17,7 @@ from typing import Any
 
 from gazal.common.files import atomic_write
 from gazal.data.synth import chunk_rows, shares
-from gazal.items import REASONING_TYPES
+from gazal.items.schema import REASONING_TYPES
 
 Line = tuple[int, str]  # the id's hash as a number, the item as JSON
 WORTH_A_PROCESS = 10_000  # items; a process needs seconds to begin

@@ -24,7 +24,8 @@ from gazal.common.errors import GazalError
 from gazal.common.hub import PROBE_SECONDS, Unreachable, hub_problem, offline, within
 from gazal.data.hub import load_rows
 from gazal.data.shapes import SHAPES, Convert, converter, tidy
-from gazal.items import BY_ROW, ENDINGS, Item, Rows, item_problem, read_items
+from gazal.items.reading import BY_ROW, ENDINGS, Rows, read_items
+from gazal.items.schema import Item, item_problem
 from gazal.recipe_data import SourceSection
 
 PUBMEDQA_LIST = "https://raw.githubusercontent.com/pubmedqa/pubmedqa/3e7616d288b52edaf38f5fd5c59821c7806bde86/data/test_ground_truth.json"

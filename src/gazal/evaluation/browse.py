@@ -21,7 +21,7 @@ from gazal.answers import Reason
 from gazal.common.errors import GazalError
 from gazal.common.paths import ROOT
 from gazal.evaluation.folder import read_answers
-from gazal.items import Item
+from gazal.items.schema import Item
 from gazal.notebook import check_parameters
 from gazal.runs import relative
 

@@ -22,7 +22,7 @@ from gazal.evaluation.stats import (
     pass_at_k,
     steps_of_k,
 )
-from gazal.items import Item
+from gazal.items.schema import Item
 
 SHORT = ("n", "accuracy", "ci95")
 

@@ -17,7 +17,8 @@ from gazal.evaluation.predictions import predict
 from gazal.evaluation.prompting import prompting_of
 from gazal.evaluation.report import results_table
 from gazal.evaluation.score import score_folder
-from gazal.items import Item, read_items
+from gazal.items.reading import read_items
+from gazal.items.schema import Item
 from gazal.recipe import Recipe
 from gazal.runs import relative, run_path
 

@@ -15,7 +15,8 @@ from typing import Any
 from gazal.common.errors import GazalError
 from gazal.common.files import write_json
 from gazal.curation.duplicates import find_duplicates, find_within
-from gazal.items import Item, write_items_jsonl
+from gazal.items.schema import Item
+from gazal.items.writing import write_items_jsonl
 from gazal.recipe_data import CurationSection
 
 FILE = "contamination.json"

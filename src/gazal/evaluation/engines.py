@@ -16,9 +16,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from gazal.common.files import file_safe
 from gazal.common.paths import EMBEDDED
 from gazal.evaluation.identity import fast_dtype, identity_of, server_of
-from gazal.evaluation.prompting import Prompt
 from gazal.evaluation.rendering import Renderer
 from gazal.generation import generate_batches
+from gazal.items.prompts import Prompt
 from gazal.models import load_model, load_tokenizer
 from gazal.recipe_evaluation import EvaluationSection
 from gazal.tensors import tensor_hash

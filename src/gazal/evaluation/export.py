@@ -28,8 +28,9 @@ from gazal.common.errors import GazalError
 from gazal.common.files import atomic_write, write_json
 from gazal.evaluation.export_lighteval import as_text, write_lighteval
 from gazal.evaluation.folder import read_answers
-from gazal.evaluation.prompting import Prompt, Prompting
-from gazal.items import Item
+from gazal.evaluation.prompting import Prompting
+from gazal.items.prompts import Prompt
+from gazal.items.schema import Item
 
 INVALID = "[invalid]"
 

@@ -20,8 +20,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gazal.common.files import atomic_write, write_json
-from gazal.evaluation.prompting import Prompt
-from gazal.items import Item
+from gazal.items.prompts import Prompt
+from gazal.items.schema import Item
 
 if TYPE_CHECKING:
     from gazal.evaluation.export import Task

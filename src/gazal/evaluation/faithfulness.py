@@ -20,7 +20,7 @@ from gazal.evaluation.stats import bootstrap, ratio
 from gazal.evaluation.steps import KINDS, read_steps, structure
 from gazal.evaluation.truth import find_truth
 from gazal.evaluation.verdicts import OUTCOMES, judge
-from gazal.items import REASONING_TYPES, Item
+from gazal.items.schema import REASONING_TYPES, Item
 
 MEASURES = (
     "accuracy",

@@ -23,7 +23,9 @@ from gazal.evaluation.benchmarks import BENCHMARKS
 from gazal.evaluation.permute import turned
 from gazal.evaluation.predictions import fingerprint, read_header, read_predictions
 from gazal.evaluation.protocols import Grades, grade
-from gazal.items import ENDINGS, LETTERS, Item, read_items, write_items_jsonl
+from gazal.items.reading import ENDINGS, read_items
+from gazal.items.schema import LETTERS, Item
+from gazal.items.writing import write_items_jsonl
 
 STAGES = ("base", "sft", "grpo")
 PERMUTED = "permuted"

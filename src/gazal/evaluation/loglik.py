@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from gazal.common.errors import GazalError
 from gazal.evaluation.prompting import Prompting
-from gazal.items import Item
+from gazal.items.schema import Item
 from gazal.recipe_evaluation import EvaluationSection
 
 if TYPE_CHECKING:

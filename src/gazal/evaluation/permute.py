@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 
 from gazal.common.errors import GazalError
-from gazal.items import Item
+from gazal.items.schema import Item
 
 _OF_PLACE = re.compile(r"\b(?:above|below|preceding|following)\W*$|\b(?:the|all|none) (?:above|below)\b", re.I)
 _LIST = r"[A-J]\b\W*(?:(?:[,&+/]|\band\b|\bor\b)\s*\W?[A-J]\b\W*)+"

@@ -23,8 +23,9 @@ from gazal.common.errors import GazalError
 from gazal.common.files import atomic_write
 from gazal.evaluation.partial import Partial, first_line
 from gazal.evaluation.progress import Progress, Readings
-from gazal.evaluation.prompting import Prompt, Prompting
-from gazal.items import Item
+from gazal.evaluation.prompting import Prompting
+from gazal.items.prompts import Prompt
+from gazal.items.schema import Item
 from gazal.recipe_evaluation import EvaluationSection
 
 if TYPE_CHECKING:  # engines bring torch, which reading and scoring do without

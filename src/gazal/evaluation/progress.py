@@ -11,7 +11,7 @@ import numpy as np
 from gazal.answers import Extraction, Reason
 from gazal.evaluation.permute import origin
 from gazal.evaluation.stats import interval
-from gazal.items import LETTERS, Item
+from gazal.items.schema import LETTERS, Item
 
 if TYPE_CHECKING:
     from gazal.evaluation.engines import Reply

@@ -34,14 +34,12 @@ import numpy as np
 from gazal.common.errors import GazalError
 from gazal.evaluation.benchmarks import BENCHMARKS, development_items, items_file
 from gazal.evaluation.repeats import asking
-from gazal.items import BY_ROW, Item
-from gazal.prompts import build_messages, completion_text, plain_question, short_answer
+from gazal.items.prompts import Messages, Prompt, build_messages, completion_text, plain_question, short_answer
+from gazal.items.reading import BY_ROW
+from gazal.items.schema import Item
 from gazal.recipe import Recipe
 from gazal.recipe_evaluation import EvaluationSection
 
-Messages = list[dict[str, str]]
-Prompt = Messages | str
-"""A chat, or plain text that is continued as it stands."""
 NEXT_QUESTION = re.compile(r"\s*\n\s*Question:")
 
 

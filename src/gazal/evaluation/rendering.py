@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from gazal.answer_end import AnswerEnd, opens_answer
 from gazal.common.errors import GazalError
-from gazal.evaluation.prompting import Prompt
+from gazal.items.prompts import Prompt
 from gazal.recipe_evaluation import EvaluationSection
 
 CHUNK = 512  # prompts rendered and tokenised at a time

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 
 from gazal.curation.text import normal
-from gazal.items import Item
+from gazal.items.schema import Item
 
 PUNCTUATION = re.compile(r"[\s.,;:!?'\"`´‘’“”„«»()\[\]{}…·•_/\\–—]+")  # signs that carry meaning (+ - < > = % ±) stay
 

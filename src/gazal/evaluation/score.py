@@ -11,7 +11,6 @@ from typing import Any
 
 import pandas as pd
 
-from gazal.baselines import baselines
 from gazal.common.errors import GazalError
 from gazal.common.files import write_json
 from gazal.evaluation.cells import comparison, could_have_seen, groups_of, score, significant
@@ -20,7 +19,8 @@ from gazal.evaluation.folder import Read, read_answers, read_not_run, regrade, w
 from gazal.evaluation.protocols import OURS, protocol
 from gazal.evaluation.robustness import robustness
 from gazal.evaluation.stats import holm
-from gazal.items import read_items
+from gazal.items.reading import read_items
+from gazal.items.shortcuts import baselines
 
 
 def score_folder(eval_dir: str | Path, by: str = OURS, answers: Read | None = None) -> dict[str, Any]:

@@ -46,7 +46,7 @@ from gazal.common.errors import GazalError
 from gazal.common.files import file_safe
 from gazal.evaluation.engines import Reply
 from gazal.evaluation.identity import identity_of
-from gazal.evaluation.prompting import Prompt
+from gazal.items.prompts import Prompt
 from gazal.recipe_evaluation import EvaluationSection
 
 T = TypeVar("T")

@@ -15,8 +15,7 @@ from typing import NamedTuple
 
 from gazal.answers import END_OF_TURN, has_think_block
 from gazal.data.hpo import LEVEL_NAMES
-from gazal.prompts import HEADING
-from gazal.teacher.prompts import SECTIONS
+from gazal.items.prompts import HEADING, SECTIONS
 
 KINDS = ("term", "level", "total", "gain", "range", "inside", "points", "sum", "count", "result")
 """What a claim is about: a lay term's finding; a finding's level in a disease; a disease's total; a finding's gain; an option's

@@ -8,7 +8,7 @@ import pandas as pd
 from pandas.io.formats.style import Styler
 
 from gazal.evaluation.report import results_table
-from gazal.items import Item
+from gazal.items.schema import Item
 from gazal.recipe import Recipe
 
 ASKED = (

@@ -19,7 +19,7 @@ from gazal.data.scores import Score, load_scores
 from gazal.data.synth_forms import PLAIN, RICH, Form
 from gazal.data.synth_parts import GAINS, LEVEL_RULE
 from gazal.evaluation.steps import Claim, Value, fold
-from gazal.items import Item
+from gazal.items.schema import Item
 
 NO_AGE = "no age criterion"
 Key = tuple[str, ...]

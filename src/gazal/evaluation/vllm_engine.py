@@ -22,9 +22,9 @@ from gazal.common.files import file_safe
 from gazal.common.hub import first_line
 from gazal.evaluation.engines import Reply
 from gazal.evaluation.identity import identity_of
-from gazal.evaluation.prompting import Prompt
 from gazal.evaluation.rendering import Renderer
 from gazal.generation import with_eos
+from gazal.items.prompts import Prompt
 from gazal.models import load_config, load_tokenizer
 from gazal.recipe_evaluation import EvaluationSection
 

@@ -12,7 +12,7 @@ from gazal.common.files import write_json
 from gazal.evaluation.engines import load_engine
 from gazal.evaluation.predictions import predict, read_predictions
 from gazal.evaluation.prompting import Prompting
-from gazal.items import Item
+from gazal.items.schema import Item
 from gazal.recipe import Recipe
 from gazal.recipe_evaluation import EvaluationSection
 

@@ -16,9 +16,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from gazal.common.errors import GazalError
 from gazal.generation import generate
-from gazal.items import Item
+from gazal.items.prompts import build_messages, encode_chats
+from gazal.items.schema import Item
 from gazal.models import load_model, load_tokenizer
-from gazal.prompts import build_messages, encode_chats
 from gazal.recipe import Recipe
 from gazal.recipe_train import GRPOSection
 

@@ -18,9 +18,9 @@ from trl.trainer.grpo_trainer import RolloutFunc
 from gazal.common.files import atomic_write
 from gazal.grpo.difficulty import choose_items
 from gazal.grpo.rollouts import MergedRollouts
-from gazal.items import Item
+from gazal.items.prompts import build_messages
+from gazal.items.schema import Item
 from gazal.models import load_tokenizer
-from gazal.prompts import build_messages
 from gazal.recipe import Recipe
 from gazal.rewards import COMPONENTS, trl_reward_functions
 from gazal.training.arguments import choose_optimizer, training_arguments

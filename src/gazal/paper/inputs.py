@@ -16,7 +16,7 @@ from gazal.common.paths import PAPER
 from gazal.evaluation.contamination import unclean
 from gazal.evaluation.protocols import OURS, PROTOCOLS
 from gazal.evaluation.report import in_percent
-from gazal.items import REASONING_TYPES
+from gazal.items.schema import REASONING_TYPES
 
 TEST = "test"  # the embedded test's name in scores.json
 STAGES = {"base": "Base", "sft": "SFT", "grpo": "GRPO"}

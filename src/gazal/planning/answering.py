@@ -20,10 +20,10 @@ from gazal.common.errors import GazalError
 from gazal.evaluation.asked import Asked, asked_models
 from gazal.evaluation.benchmarks import load_benchmarks
 from gazal.evaluation.vllm_engine import gpus_for
+from gazal.items.prompts import build_messages
 from gazal.planning.memory import NCCL_FRAMEWORK, Tokens, evaluation_memory, framework
 from gazal.planning.shapes import base_config, known_models, meta_model
 from gazal.planning.work import BENCHMARK_ITEMS, generation_seconds
-from gazal.prompts import build_messages
 from gazal.recipe import Recipe
 
 MEMORY_SHARE = 0.9  # vLLM's gpu_memory_utilization

@@ -11,14 +11,15 @@ from transformers import PreTrainedConfig
 
 from gazal.common.devices import Devices, measured, read_devices
 from gazal.common.errors import GazalError
-from gazal.items import Item, read_items
+from gazal.items.prompts import build_messages, completion_text, encode_chats
+from gazal.items.reading import read_items
+from gazal.items.schema import Item
 from gazal.models import base_path, load_tokenizer
 from gazal.planning.answering import plan_answers
 from gazal.planning.memory import PARTS, StageMemory, Tokens, assumed_tokens, shards, stage_memory
 from gazal.planning.search import STAGES, apply, cheapest, fitted_launch, words
 from gazal.planning.shapes import base_config, sizes
 from gazal.planning.work import Work, stage_work
-from gazal.prompts import build_messages, completion_text, encode_chats
 from gazal.recipe import Recipe
 from gazal.runs import run_path
 from gazal.training.preflight import preflight_sft, report

@@ -11,9 +11,9 @@ from transformers import PreTrainedTokenizerBase, PrinterCallback, TrainerCallba
 from trl import SFTConfig, SFTTrainer
 
 from gazal.common.errors import GazalError
-from gazal.items import Item
+from gazal.items.prompts import build_messages, completion_text, encode_chats
+from gazal.items.schema import Item
 from gazal.models import base_path, load_tokenizer
-from gazal.prompts import build_messages, completion_text, encode_chats
 from gazal.recipe import Recipe
 from gazal.training.arguments import choose_optimizer, training_arguments
 from gazal.training.backend import load_trainable, require_options

@@ -19,12 +19,11 @@ from pydantic import Field
 
 from gazal.answers import extract, has_think_block
 from gazal.curation.text import words
-from gazal.items import Item, TrainingExample
-from gazal.prompts import HEADING, question_text
+from gazal.items.prompts import HEADING, SECTIONS, question_text
+from gazal.items.schema import Item, TrainingExample
 from gazal.section import Section
 from gazal.teacher.copies import NearCopies
 from gazal.teacher.plan import Request, Task
-from gazal.teacher.prompts import SECTIONS
 
 
 class Rules(Section):

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from gazal import DISCLAIMER
 from gazal.common.errors import GazalError
 from gazal.common.files import atomic_write, write_json
-from gazal.items import write_items_jsonl
+from gazal.items.writing import write_items_jsonl
 from gazal.teacher.accept import Reason, Rules, Verdict, accept
 from gazal.teacher.client import Cap, Prices, Teacher, public_endpoint, public_model
 from gazal.teacher.ledger import Ledger

@@ -15,8 +15,8 @@ from pydantic import Field, ValidationError, model_validator
 
 from gazal.common.errors import GazalError
 from gazal.common.files import read_jsonl
-from gazal.items import REASONING_TYPES, Item, ReasoningType, item_problem
-from gazal.prompts import question_text
+from gazal.items.prompts import question_text
+from gazal.items.schema import REASONING_TYPES, Item, ReasoningType, item_problem
 from gazal.teacher.prompts import SPECIALTIES, teacher_messages
 
 # Of a topic's patient, so that many cases of one topic differ: 6 × 2 × 4 forms.

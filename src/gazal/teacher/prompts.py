@@ -6,10 +6,8 @@ is what the acceptance rules test.
 
 from __future__ import annotations
 
-from gazal.items import ReasoningType
-from gazal.prompts import HEADING
-
-SECTIONS = ("Primary Diagnosis", "Reasoning", "Immediate Management", "Follow-up")
+from gazal.items.prompts import HEADING
+from gazal.items.schema import ReasoningType
 
 # Reasoning type -> (what it is, by the model card; what its steps go through).
 REASONING: dict[ReasoningType, tuple[str, str]] = {

@@ -11,8 +11,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from gazal.common.errors import GazalError
 from gazal.common.files import atomic_folder, write_json
+from gazal.items.prompts import encode_chats
 from gazal.models import load_model, load_tokenizer, to_roomy_device
-from gazal.prompts import encode_chats
 from gazal.tensors import tensor_hash
 
 PARITY = 1e-5  # largest fp32 difference of logits, relative to the largest logit

@@ -14,9 +14,9 @@ from jinja2 import TemplateError
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
 from gazal.common.errors import GazalError
-from gazal.items import Item
+from gazal.items.prompts import build_messages, completion_text, encode_chats, question_text
+from gazal.items.schema import Item
 from gazal.models import base_path, load_tokenizer
-from gazal.prompts import build_messages, completion_text, encode_chats, question_text
 from gazal.recipe import Recipe
 from gazal.training.backend import require_options
 

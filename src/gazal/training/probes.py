@@ -23,9 +23,9 @@ from gazal.answers import extract
 from gazal.generation import generate, stop_ids
 from gazal.grpo.rollouts import encode_prompts
 from gazal.grpo.train import grpo_trainer
-from gazal.items import Item
+from gazal.items.prompts import build_messages
+from gazal.items.schema import Item
 from gazal.models import load_model
-from gazal.prompts import build_messages
 from gazal.recipe import Recipe
 from gazal.rewards import trl_reward_functions
 from gazal.sft.train import sft_dataset, sft_trainer

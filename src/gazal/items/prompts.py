@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gazal.items import Item, TrainingExample
+from gazal.items.schema import Item, TrainingExample
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -23,6 +23,9 @@ SYSTEM = (
     "You are a careful clinical reasoner. Think in numbered steps between <think> and </think>, then give one answer."
 )
 HEADING = "## Clinical Assessment"
+SECTIONS = ("Primary Diagnosis", "Reasoning", "Immediate Management", "Follow-up")
+Messages = list[dict[str, str]]
+Prompt = Messages | str  # a chat, or plain text that the model continues
 
 
 def question_text(item: Item) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gazal.items import Item
+from gazal.items.schema import Item
 
 Shortcut = Callable[[Item], dict[str, float] | None]  # letter -> how much it is preferred; None: no opinion
 

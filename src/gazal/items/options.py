@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from gazal.items import LETTERS
+from gazal.items.schema import LETTERS
 
 # How options are written: each on its line ("A. x", "A) x", "(A) x"), or inline in one of the three forms.
 # Inline, "A." opens the options only behind punctuation: "hepatitis A. Which …" does not.

@@ -1,105 +1,28 @@
-"""One item: a multiple-choice question with its key (the schema that every room shares)."""
+"""Read files of questions: JSON lines, a JSON array or Parquet."""
 
 from __future__ import annotations
 
 import gzip
-import itertools
 import json
 import math
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ValidationError
 
 from gazal.common.errors import GazalError
-from gazal.common.files import atomic_write, read_jsonl
+from gazal.common.files import read_jsonl
+from gazal.items.schema import Item, item_problem, parse_item
 
-LETTERS = "ABCDEFGHIJ"
 ENDINGS = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet")
 BY_ROW = re.compile(r"row-\d+")  # what an item without an id is named
 Rows = Iterable[tuple[int, dict[str, Any]]]  # numbered from 1
 Reshape = Callable[[Rows], Rows]
-REASONING_TYPES = ("diagnosis", "uncertainty", "treatment", "prognosis")
-ReasoningType = Literal["diagnosis", "uncertainty", "treatment", "prognosis"]
-EXPECTED = {
-    "options": 'letters and texts, as {"A": "…", "B": "…"}',
-    "answer_idx": 'the letter of an option, as "B"',
-    "context": "a list of texts",
-    "reasoning_type": f"one of {', '.join(REASONING_TYPES)}",
-}
-
-
-class Item(BaseModel):
-    """A question with 2 to 10 options and one key; unknown keys are kept as they are."""
-
-    model_config = ConfigDict(extra="allow")
-
-    id: str
-    question: str
-    options: dict[str, str]
-    answer_idx: str
-    context: list[str] | None = None
-    answer: str | None = None
-    reasoning_type: ReasoningType | None = None
-    subject: str | None = None
-    source: str | None = None
-    reasoning: str | None = None
-
-    @model_validator(mode="after")
-    def _check(self) -> "Item":
-        for field in ("id", "question"):
-            if not getattr(self, field).strip():
-                raise ValueError(f"{field}: empty")
-        if not 2 <= len(self.options) <= len(LETTERS):
-            raise ValueError(f"options: expected 2 to 10, found {len(self.options)}")
-        if list(self.options) != list(LETTERS[: len(self.options)]):
-            raise ValueError(
-                f"options: expected the letters A to {LETTERS[len(self.options) - 1]} in order, found {', '.join(self.options)}"
-            )
-        if empty := next((letter for letter, text in self.options.items() if not text.strip()), None):
-            raise ValueError(f"options.{empty}: empty")
-        if self.answer_idx not in self.options:
-            raise ValueError(f"answer_idx: {self.answer_idx!r} is not among the options {', '.join(self.options)}")
-        return self
-
-
-class TrainingExample(Item):
-    """A free-text SFT example: ``question``, ``reasoning`` (inside ``<think>``) and ``response`` (after it).
-
-    It has no options and no key; neither is written to a file.
-    """
-
-    reasoning: str
-    response: str
-    options: dict[str, str] = Field(default={}, exclude=True, max_length=0)
-    answer_idx: str = Field(default="", exclude=True, max_length=0)
-
-    @model_validator(mode="after")
-    def _check(self) -> "TrainingExample":
-        for field in ("question", "reasoning", "response"):
-            if not getattr(self, field).strip():
-                raise ValueError(f"{field}: empty")
-        return self
-
-
-def item_problem(error: ValueError) -> str:
-    """The first thing wrong with an item: ``field: what``; of another ValueError what it says."""
-    if not isinstance(error, ValidationError):
-        return str(error)
-    first = error.errors()[0]
-    field = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "missing":
-        return f"{field}: missing (found: {', '.join(map(str, first['input'])) or 'nothing'})"
-    if first["type"] == "value_error":
-        message = first["msg"].removeprefix("Value error, ")
-        return f"{field}: {message}" if field else message
-    found = first["input"]
-    return f"{field}: expected {EXPECTED.get(field, 'text')}, found {'null' if found is None else f'{type(found).__name__} {found!r:.40}'}"
 
 
 def read_items(
@@ -168,11 +91,6 @@ def _unwritable(value: Any) -> str:
     )
 
 
-def parse_item(value: dict[str, Any]) -> Item:
-    """A row in the item schema; with ``response`` in place of ``options`` a TrainingExample. Raises ValidationError."""
-    return (TrainingExample if "response" in value and "options" not in value else Item).model_validate(value)
-
-
 def _array_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     try:
         values = json.loads(
@@ -214,41 +132,3 @@ def _parquet_rows(path: Path) -> Iterable[tuple[int, dict[str, Any]]]:
         ):  # a column of letters: Arrow has null where an item has fewer options
             value["options"] = {letter: text for letter, text in value["options"].items() if text is not None}
         yield row, {key: field for key, field in value.items() if field is not None}
-
-
-def write_items_parquet(path: str | Path, items: Iterable[Item]) -> None:
-    """Write items as Parquet; ``options`` is a JSON string, so that 2 to 10 options fit one column.
-
-    ``items`` is gone through twice, in batches: first for the columns of all of them, then to write. What cannot be
-    gone through twice is held in memory. Raises GazalError for a field whose values are of kinds that no column holds.
-    """
-    items = list(items) if iter(items) is items else items
-    try:
-        schemas = list(dict.fromkeys(pa.Table.from_pylist(rows).schema for rows in _batches(items)))
-        schema = pa.unify_schemas(schemas, promote_options="permissive") if schemas else pa.schema([])
-        with atomic_write(path, "wb") as handle, pq.ParquetWriter(handle, schema) as writer:
-            for rows in _batches(items):
-                writer.write_table(pa.Table.from_pylist(rows, schema))
-    except pa.ArrowException as error:
-        raise GazalError(f"{path}: the items do not fit one table ({str(error).splitlines()[0]})") from error
-
-
-def _batches(items: Iterable[Item], size: int = 4096) -> Iterator[list[dict[str, Any]]]:
-    """Rows as Parquet has them, a batch at a time; each has the columns of all items of its batch."""
-    stream = iter(items)
-    while batch := [item.model_dump(exclude_none=True) for item in itertools.islice(stream, size)]:
-        names = dict.fromkeys(name for row in batch for name in row)  # of all rows: the first may lack some
-        for row in batch:
-            if "options" in row:
-                row["options"] = json.dumps(row["options"], ensure_ascii=False)
-        yield [{name: row.get(name) for name in names} for row in batch]
-
-
-def write_items_jsonl(path: str | Path, items: Iterable[Item]) -> int:
-    """Write items as JSON lines; returns their number."""
-    count = 0
-    with atomic_write(path) as handle:
-        for item in items:
-            handle.write(json.dumps(item.model_dump(exclude_none=True), ensure_ascii=False) + "\n")
-            count += 1
-    return count

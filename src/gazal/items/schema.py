@@ -1,0 +1,90 @@
+"""One item: a multiple-choice question with its key (the schema that every room shares)."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+LETTERS = "ABCDEFGHIJ"
+REASONING_TYPES = ("diagnosis", "uncertainty", "treatment", "prognosis")
+ReasoningType = Literal["diagnosis", "uncertainty", "treatment", "prognosis"]
+EXPECTED = {
+    "options": 'letters and texts, as {"A": "…", "B": "…"}',
+    "answer_idx": 'the letter of an option, as "B"',
+    "context": "a list of texts",
+    "reasoning_type": f"one of {', '.join(REASONING_TYPES)}",
+}
+
+
+class Item(BaseModel):
+    """A question with 2 to 10 options and one key; unknown keys are kept as they are."""
+
+    model_config = ConfigDict(extra="allow")
+
+    id: str
+    question: str
+    options: dict[str, str]
+    answer_idx: str
+    context: list[str] | None = None
+    answer: str | None = None
+    reasoning_type: ReasoningType | None = None
+    subject: str | None = None
+    source: str | None = None
+    reasoning: str | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> "Item":
+        for field in ("id", "question"):
+            if not getattr(self, field).strip():
+                raise ValueError(f"{field}: empty")
+        if not 2 <= len(self.options) <= len(LETTERS):
+            raise ValueError(f"options: expected 2 to 10, found {len(self.options)}")
+        if list(self.options) != list(LETTERS[: len(self.options)]):
+            raise ValueError(
+                f"options: expected the letters A to {LETTERS[len(self.options) - 1]} in order, found {', '.join(self.options)}"
+            )
+        if empty := next((letter for letter, text in self.options.items() if not text.strip()), None):
+            raise ValueError(f"options.{empty}: empty")
+        if self.answer_idx not in self.options:
+            raise ValueError(f"answer_idx: {self.answer_idx!r} is not among the options {', '.join(self.options)}")
+        return self
+
+
+class TrainingExample(Item):
+    """A free-text SFT example: ``question``, ``reasoning`` (inside ``<think>``) and ``response`` (after it).
+
+    It has no options and no key; neither is written to a file.
+    """
+
+    reasoning: str
+    response: str
+    options: dict[str, str] = Field(default={}, exclude=True, max_length=0)
+    answer_idx: str = Field(default="", exclude=True, max_length=0)
+
+    @model_validator(mode="after")
+    def _check(self) -> "TrainingExample":
+        for field in ("question", "reasoning", "response"):
+            if not getattr(self, field).strip():
+                raise ValueError(f"{field}: empty")
+        return self
+
+
+def item_problem(error: ValueError) -> str:
+    """The first thing wrong with an item: ``field: what``; of another ValueError what it says."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    first = error.errors()[0]
+    field = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "missing":
+        return f"{field}: missing (found: {', '.join(map(str, first['input'])) or 'nothing'})"
+    if first["type"] == "value_error":
+        message = first["msg"].removeprefix("Value error, ")
+        return f"{field}: {message}" if field else message
+    found = first["input"]
+    return f"{field}: expected {EXPECTED.get(field, 'text')}, found {'null' if found is None else f'{type(found).__name__} {found!r:.40}'}"
+
+
+def parse_item(value: dict[str, Any]) -> Item:
+    """A row in the item schema; with ``response`` in place of ``options`` a TrainingExample. Raises ValidationError."""
+    return (TrainingExample if "response" in value and "options" not in value else Item).model_validate(value)
