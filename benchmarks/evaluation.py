@@ -38,7 +38,7 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from smollm2 import smollm2
 
-from gazal.answers import extract
+from gazal.answers.extract import extract
 from gazal.common.files import atomic_write, write_json
 from gazal.evaluation.benchmarks import load_benchmark
 from gazal.evaluation.engines import load_engine

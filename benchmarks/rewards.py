@@ -33,7 +33,7 @@ from peers import Peer, open_r1, trl
 from tokenizers import Tokenizer
 from trl.rewards import accuracy_reward as accuracy_of_trl
 
-from gazal.answers import extract
+from gazal.answers.extract import extract
 from gazal.common.files import atomic_write, write_json
 from gazal.common.paths import RED_TEAM_CASES
 from gazal.red_team import Case, honest_completion, read_cases

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gazal.answer_end import AnswerEnd, closed_at, opens_answer
-from gazal.answers import extract
+from gazal.answers.ending import AnswerEnd, closed_at, opens_answer
+from gazal.answers.extract import extract
 from gazal.common.paths import EMBEDDED
 from gazal.models import load_tokenizer
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gazal.answer_text import fold
-from gazal.answers import Extraction, Reason, extract, has_format
+from gazal.answers.extract import Extraction, Reason, extract, has_format
+from gazal.answers.text import fold
 
 OPTIONS = {"A": "Aspirin", "B": "Warfarin", "C": "Heparin", "D": "Metformin"}
 THINK = "<think>\nStep 1: The answer is A, maybe B.\nStep 2: Weigh them.\n</think>\n\n"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gazal.answers import extract
+from gazal.answers.extract import extract
 
 O = {"A": "Aspirin", "B": "Warfarin", "C": "Heparin", "D": "Metformin"}
 L = {

@@ -19,7 +19,7 @@ import completions
 import peers
 import rewards as bench
 
-from gazal.answers import Reason, extract
+from gazal.answers.extract import Reason, extract
 from gazal.common.errors import GazalError
 from gazal.red_team import KEY, OPTIONS, Case, honest_completion
 from gazal.rewards import RewardConfig

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gazal import DISCLAIMER
-from gazal.answers import Reason
+from gazal.answers.extract import Reason
 from gazal.common.errors import GazalError
 from gazal.evaluation.browse import (
     LONGEST,

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gazal.answer_end import AnswerEnd
+from gazal.answers.ending import AnswerEnd
 from gazal.common.errors import GazalError
 from gazal.common.paths import EMBEDDED
 from gazal.data.synth import synthesize

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from transformers.cache_utils import DynamicLayer
 
 from gazal import generation
-from gazal.answer_end import AnswerEnd
+from gazal.answers.ending import AnswerEnd
 from gazal.generation import ROOM, RoomyLayer, alike, generate, generate_batches, plan_batches, stop_ids
 from gazal.models import load_model, load_tokenizer
 

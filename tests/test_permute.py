@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_predictions import Scripted
 
-from gazal.answers import Extraction, Reason
+from gazal.answers.extract import Extraction, Reason
 from gazal.common.errors import GazalError
 from gazal.evaluation.command import evaluate_model
 from gazal.evaluation.engines import Reply

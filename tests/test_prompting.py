@@ -12,7 +12,7 @@ from conftest import make_item
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gazal.answers import extract
+from gazal.answers.extract import extract
 from gazal.common.errors import GazalError
 from gazal.evaluation.benchmarks import load_benchmark
 from gazal.evaluation.command import evaluate_command

@@ -16,10 +16,10 @@ from conftest import make_item
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gazal.answers.protocols import OURS, PROTOCOLS, SEEDS, grade
 from gazal.common.errors import GazalError
 from gazal.evaluation.folder import save_items
 from gazal.evaluation.predictions import SCHEMA
-from gazal.evaluation.protocols import OURS, PROTOCOLS, SEEDS, grade
 from gazal.evaluation.report import results_table
 from gazal.evaluation.score import score_folder
 from gazal.evaluation.sensitivity import compare_protocols, honest_forms, red_team

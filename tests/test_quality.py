@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gazal.answers import extract
+from gazal.answers.extract import extract
 from gazal.curation.command import token_counter
 from gazal.curation.quality import REASONS, Finding, QualityFilter, cut_short, key_of, sentence_ended, wrong_language
 from gazal.curation.rows import clean_row, read_rows

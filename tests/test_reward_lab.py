@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from gazal import DISCLAIMER
-from gazal.answers import Reason, extract
+from gazal.answers.extract import Reason, extract
 from gazal.common.errors import GazalError
 from gazal.notebook import read_parameters
 from gazal.red_team import KEY, OPTIONS, family_table, read_cases

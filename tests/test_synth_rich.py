@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from test_synth import annotated, by_option, calculator, gain, level, rate, renal, steps, words  # noqa: F401 (annotated is a fixture)
 
-from gazal.answers import extract
+from gazal.answers.extract import extract
 from gazal.data import synth_scale
 from gazal.data.hpo import _ancestors, _read_files, load_phenotypes
 from gazal.data.renal import load_drugs

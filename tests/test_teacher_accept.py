@@ -14,7 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scripted_teacher import WORDS, good_answer
 
-from gazal.answers import extract
+from gazal.answers.extract import extract
 from gazal.curation.text import words
 from gazal.items.prompts import completion_text
 from gazal.items.schema import Item, TrainingExample

@@ -303,11 +303,11 @@ def score(
     ] = "ours",
 ) -> None:
     """Score again from predictions alone; no model needed. By another protocol: scores.PROTOCOL.json, beside ours."""
+    from gazal.answers.protocols import OURS
+    from gazal.answers.protocols import protocol as protocol_of
     from gazal.evaluation.faithfulness import measure_faithfulness
     from gazal.evaluation.folder import read_answers
     from gazal.evaluation.lengths import measure_lengths
-    from gazal.evaluation.protocols import OURS
-    from gazal.evaluation.protocols import protocol as protocol_of
     from gazal.evaluation.report import details_table, results_table
     from gazal.evaluation.score import score_folder
     from gazal.evaluation.sensitivity import compare_protocols

@@ -2,7 +2,7 @@
 
 Decoding costs time in proportion to the rows of a batch, also on a CPU, and completions differ in
 length: after every ``CHUNK`` tokens the rows that have ended leave the batch and its cache. With an
-:class:`gazal.answer_end.AnswerEnd` a row ends where its answer is closed, too.
+:class:`gazal.answers.ending.AnswerEnd` a row ends where its answer is closed, too.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from transformers.cache_utils import DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from gazal.answer_end import AnswerEnd
+from gazal.answers.ending import AnswerEnd
 
 ALIKE = 0.8
 ROOM = 64  # tokens

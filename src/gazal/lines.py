@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import IO, Any
 
-from gazal.answers import extract
+from gazal.answers.extract import extract
 from gazal.common.errors import GazalError
 from gazal.rewards import RewardConfig, score_completion
 

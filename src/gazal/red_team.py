@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from gazal.answers import Reason
+from gazal.answers.extract import Reason
 from gazal.common.errors import GazalError
 from gazal.common.files import read_jsonl
 from gazal.common.paths import RED_TEAM_CASES

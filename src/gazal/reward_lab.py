@@ -1,7 +1,7 @@
 """What `notebooks/explore_rewards.ipynb` shows: the shape of each reward, the total's landscape, and one completion scored live.
 `gazal.reward_figures` draws it.
 
-Nothing here has a formula of its own: every value comes from `gazal.rewards` and `gazal.answers`, asked about made-up completions.
+Nothing here has a formula of its own: every value comes from `gazal.rewards` and `gazal.answers.extract`, asked about made-up completions.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import pandas as pd
 from trl.rewards import get_repetition_penalty_reward
 
 from gazal import DISCLAIMER
-from gazal.answers import answer_region, extract
+from gazal.answers.extract import answer_region, extract
 from gazal.common.errors import GazalError
 from gazal.red_team import KEY, OPTIONS, honest_completion
 from gazal.rewards import COMPONENTS, RewardConfig, length_reward, repetition_reward, score_completion

@@ -1,6 +1,6 @@
 """An evolutionary search for reward without an answer: it starts from honest wrong answers and tries to raise the total.
 
-Whether a find has simply become correct is judged by `became_correct`, which shares nothing with `gazal.answers`. The
+Whether a find has simply become correct is judged by `became_correct`, which shares nothing with `gazal.answers.extract`. The
 reward is any function of the completion, so that the same search can be tried on a reward known to be weak.
 """
 

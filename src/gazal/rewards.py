@@ -1,7 +1,7 @@
 """The four GRPO rewards (accuracy, format, length control, repetition penalty) and their weighted sum.
 
 Each is a pure function of one completion and its item: no reward looks at the rest of the batch. Accuracy and format
-use the one extractor, `gazal.answers`. An empty or truncated completion, or one whose `<think>` block is open at its end,
+use the one extractor, `gazal.answers.extract`. An empty or truncated completion, or one whose `<think>` block is open at its end,
 gets the least of every component, so nothing scores below it and nothing is gained by stopping early or never.
 """
 
@@ -19,8 +19,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from trl.rewards import get_soft_overlong_punishment
 
-from gazal.answer_text import VISIBLE, fold
-from gazal.answers import Extraction, Reason, extract, has_format, has_think_block
+from gazal.answers.extract import Extraction, Reason, extract, has_format, has_think_block
+from gazal.answers.text import VISIBLE, fold
 
 _MASK = 2**64 - 1
 COMPONENTS = ("accuracy", "format", "length", "repetition")
@@ -155,7 +155,7 @@ def format_reward(
     cfg: RewardConfig,
     think_open: bool = False,
 ) -> float:
-    """1.0 for `gazal.answers.has_format`; `cfg.format_partial` for a good think block and a readable answer; else 0.0."""
+    """1.0 for `gazal.answers.extract.has_format`; `cfg.format_partial` for a good think block and a readable answer; else 0.0."""
     if has_format(completion, options, think_open, extraction):
         return 1.0
     return (

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gazal.answers import Extraction, Reason, extract
+from gazal.answers.extract import Extraction, Reason, extract
 from gazal.common.errors import GazalError
 from gazal.common.paths import RED_TEAM_CASES
 from gazal.recipe import load_recipe

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from gazal.answers import extract
+from gazal.answers.extract import extract
 from gazal.red_team import KEY, OPTIONS, honest_completion, honest_wrong
 from gazal.reward_search import Find, became_correct, search
 from gazal.rewards import RewardConfig, score_completion

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
-from gazal.answers import extract
+from gazal.answers.extract import extract
 from gazal.items.prompts import completion_text, question_text
 from gazal.items.schema import LETTERS, Item, TrainingExample
 from gazal.recipe_data import CurationSection

@@ -17,7 +17,7 @@ import pandas as pd
 from IPython.display import HTML
 
 from gazal import DISCLAIMER
-from gazal.answers import Reason
+from gazal.answers.extract import Reason
 from gazal.common.errors import GazalError
 from gazal.common.paths import ROOT
 from gazal.evaluation.folder import read_answers

@@ -2,7 +2,7 @@
 speaks OpenAI's protocol (:mod:`gazal.evaluation.server`).
 
 All are asked the same prompts and give the same replies; prediction files do not tell them apart. With
-``settings.stop_when_answered`` a reply ends where :func:`gazal.answer_end.closed_at` says; stopping there is only the saving.
+``settings.stop_when_answered`` a reply ends where :func:`gazal.answers.ending.closed_at` says; stopping there is only the saving.
 """
 
 from __future__ import annotations

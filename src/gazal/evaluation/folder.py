@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gazal.answers import Reason, extract, has_format
+from gazal.answers.extract import Reason, extract, has_format
+from gazal.answers.protocols import Grades, grade
 from gazal.common.errors import GazalError
 from gazal.common.files import write_json
 from gazal.evaluation.benchmarks import BENCHMARKS
 from gazal.evaluation.permute import turned
 from gazal.evaluation.predictions import fingerprint, read_header, read_predictions
-from gazal.evaluation.protocols import Grades, grade
 from gazal.items.reading import ENDINGS, read_items
 from gazal.items.schema import LETTERS, Item
 from gazal.items.writing import write_items_jsonl

@@ -18,7 +18,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gazal.answers import Extraction, Reason, extract
+from gazal.answers.extract import Extraction, Reason, extract
 from gazal.common.errors import GazalError
 from gazal.common.files import atomic_write
 from gazal.evaluation.partial import Partial, first_line

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gazal.answers import Extraction, Reason
+from gazal.answers.extract import Extraction, Reason
 from gazal.evaluation.permute import origin
 from gazal.evaluation.stats import interval
 from gazal.items.schema import LETTERS, Item

@@ -9,7 +9,7 @@ import jinja2
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from gazal.answer_end import AnswerEnd, opens_answer
+from gazal.answers.ending import AnswerEnd, opens_answer
 from gazal.common.errors import GazalError
 from gazal.items.prompts import Prompt
 from gazal.recipe_evaluation import EvaluationSection

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from gazal.evaluation.protocols import protocol
+from gazal.answers.protocols import protocol
 
 NOTED = 0.2  # a share of unread or cut completions from which the table says so
 LISTED = 8  # differences that are named

@@ -11,12 +11,12 @@ from typing import Any
 
 import pandas as pd
 
+from gazal.answers.protocols import OURS, protocol
 from gazal.common.errors import GazalError
 from gazal.common.files import write_json
 from gazal.evaluation.cells import comparison, could_have_seen, groups_of, score, significant
 from gazal.evaluation.contamination import read_unclean
 from gazal.evaluation.folder import Read, read_answers, read_not_run, regrade, with_grades
-from gazal.evaluation.protocols import OURS, protocol
 from gazal.evaluation.robustness import robustness
 from gazal.evaluation.stats import holm
 from gazal.items.reading import read_items

@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from gazal.answers import Reason, has_format
+from gazal.answers.extract import Reason, has_format
+from gazal.answers.protocols import OURS, PROTOCOLS, SEEDS, Grades, grade
 from gazal.common.files import write_json
 from gazal.evaluation.cells import accuracy
 from gazal.evaluation.folder import Read, read_answers, regrade, with_grades
-from gazal.evaluation.protocols import OURS, PROTOCOLS, SEEDS, Grades, grade
 
 
 def compare_protocols(eval_dir: str | Path, answers: Read | None = None) -> dict[str, Any]:

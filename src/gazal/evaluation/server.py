@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
-from gazal.answer_end import closed_at, opens_answer
+from gazal.answers.ending import closed_at, opens_answer
 from gazal.common.endpoints import (
     LONGEST_WAIT,
     back_off,

@@ -13,7 +13,7 @@ import re
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from gazal.answers import END_OF_TURN, has_think_block
+from gazal.answers.extract import END_OF_TURN, has_think_block
 from gazal.data.hpo import LEVEL_NAMES
 from gazal.items.prompts import HEADING, SECTIONS
 

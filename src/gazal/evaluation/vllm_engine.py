@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-from gazal.answer_end import AnswerEnd
+from gazal.answers.ending import AnswerEnd
 from gazal.common.errors import GazalError
 from gazal.common.files import file_safe
 from gazal.common.hub import first_line

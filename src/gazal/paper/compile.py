@@ -13,10 +13,10 @@ from typing import Any
 import typst
 
 from gazal import DISCLAIMER
+from gazal.answers.protocols import PROTOCOLS
 from gazal.common.errors import GazalError
 from gazal.common.files import atomic_write
 from gazal.common.paths import PAPER
-from gazal.evaluation.protocols import PROTOCOLS
 from gazal.paper.claims import check_claims
 from gazal.paper.evaluation_tables import evaluation_table
 from gazal.paper.inputs import BASELINES, STAGES, TYPES, Results, read_results

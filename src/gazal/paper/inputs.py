@@ -10,11 +10,11 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from gazal.answers.protocols import OURS, PROTOCOLS
 from gazal.common.errors import GazalError
 from gazal.common.files import read_jsonl
 from gazal.common.paths import PAPER
 from gazal.evaluation.contamination import unclean
-from gazal.evaluation.protocols import OURS, PROTOCOLS
 from gazal.evaluation.report import in_percent
 from gazal.items.schema import REASONING_TYPES
 

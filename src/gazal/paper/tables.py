@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from gazal.answers.protocols import PROTOCOLS
 from gazal.common.files import atomic_write
-from gazal.evaluation.protocols import PROTOCOLS
 from gazal.paper.claims import check_claims
 from gazal.paper.curves import SPLITS
 from gazal.paper.evaluation_tables import benchmarks_table, evaluation_table, paired_table, results_table

@@ -1,7 +1,7 @@
 """Which answers become examples: a pure function of the seeds, the answers and the rules.
 
 An answer must parse into the model card's form (``parse``), keep to the lengths, and be no refusal. Of a task's samples:
-where the seed has a key, more than half of the samples asked for must give it (``gazal.answers.extract``); an
+where the seed has a key, more than half of the samples asked for must give it (``gazal.answers.extract.extract``); an
 unreadable or missing answer is a vote for nothing. Then the first passing sample is taken, by its number: the
 shortest would teach terseness. Last, in the tasks' order, near-copies go: a case or a reasoning that is too near a
 seed's question or reasoning or an earlier example's, and a question that was asked before.
@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from pydantic import Field
 
-from gazal.answers import extract, has_think_block
+from gazal.answers.extract import extract, has_think_block
 from gazal.curation.text import words
 from gazal.items.prompts import HEADING, SECTIONS, question_text
 from gazal.items.schema import Item, TrainingExample

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from gazal.answers import extract
+from gazal.answers.extract import extract
 from gazal.generation import generate, stop_ids
 from gazal.grpo.rollouts import encode_prompts
 from gazal.grpo.train import grpo_trainer

@@ -21,10 +21,10 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from gazal.answer_anchors import anchored_values
-from gazal.answer_forms import MAX_STATEMENT, Reason, read_value
-from gazal.answer_lines import contradicted, retracted, states_other, unanchored
-from gazal.answer_text import NOT_GLUED, VISIBLE, fold, known_options
+from gazal.answers.anchors import anchored_values
+from gazal.answers.lines import contradicted, retracted, states_other, unanchored
+from gazal.answers.statements import MAX_STATEMENT, Reason, read_value
+from gazal.answers.text import NOT_GLUED, VISIBLE, fold, known_options
 
 __all__ = ["Extraction", "Reason", "answer_region", "extract", "has_format", "has_think_block"]
 

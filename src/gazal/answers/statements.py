@@ -1,4 +1,4 @@
-"""What one statement of an answer says: a letter, a letter with a text, or a text; denied, hedged or not. For `gazal.answers` only.
+"""What one statement of an answer says: a letter, a letter with a text, or a text; denied, hedged or not. For `gazal.answers.extract` only.
 
 Every function here looks at a bounded piece of text from each place it is called for, so that work stays linear.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from enum import Enum
 
-from gazal.answer_text import LETTER, NOT_GLUED, Options, plain_letter
+from gazal.answers.text import LETTER, NOT_GLUED, Options, plain_letter
 
 MAX_ANCHORS = 500
 MAX_LINES = 2000

@@ -1,4 +1,4 @@
-"""Answers stated without an anchor: lone letter lines, `C is correct`, an option's own line. For `gazal.answers` only."""
+"""Answers stated without an anchor: lone letter lines, `C is correct`, an option's own line. For `gazal.answers.extract` only."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from functools import lru_cache
 
 from ahocorasick_rs import AhoCorasick, MatchKind
 
-from gazal.answer_forms import MAX_LINES, MAX_STATEMENT, Reason, is_other, offers_another, read_value, tail_of
-from gazal.answer_text import LETTER, NOT_GLUED, Options, plain_letter
+from gazal.answers.statements import MAX_LINES, MAX_STATEMENT, Reason, is_other, offers_another, read_value, tail_of
+from gazal.answers.text import LETTER, NOT_GLUED, Options, plain_letter
 
 CLOSING = 20_000
 """Characters at the end of the region in which `C is correct` and `the best is C. <its text>` are looked for."""
@@ -78,7 +78,7 @@ _RETRACTIONS = AhoCorasick((
 
 
 def unanchored(region: str, lower: str, opts: Options) -> tuple[Reason, str | None, int]:
-    """(reason, letter, where it ends) from a region without an anchored answer; ranks as in `gazal.answers`."""
+    """(reason, letter, where it ends) from a region without an anchored answer; ranks as in `gazal.answers.extract`."""
     if region.count("\n") >= MAX_LINES:
         return Reason.TOO_MANY_CANDIDATES, None, 0
     lone: dict[str, int] = {}

@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 
-from gazal.answers import extract
+from gazal.answers.extract import extract
 from gazal.common.errors import GazalError
 
 OURS = "ours"
@@ -43,7 +43,7 @@ def _plain(completion: str, whole: bool = False) -> str:
 
 
 def _ours(completion: str, options: Options, think_open: bool) -> tuple[str, ...]:
-    """`gazal.answers.extract`: one stated answer, or none."""
+    """`gazal.answers.extract.extract`: one stated answer, or none."""
     letter = extract(completion, options, think_open).letter
     return (letter,) if letter else ()
 

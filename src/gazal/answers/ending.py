@@ -1,7 +1,7 @@
 """Where a completion has given its answer: what follows costs tokens only, and is cut off in evaluation.
 
 Closed is, outside of think blocks, the first of ``</answer>``, a finished line ``**Answer:** X`` as the card writes it, and
-a closed ``\\boxed{X}`` that announces a letter, and from which (with all before it) :func:`gazal.answers.extract` reads
+a closed ``\\boxed{X}`` that announces a letter, and from which (with all before it) :func:`gazal.answers.extract.extract` reads
 that letter. An answer given as an option's text alone is never cut: that would take the options to see. Where the prompt
 itself ends with ``Answer:``, the completion's first line is such a line: base models go on with a next question.
 """
@@ -13,7 +13,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from gazal.answers import END_OF_TURN, extract
+from gazal.answers.extract import END_OF_TURN, extract
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

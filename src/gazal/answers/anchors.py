@@ -1,4 +1,4 @@
-"""Anchors, the words that announce an answer (`Answer:`, `\\boxed{`, `I choose`), and the statements after them. For `gazal.answers` only."""
+"""Anchors, the words that announce an answer (`Answer:`, `\\boxed{`, `I choose`), and the statements after them. For `gazal.answers.extract` only."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from ahocorasick_rs import AhoCorasick, MatchKind
 
-from gazal.answer_forms import MAX_ANCHORS, MAX_STATEMENT, SPEECH
+from gazal.answers.statements import MAX_ANCHORS, MAX_STATEMENT, SPEECH
 
 Anchored = tuple[str, str, bool, int, int]
 """The text after an anchor; the part of it before the next anchor, where that stands in it; whether the anchor denies it; and
