@@ -30,7 +30,7 @@ from gazal.common.files import atomic_write, write_json
 from gazal.curation.command import curate
 from gazal.curation.duplicates import find_duplicates, find_within
 from gazal.curation.minhash import Ragged, band_keys
-from gazal.recipe_data import CurationSection
+from gazal.recipe.data import CurationSection
 
 RESULTS = Path(__file__).parent / "results"
 METHODS = {"ours": "Gazal", "8-gram": "8-gram, question", "8-gram-whole": "8-gram, whole text"}

@@ -28,7 +28,7 @@ from gazal.evaluation.prompting import prompting_of
 from gazal.evaluation.stats import interval, paired_interval, paired_p
 from gazal.grpo.train import train_grpo
 from gazal.items.reading import read_items
-from gazal.recipe import Recipe
+from gazal.recipe.recipe import Recipe
 
 RESULTS = Path(__file__).resolve().parent / "results" / "difficulty.md"
 

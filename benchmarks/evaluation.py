@@ -46,7 +46,8 @@ from gazal.evaluation.loglik import choices
 from gazal.evaluation.predictions import predict, read_predictions
 from gazal.evaluation.prompting import prompting_of
 from gazal.items.schema import Item
-from gazal.recipe import Recipe, load_recipe
+from gazal.recipe.load import load_recipe
+from gazal.recipe.recipe import Recipe
 
 HERE = Path(__file__).resolve().parent
 OUT = HERE / "results" / "evaluation.md"

@@ -27,8 +27,8 @@ from gazal.common.files import atomic_write
 from gazal.data.synth import synthesize
 from gazal.grpo.train import grpo_dataset, grpo_trainer
 from gazal.models import load_model, load_tokenizer, lora_config
-from gazal.recipe import Recipe
-from gazal.rewards import trl_reward_functions
+from gazal.recipe.recipe import Recipe
+from gazal.rewards.trl import trl_reward_functions
 
 OUT = Path(__file__).parent / "results" / "grpo_step.md"
 UNSAID = "<file_sep>"

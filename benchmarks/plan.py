@@ -36,7 +36,7 @@ from gazal.models import load_tokenizer
 from gazal.planning.command import NAMES
 from gazal.planning.memory import Tokens, stage_memory
 from gazal.planning.shapes import base_config
-from gazal.recipe import Recipe
+from gazal.recipe.recipe import Recipe
 from gazal.sft.train import sft_dataset, train_sft
 
 OUT = Path(__file__).parent / "results" / "plan.md"

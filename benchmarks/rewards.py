@@ -36,16 +36,10 @@ from trl.rewards import accuracy_reward as accuracy_of_trl
 from gazal.answers.extract import extract
 from gazal.common.files import atomic_write, write_json
 from gazal.common.paths import RED_TEAM_CASES
-from gazal.red_team import Case, honest_completion, read_cases
-from gazal.rewards import (
-    RewardConfig,
-    accuracy_reward,
-    format_reward,
-    length_reward,
-    repetition_reward,
-    score_completion,
-    trl_reward_functions,
-)
+from gazal.recipe.rewards import RewardConfig
+from gazal.rewards.functions import accuracy_reward, format_reward, length_reward, repetition_reward, score_completion
+from gazal.rewards.red_team import Case, honest_completion, read_cases
+from gazal.rewards.trl import trl_reward_functions
 from gazal.runs import code_version
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -19,7 +19,7 @@ from gpu_run import CODE, HASHES, PACK, ROOT, tree_hash
 from gazal.common.errors import GazalError
 from gazal.common.files import sha256, write_json
 from gazal.data.splits import make_splits
-from gazal.recipe import load_recipe
+from gazal.recipe.load import load_recipe
 from gazal.runs import code_version
 
 MOST = 60 * 2**20  # bytes

@@ -25,8 +25,9 @@ from gazal.models import load_tokenizer, lora_config
 from gazal.planning.memory import Tokens, stage_memory
 from gazal.planning.shapes import base_config, with_layers
 from gazal.planning.work import generation_seconds, stage_work
-from gazal.recipe import ModelSection, Recipe, load_recipe
-from gazal.rewards import trl_reward_functions
+from gazal.recipe.load import load_recipe
+from gazal.recipe.recipe import ModelSection, Recipe
+from gazal.rewards.trl import trl_reward_functions
 from gazal.sft.train import sft_dataset, sft_trainer
 
 UTILISATION = 0.4  # that plans assume

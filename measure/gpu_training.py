@@ -36,7 +36,8 @@ from gazal.items.reading import read_items
 from gazal.items.schema import Item
 from gazal.items.writing import write_items_parquet
 from gazal.models import load_model, load_tokenizer
-from gazal.recipe import Recipe, dump_recipe, load_recipe
+from gazal.recipe.load import dump_recipe, load_recipe
+from gazal.recipe.recipe import Recipe
 from gazal.runs import CHECKPOINTS
 from gazal.sft.train import sft_dataset, sft_trainer, train_sft
 from gazal.training import launch

@@ -24,7 +24,7 @@ from gazal.evaluation.lengths import measure_lengths
 from gazal.evaluation.score import score_folder
 from gazal.evaluation.sensitivity import compare_protocols
 from gazal.paper.make import make_paper
-from gazal.recipe import Recipe
+from gazal.recipe.recipe import Recipe
 from gazal.runs import RunFolder
 from gazal.training.worker import train
 

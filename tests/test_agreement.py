@@ -17,7 +17,7 @@ import agreement as bench
 
 from gazal.evaluation.prompting import prompting_of
 from gazal.items.schema import Item
-from gazal.recipe import load_recipe
+from gazal.recipe.load import load_recipe
 
 ITEMS = [make_item(n) for n in range(2 * bench.CHUNK + 5)]
 ASKED = {"items": len(ITEMS), "where": "here"}

@@ -21,8 +21,8 @@ import rewards as bench
 
 from gazal.answers.extract import Reason, extract
 from gazal.common.errors import GazalError
-from gazal.red_team import KEY, OPTIONS, Case, honest_completion
-from gazal.rewards import RewardConfig
+from gazal.recipe.rewards import RewardConfig
+from gazal.rewards.red_team import KEY, OPTIONS, Case, honest_completion
 
 GOOD = "<think>\nStep 1: x\n</think>\n<answer>\nC\n</answer>"
 CFG = RewardConfig()

@@ -22,7 +22,8 @@ from gazal import DISCLAIMER
 from gazal.cards import LICENCES, NOT_STATED, size_category, write_cards
 from gazal.common.errors import GazalError
 from gazal.data.splits import make_splits
-from gazal.recipe import Recipe, load_recipe
+from gazal.recipe.load import load_recipe
+from gazal.recipe.recipe import Recipe
 
 SIZES = json.loads((Path(resources).parent / "size_categories.json").read_text())
 STRUCTURED = [

@@ -15,7 +15,7 @@ from gazal.evaluation.contamination import FILE, measure_contamination, read_unc
 from gazal.evaluation.score import score_folder
 from gazal.items.schema import Item
 from gazal.items.writing import write_items_parquet
-from gazal.recipe_data import CurationSection
+from gazal.recipe.data import CurationSection
 
 STEM = "A 45-year-old man with sarcoidosis presents to the clinic with a painful red eye, photophobia and blurred vision for three days"
 

@@ -28,8 +28,8 @@ from gazal.curation.rows import clean_row, read_rows
 from gazal.data.synth import synthesize
 from gazal.items.reading import read_items
 from gazal.items.schema import Item
-from gazal.recipe import load_recipe
-from gazal.recipe_data import CurationSection
+from gazal.recipe.data import CurationSection
+from gazal.recipe.load import load_recipe
 
 SETTINGS = CurationSection()
 NAMES = ("train.jsonl", "removals.jsonl", "report.json")

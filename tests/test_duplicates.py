@@ -25,7 +25,7 @@ from gazal.curation.text import asked, enumeration, normal, words
 from gazal.data.synth import draw
 from gazal.items.schema import REASONING_TYPES
 from gazal.items.writing import write_items_jsonl
-from gazal.recipe_data import CurationSection
+from gazal.recipe.data import CurationSection
 
 FOLDER = Path(__file__).resolve().parent.parent.parent / "shared" / "benchmarks"
 SETTINGS = CurationSection()

@@ -14,7 +14,7 @@ from gazal.evaluation.engines import Reply, load_engine
 from gazal.evaluation.predictions import Prompts
 from gazal.evaluation.prompting import Prompting
 from gazal.items.prompts import SYSTEM
-from gazal.recipe_evaluation import EvaluationSection
+from gazal.recipe.evaluation import EvaluationSection
 
 pytestmark = needs_serve
 SETTINGS = EvaluationSection(max_new_tokens=40, concurrency=4)

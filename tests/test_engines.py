@@ -24,7 +24,7 @@ from gazal.evaluation.rendering import Renderer, TokenLists
 from gazal.evaluation.vllm_engine import gpus_for, sampling_arguments, to_reply
 from gazal.items.prompts import SYSTEM, encode_chats
 from gazal.models import load_model, load_tokenizer
-from gazal.recipe_evaluation import EvaluationSection
+from gazal.recipe.evaluation import EvaluationSection
 
 ITEMS = synthesize(24, 3, variety="plain")
 QWEN3 = "{{ messages[-1]['content'] }}<a>{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}"

@@ -18,8 +18,8 @@ from gazal.data.synth import synthesize
 from gazal.grpo.rollouts import MergedModel
 from gazal.items.prompts import build_messages
 from gazal.models import load_model, load_tokenizer, lora_config, save_adapter
-from gazal.recipe import Recipe
-from gazal.recipe_train import AdapterSection
+from gazal.recipe.recipe import Recipe
+from gazal.recipe.training import AdapterSection
 from gazal.sft.train import train_sft
 from gazal.training.exact import largest_error, last_logits, merge, parity, split_hashes, tensor_hash
 

@@ -22,7 +22,7 @@ from gazal.evaluation.folder import save_items
 from gazal.evaluation.predictions import SCHEMA, predict
 from gazal.evaluation.prompting import Prompting
 from gazal.evaluation.score import score_folder
-from gazal.recipe_evaluation import EvaluationSection
+from gazal.recipe.evaluation import EvaluationSection
 
 ITEMS = [make_item(n, subject="s", context=["seen"]) for n in range(10)]
 

@@ -29,7 +29,7 @@ from peft import get_peft_model
 
 from gazal.common.errors import GazalError
 from gazal.models import load_model, lora_config
-from gazal.recipe_train import AdapterSection
+from gazal.recipe.training import AdapterSection
 from gazal.runs import code_version
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -15,9 +15,9 @@ from gazal.data.synth import synthesize
 from gazal.grpo import train as grpo_train
 from gazal.grpo.train import train_grpo
 from gazal.items.schema import Item
-from gazal.recipe import Recipe
-from gazal.recipe_train import HealthSection
-from gazal.rewards import COMPONENTS
+from gazal.recipe.recipe import Recipe
+from gazal.recipe.rewards import COMPONENTS
+from gazal.recipe.training import HealthSection
 from gazal.sft.train import train_sft
 from gazal.training.checkpoints import checkpoints, is_whole
 from gazal.training.health import ACCURACY, ENTROPY, FORMAT, TRUNCATED, ZERO_SIGNAL, Health, fault

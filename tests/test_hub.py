@@ -27,7 +27,7 @@ from gazal.data.hub import load_rows
 from gazal.evaluation.benchmarks import load_benchmarks, official_pubmedqa
 from gazal.evaluation.engines import load_engine
 from gazal.models import load_model, load_tokenizer
-from gazal.recipe_data import SourceSection
+from gazal.recipe.data import SourceSection
 
 CORPUS = SourceSection(name="TachyHealth/medical_grpo", use="grpo", shape="medical_grpo")
 ADVICE = ("HF_ENDPOINT=URL", "HF_HOME=FOLDER HF_HUB_OFFLINE=1")

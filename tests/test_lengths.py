@@ -14,7 +14,7 @@ from gazal.evaluation.lengths import measure_lengths, of_completions
 from gazal.evaluation.predictions import SCHEMA
 from gazal.evaluation.story import prompt_shown, reasons_table, results_shown, settings_table
 from gazal.items.schema import Item
-from gazal.recipe import load_recipe
+from gazal.recipe.load import load_recipe
 
 OPTIONS = {"A": "one", "B": "two", "C": "three", "D": "four"}
 

@@ -23,7 +23,7 @@ from gazal.evaluation.predictions import predict, read_predictions
 from gazal.evaluation.prompting import Prompting
 from gazal.evaluation.score import score_folder
 from gazal.likelihood import Encoded, Scored, encode, score_batch
-from gazal.recipe_evaluation import EvaluationSection
+from gazal.recipe.evaluation import EvaluationSection
 
 ITEMS = [make_item(n, 2 + n % 5, question=f"Question {n} " + "with a tail " * (7 * n % 11) + "?") for n in range(12)]
 STYLES = {"plain": Prompting(style="plain"), "chat": Prompting(system="Be brief.")}

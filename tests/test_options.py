@@ -19,8 +19,8 @@ from gazal.data.synth import synthesize
 from gazal.grpo.train import grpo_trainer, train_grpo
 from gazal.items.schema import Item
 from gazal.models import load_model, load_tokenizer, lora_config
-from gazal.recipe import Recipe
-from gazal.recipe_train import AdapterSection
+from gazal.recipe.recipe import Recipe
+from gazal.recipe.training import AdapterSection
 from gazal.sft.train import sft_dataset, sft_trainer, train_sft
 from gazal.training.backend import four_bit_config, gpu_options, require_options, unsloth_adapter
 

@@ -24,7 +24,7 @@ from gazal.evaluation.score import score_folder
 from gazal.evaluation.stats import interval
 from gazal.items.reading import read_items
 from gazal.items.schema import Item
-from gazal.recipe import Recipe
+from gazal.recipe.recipe import Recipe
 
 
 def with_options(*texts: str, key: str = "A", **fields: object) -> Item:

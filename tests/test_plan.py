@@ -34,7 +34,8 @@ from gazal.planning.search import Change, apply, by_price, candidates, fitted_la
 from gazal.planning.shapes import base_config, config_text, known_models, sizes, with_layers
 from gazal.planning.trace import trace
 from gazal.planning.work import generation_seconds
-from gazal.recipe import Recipe, load_recipe
+from gazal.recipe.load import load_recipe
+from gazal.recipe.recipe import Recipe
 
 PAPER = load_recipe("qwen3-32b")
 H100 = read_devices("8xh100")
@@ -197,7 +198,7 @@ def test_the_named_change_makes_it_fit(small, tmp_path, room, batch):
         make_plan(recipe, tight, tmp_path, prompt=64, say=lambda line: None)
     named = re.findall(r"--set (\S+)=(\S+)", str(refusal.value))
     assert named, refusal.value
-    from gazal.recipe import _apply, _number_words
+    from gazal.recipe.load import _apply, _number_words
 
     values = recipe.model_dump()
     for key, value in named:

@@ -21,7 +21,7 @@ import plants
 
 from gazal.curation.duplicates import find_duplicates
 from gazal.curation.text import POLARITY, asked, words
-from gazal.recipe_data import CurationSection
+from gazal.recipe.data import CurationSection
 
 FOLDER = ROOT.parent / "shared" / "benchmarks"
 real = pytest.mark.skipif(not FOLDER.exists(), reason="benchmarks are not here")

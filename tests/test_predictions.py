@@ -26,7 +26,7 @@ from gazal.evaluation.loglik import read_letter
 from gazal.evaluation.predictions import SCHEMA, Prompts, predict, read_header, read_predictions
 from gazal.evaluation.progress import duration
 from gazal.evaluation.prompting import Prompting
-from gazal.recipe_evaluation import EvaluationSection
+from gazal.recipe.evaluation import EvaluationSection
 
 SETTINGS = EvaluationSection(samples=2)
 ITEMS = [make_item(n) for n in range(10)]
@@ -344,7 +344,7 @@ from conftest import make_item
 from gazal.evaluation.engines import Reply
 from gazal.evaluation.predictions import predict
 from gazal.evaluation.prompting import Prompting
-from gazal.recipe_evaluation import EvaluationSection
+from gazal.recipe.evaluation import EvaluationSection
 
 STEPS = [f"Step {n}: the finding number {n} fits the first option and not the second, because its course is chronic." for n in range(40)]
 

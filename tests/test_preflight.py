@@ -22,7 +22,7 @@ from gazal.data.synth import synthesize
 from gazal.items.prompts import CHATML_TEMPLATE, build_messages, completion_text
 from gazal.items.schema import Item
 from gazal.models import load_tokenizer
-from gazal.recipe import Recipe
+from gazal.recipe.recipe import Recipe
 from gazal.sft.train import sft_dataset, sft_trainer, train_sft
 from gazal.training.preflight import (
     EXAMPLE,

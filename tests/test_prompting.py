@@ -24,8 +24,9 @@ from gazal.evaluation.repeats import asking
 from gazal.items.schema import Item
 from gazal.items.writing import write_items_jsonl
 from gazal.models import load_tokenizer
-from gazal.recipe import Recipe, load_recipe
-from gazal.recipe_evaluation import EvaluationSection
+from gazal.recipe.evaluation import EvaluationSection
+from gazal.recipe.load import load_recipe
+from gazal.recipe.recipe import Recipe
 
 FOLDER = Path(__file__).resolve().parent.parent.parent / "shared" / "benchmarks"
 here = pytest.mark.skipif(not FOLDER.is_dir(), reason="the benchmarks folder is not here")

@@ -23,7 +23,7 @@ from gazal.evaluation.predictions import SCHEMA
 from gazal.evaluation.report import results_table
 from gazal.evaluation.score import score_folder
 from gazal.evaluation.sensitivity import compare_protocols, honest_forms, red_team
-from gazal.red_team import read_cases
+from gazal.rewards.red_team import read_cases
 
 OPTIONS = {"A": "Aspirin", "B": "Warfarin", "C": "Heparin", "D": "Metformin"}
 OTHERS = [name for name in PROTOCOLS if name != OURS]

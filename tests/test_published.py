@@ -21,8 +21,8 @@ from gazal.items.writing import write_items_jsonl
 from gazal.paper.claims import check_claims
 from gazal.paper.inputs import read_yaml
 from gazal.paper.ledger import claims_ledger, ledger_table, stand_ins, write_ledger
-from gazal.recipe import load_recipe
-from gazal.recipe_evaluation import EvaluationSection
+from gazal.recipe.evaluation import EvaluationSection
+from gazal.recipe.load import load_recipe
 
 PUBLISHED = read_yaml(PAPER / "published.yaml")
 RECIPE = load_recipe("published")

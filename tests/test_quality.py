@@ -17,8 +17,8 @@ from gazal.curation.command import token_counter
 from gazal.curation.quality import REASONS, Finding, QualityFilter, cut_short, key_of, sentence_ended, wrong_language
 from gazal.curation.rows import clean_row, read_rows
 from gazal.data.synth import synthesize
-from gazal.recipe import load_recipe
-from gazal.recipe_data import CurationSection
+from gazal.recipe.data import CurationSection
+from gazal.recipe.load import load_recipe
 from gazal.sft.train import sft_dataset
 
 FOLDER = Path(__file__).resolve().parent.parent.parent / "shared" / "benchmarks"

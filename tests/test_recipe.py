@@ -11,8 +11,9 @@ from pydantic import BaseModel
 from gazal.base.train import BaseTraining
 from gazal.common.errors import GazalError
 from gazal.common.paths import RECIPES
-from gazal.recipe import Recipe, dump_recipe, load_recipe
-from gazal.recipe_data import SourceSection
+from gazal.recipe.data import SourceSection
+from gazal.recipe.load import dump_recipe, load_recipe
+from gazal.recipe.recipe import Recipe
 
 SHIPPED = sorted(path.stem for path in RECIPES.glob("*.yaml"))
 

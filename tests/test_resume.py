@@ -25,7 +25,7 @@ from gazal.common.locks import only_one
 from gazal.data.synth import synthesize
 from gazal.items.reading import read_items
 from gazal.items.writing import write_items_jsonl, write_items_parquet
-from gazal.recipe import Recipe
+from gazal.recipe.recipe import Recipe
 from gazal.runs import CHECKPOINTS, RunFolder
 from gazal.training.checkpoints import EXTRA, KEPT, WHOLE, checkpoints, is_whole, newest_whole, seal
 from gazal.training.log import TIMES

@@ -20,7 +20,7 @@ from gazal import DISCLAIMER
 from gazal.answers.extract import Reason, extract
 from gazal.common.errors import GazalError
 from gazal.notebook import read_parameters
-from gazal.red_team import KEY, OPTIONS, family_table, read_cases
+from gazal.recipe.rewards import COMPONENTS, RewardConfig
 from gazal.reward_figures import fig_examples, fig_families, fig_landscape, fig_length, fig_repetition, picture
 from gazal.reward_lab import (
     EXAMPLES,
@@ -38,7 +38,8 @@ from gazal.reward_lab import (
     report_html,
     tokens,
 )
-from gazal.rewards import COMPONENTS, RewardConfig, repetition_reward, score_completion
+from gazal.rewards.functions import repetition_reward, score_completion
+from gazal.rewards.red_team import KEY, OPTIONS, family_table, read_cases
 
 NOTEBOOK = Path(__file__).resolve().parent.parent / "notebooks" / "explore_rewards.ipynb"
 CFG = RewardConfig(max_tokens=200)

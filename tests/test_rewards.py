@@ -12,15 +12,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from gazal.common.errors import GazalError
-from gazal.lines import extract_lines, reward_lines
-from gazal.rewards import (
-    COMPONENTS,
-    RewardConfig,
-    length_reward,
-    repetition_reward,
-    score_completion,
-    trl_reward_functions,
-)
+from gazal.recipe.rewards import COMPONENTS, RewardConfig
+from gazal.rewards.functions import length_reward, repetition_reward, score_completion
+from gazal.rewards.lines import extract_lines, reward_lines
+from gazal.rewards.trl import trl_reward_functions
 
 OPTIONS = {"A": "Aspirin", "B": "Warfarin", "C": "Heparin", "D": "Metformin"}
 CFG = RewardConfig(max_tokens=200)
@@ -219,7 +214,7 @@ def test_trl_functions_read_every_form_of_batch() -> None:
 
 def test_each_completion_is_extracted_once_for_all_four(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
-    import gazal.rewards as rewards
+    import gazal.rewards.functions as rewards
 
     original = rewards.extract
     monkeypatch.setattr(rewards, "extract", lambda *args: calls.append(args[0]) or original(*args))

@@ -11,7 +11,8 @@ import pytest
 from gazal import runs
 from gazal.common.errors import GazalError
 from gazal.common.files import sha256
-from gazal.recipe import Recipe, load_recipe
+from gazal.recipe.load import load_recipe
+from gazal.recipe.recipe import Recipe
 from gazal.runs import STAGES, RunFolder, code_version, relative, run_path
 
 

@@ -17,7 +17,7 @@ from gazal.evaluation.engines import load_engine
 from gazal.evaluation.predictions import Prompts, predict, read_predictions
 from gazal.evaluation.prompting import Prompting
 from gazal.evaluation.server import OpenAIEngine
-from gazal.recipe_evaluation import EvaluationSection
+from gazal.recipe.evaluation import EvaluationSection
 
 ITEMS = [make_item(number) for number in range(12)]
 CHATS = Prompts(ITEMS, 1, Prompting("Be brief."))

@@ -26,7 +26,7 @@ from gazal.items.prompts import build_messages, completion_text
 from gazal.items.reading import read_items
 from gazal.items.schema import REASONING_TYPES, Item, TrainingExample
 from gazal.items.writing import write_items_parquet
-from gazal.recipe_data import DataSection, SourceSection
+from gazal.recipe.data import DataSection, SourceSection
 from gazal.sft.train import sft_dataset
 
 FOUR = {"A": "aspirin", "B": "heparin", "C": "warfarin", "D": "none of these"}

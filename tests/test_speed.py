@@ -22,8 +22,9 @@ from gazal.data.synth import synthesize
 from gazal.generation import generate, pick
 from gazal.grpo.rollouts import MergedModel
 from gazal.models import load_model, load_tokenizer, lora_config
-from gazal.recipe import Recipe, load_recipe
-from gazal.recipe_train import AdapterSection
+from gazal.recipe.load import load_recipe
+from gazal.recipe.recipe import Recipe
+from gazal.recipe.training import AdapterSection
 from gazal.sft.train import sft_dataset, sft_trainer, train_sft
 from gazal.training.throughput import attention_flops, flops_per_token, peak_flops, sequence_lengths
 

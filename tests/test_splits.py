@@ -15,7 +15,8 @@ from gazal.data.splits import TESTS, make_splits
 from gazal.items.reading import read_items
 from gazal.items.schema import Item
 from gazal.items.writing import write_items_jsonl
-from gazal.recipe import Recipe, load_recipe
+from gazal.recipe.load import load_recipe
+from gazal.recipe.recipe import Recipe
 
 SMALL = [
     "data.n_diseases=60",

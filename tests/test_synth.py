@@ -25,7 +25,7 @@ from gazal.data.sources import BUCKETS, synthetic_lines
 from gazal.data.splits import report
 from gazal.data.synth import draw, information_gain, synthesize
 from gazal.items.schema import REASONING_TYPES, Item
-from gazal.recipe import DataSection
+from gazal.recipe.recipe import DataSection
 
 N = 2400
 CLASSES = {"HP:0040280": 3, "HP:0040281": 3, "HP:0040282": 2, "HP:0040283": 1}

@@ -19,8 +19,8 @@ from gazal.grpo.train import train_grpo
 from gazal.items.prompts import build_messages
 from gazal.items.schema import Item
 from gazal.models import load_model, load_tokenizer, lora_config
-from gazal.recipe import Recipe
-from gazal.recipe_train import AdapterSection
+from gazal.recipe.recipe import Recipe
+from gazal.recipe.training import AdapterSection
 from gazal.sft.train import sft_dataset, train_sft
 
 

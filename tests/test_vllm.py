@@ -12,7 +12,7 @@ from gazal.evaluation.engines import Reply, load_engine
 from gazal.evaluation.predictions import Prompts
 from gazal.evaluation.prompting import Prompting
 from gazal.items.prompts import SYSTEM
-from gazal.recipe_evaluation import EvaluationSection
+from gazal.recipe.evaluation import EvaluationSection
 
 pytest.importorskip("vllm")
 PROMPTS = Prompts(synthesize(100, 21), 1, Prompting(SYSTEM))

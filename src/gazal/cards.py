@@ -21,7 +21,7 @@ from gazal import DISCLAIMER
 from gazal.common.errors import GazalError
 from gazal.common.files import atomic_write
 from gazal.common.paths import DATASET_CARD
-from gazal.recipe import Recipe
+from gazal.recipe.recipe import Recipe
 
 NOT_STATED = "not stated"
 SIZES = (

@@ -31,7 +31,7 @@ BenchmarksOption = Annotated[str, typer.Option("--benchmarks", help="Folder with
 @app.command()
 def extract() -> None:
     """Read {completion, options} JSON lines on stdin; write {letter, reason}; never guesses."""
-    from gazal.lines import extract_lines
+    from gazal.rewards.lines import extract_lines
 
     extract_lines(sys.stdin, sys.stdout)
 
@@ -39,8 +39,8 @@ def extract() -> None:
 @app.command()
 def reward(recipe: RecipeOption = "embedded") -> None:
     """Read {completion, options, answer_idx} JSON lines on stdin; write the four rewards and their total."""
-    from gazal.lines import reward_lines
-    from gazal.recipe import load_recipe
+    from gazal.recipe.load import load_recipe
+    from gazal.rewards.lines import reward_lines
 
     reward_lines(sys.stdin, sys.stdout, load_recipe(recipe).grpo.rewards)
 
@@ -200,7 +200,7 @@ def curate(
 ) -> None:
     """Remove duplicates, test items and faulty rows from training files; each removal is listed with its reason."""
     from gazal.curation.command import curate_command
-    from gazal.recipe import load_recipe
+    from gazal.recipe.load import load_recipe
 
     resolved = load_recipe(recipe or "embedded", overrides)
     for override in overrides:
@@ -213,7 +213,7 @@ def curate(
 def sources(recipe: RecipeOption = "embedded", overrides: SetOption = []) -> None:
     """List a recipe's training data: rows, bytes and revision of what it would download."""
     from gazal.data.listing import list_sources
-    from gazal.recipe import load_recipe
+    from gazal.recipe.load import load_recipe
 
     list_sources(load_recipe(recipe, overrides).data)
 
@@ -266,7 +266,7 @@ def evaluate(
     """Evaluate models on benchmarks or items files; of the paper's eight models (--recipe published) the ledger is filled."""
     from gazal.evaluation.command import evaluate_command, evaluation_folder
     from gazal.paper.ledger import write_ledger
-    from gazal.recipe import load_recipe
+    from gazal.recipe.load import load_recipe
 
     for option, value, known in (
         ("--method", method, ("generate", "loglik")),
@@ -382,7 +382,7 @@ def plan(
 
     Of a recipe with models: what asking each of them the benchmarks takes."""
     from gazal.planning.command import plan_command
-    from gazal.recipe import load_recipe
+    from gazal.recipe.load import load_recipe
 
     plan_command(
         load_recipe(recipe, overrides),
@@ -422,7 +422,7 @@ def paper(
 ) -> None:
     """Tables, figures and PDF again from saved predictions; loads no model."""
     from gazal.paper.make import make_paper
-    from gazal.recipe import load_recipe
+    from gazal.recipe.load import load_recipe
     from gazal.runs import relative, run_path
 
     folder = run_path(load_recipe(recipe, overrides), run)

@@ -24,8 +24,8 @@ from gazal.common.hub import Unreachable, first_line, offline_note
 from gazal.common.paths import EMBEDDED
 from gazal.items.prompts import CHATML_TEMPLATE
 from gazal.model_folders import require, require_model
-from gazal.recipe import ModelSection
-from gazal.recipe_train import AdapterSection
+from gazal.recipe.recipe import ModelSection
+from gazal.recipe.training import AdapterSection
 
 VOCABULARIES = (
     "tokenizer.json",

@@ -17,7 +17,7 @@ from gazal.common.errors import GazalError
 from gazal.common.files import write_json
 from gazal.common.locks import only_one
 from gazal.common.paths import ROOT
-from gazal.recipe import load_recipe
+from gazal.recipe.load import load_recipe
 from gazal.runs import STAGES, RunFolder, relative, run_path
 
 NOTEBOOKS = dict(zip(STAGES, ("01_data", "02_sft", "03_grpo", "04_evaluation", "05_figures"), strict=True))

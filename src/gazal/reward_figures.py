@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from gazal.paper.style import DPI, GREY, INK, LIGHT, PAGE, SERIES, house_style, new_figure, tidy
-from gazal.red_team import KEY, OPTIONS
+from gazal.recipe.rewards import COMPONENTS, RewardConfig
 from gazal.reward_lab import (
     RIGHT,
     WRONG,
@@ -24,7 +24,8 @@ from gazal.reward_lab import (
     padded_loop,
     repetition_shape,
 )
-from gazal.rewards import COMPONENTS, RewardConfig, score_completion
+from gazal.rewards.functions import score_completion
+from gazal.rewards.red_team import KEY, OPTIONS
 
 COLOURS = dict(zip(COMPONENTS, SERIES, strict=False))
 
@@ -184,7 +185,7 @@ def fig_landscape(cfg: RewardConfig) -> Figure:
 
 
 def fig_families(table: pd.DataFrame, cfg: RewardConfig) -> Figure:
-    """Best total of each red-team family beside the honest right answer to the same item; `table` from `gazal.red_team`."""
+    """Best total of each red-team family beside the honest right answer to the same item; `table` from `gazal.rewards.red_team`."""
     table = table.sort_values(["best total", "family"]).reset_index(drop=True)
     rows, wrong = range(len(table)), score_completion(WRONG, OPTIONS, KEY, cfg=cfg).total
     with house_style():

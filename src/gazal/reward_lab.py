@@ -1,7 +1,7 @@
 """What `notebooks/explore_rewards.ipynb` shows: the shape of each reward, the total's landscape, and one completion scored live.
 `gazal.reward_figures` draws it.
 
-Nothing here has a formula of its own: every value comes from `gazal.rewards` and `gazal.answers.extract`, asked about made-up completions.
+Nothing here has a formula of its own: every value comes from `gazal.rewards.functions` and `gazal.answers.extract`, asked about made-up completions.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from trl.rewards import get_repetition_penalty_reward
 from gazal import DISCLAIMER
 from gazal.answers.extract import answer_region, extract
 from gazal.common.errors import GazalError
-from gazal.red_team import KEY, OPTIONS, honest_completion
-from gazal.rewards import COMPONENTS, RewardConfig, length_reward, repetition_reward, score_completion
+from gazal.recipe.rewards import COMPONENTS, RewardConfig
+from gazal.rewards.functions import length_reward, repetition_reward, score_completion
+from gazal.rewards.red_team import KEY, OPTIONS, honest_completion
 
 RIGHT, WRONG = honest_completion(), honest_completion(letter="A")
 EXAMPLES = {

@@ -27,7 +27,8 @@ from gazal.common.errors import GazalError
 from gazal.common.files import atomic_write, remove_stale, sha256, sync, write_json
 from gazal.common.locks import only_one
 from gazal.common.paths import ROOT
-from gazal.recipe import Recipe, dump_recipe
+from gazal.recipe.load import dump_recipe
+from gazal.recipe.recipe import Recipe
 
 STAGES = ("data", "sft", "grpo", "eval", "figures")
 CHECKPOINTS = ".checkpoints"  # of a stage; kept until the next stage begins

@@ -11,9 +11,10 @@ import pytest
 from gazal.answers.extract import Extraction, Reason, extract
 from gazal.common.errors import GazalError
 from gazal.common.paths import RED_TEAM_CASES
-from gazal.recipe import load_recipe
-from gazal.red_team import KEY, OPTIONS, Case, family_table, honest_completion, honest_wrong, read_cases
-from gazal.rewards import RewardConfig, score_completion
+from gazal.recipe.load import load_recipe
+from gazal.recipe.rewards import RewardConfig
+from gazal.rewards.functions import score_completion
+from gazal.rewards.red_team import KEY, OPTIONS, Case, family_table, honest_completion, honest_wrong, read_cases
 
 ALL = read_cases()
 CONFIGS = {"default": RewardConfig()} | {name: load_recipe(name).grpo.rewards for name in ("embedded", "qwen3-32b")}

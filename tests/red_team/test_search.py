@@ -8,9 +8,10 @@ from collections.abc import Callable
 import pytest
 
 from gazal.answers.extract import extract
-from gazal.red_team import KEY, OPTIONS, honest_completion, honest_wrong
+from gazal.recipe.rewards import RewardConfig
 from gazal.reward_search import Find, became_correct, search
-from gazal.rewards import RewardConfig, score_completion
+from gazal.rewards.functions import score_completion
+from gazal.rewards.red_team import KEY, OPTIONS, honest_completion, honest_wrong
 
 SECONDS = 60.0
 GENERATIONS = 1000

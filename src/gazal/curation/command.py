@@ -25,8 +25,8 @@ from gazal.curation.rows import ENDINGS, stem
 from gazal.curation.scan import scan_file
 from gazal.items.prompts import build_messages
 from gazal.items.schema import TrainingExample
-from gazal.recipe import Recipe
-from gazal.recipe_data import CurationSection
+from gazal.recipe.data import CurationSection
+from gazal.recipe.recipe import Recipe
 
 
 class Removal(NamedTuple):

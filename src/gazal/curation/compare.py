@@ -9,7 +9,7 @@ import numpy as np
 from gazal.curation.digest import WORDS, Digest
 from gazal.curation.minhash import Ragged, band_keys, distinct, keep, pairs, shared
 from gazal.curation.text import FUNCTION
-from gazal.recipe_data import CurationSection
+from gazal.recipe.data import CurationSection
 
 Compared = Literal["stem", "options", "stem+options", "context", "pmid"]
 LIST_WORDS = 60  # in longer stems a "a; b; c" list is a small part

@@ -18,7 +18,7 @@ from gazal.curation.compare import EXACT, FIELDS, NEAR, Compared, Corpus, Found
 from gazal.curation.digest import Index, build_index, digest, digest_files
 from gazal.curation.reading import batches, parse, pick
 from gazal.curation.text import Asked, asked, words
-from gazal.recipe_data import CurationSection
+from gazal.recipe.data import CurationSection
 
 CUT = 300  # characters of a text that a match shows
 WHOLE_STEM_WORDS = 40  # a test stem of so many words is looked up in whole training texts

@@ -17,7 +17,7 @@ from py3langid.langid import MODEL_FILE, LanguageIdentifier
 from gazal.answers.extract import extract
 from gazal.items.prompts import completion_text, question_text
 from gazal.items.schema import LETTERS, Item, TrainingExample
-from gazal.recipe_data import CurationSection
+from gazal.recipe.data import CurationSection
 
 REASONS = ("empty", "no_answer", "truncated", "wrong_language", "unsupported", "context_length")
 CountTokens = Callable[[list[str]], list[int]]

@@ -19,7 +19,7 @@ from gazal.common.files import read_jsonl
 from gazal.common.hub import Unreachable, first_line, is_hub_id, offline, offline_note, require_hub, within
 from gazal.curation.rows import ENDINGS, read_rows
 from gazal.data.shapes import SHAPES
-from gazal.recipe_data import SourceSection
+from gazal.recipe.data import SourceSection
 
 FORMATS = {".parquet": "parquet", ".json": "json", ".jsonl": "json", ".gz": "json"}
 INFO_SECONDS = 10.0

@@ -10,7 +10,7 @@ from huggingface_hub import try_to_load_from_cache
 from gazal.common.errors import GazalError
 from gazal.common.hub import Unreachable, hub_problem, offline
 from gazal.data.hub import dataset_info, instead, load_rows, local_path, not_loaded
-from gazal.recipe_data import DataSection, SourceSection
+from gazal.recipe.data import DataSection, SourceSection
 
 
 def list_sources(section: DataSection, say: Callable[[str], None] = print) -> int:

@@ -18,7 +18,7 @@ from gazal.data.synth import draw
 from gazal.data.synth import shares as equal_shares
 from gazal.evaluation.benchmarks import official_pubmedqa
 from gazal.items.schema import REASONING_TYPES, Item, TrainingExample, item_problem
-from gazal.recipe_data import DataSection, SourceSection
+from gazal.recipe.data import DataSection, SourceSection
 
 # Hash buckets of each split of knowledge-derived items (the embedded base reads whole questions from 65-99 only).
 BUCKETS = {"test": range(0, 15), "dev": range(15, 25), "grpo": range(25, 45), "sft": range(45, 65)}

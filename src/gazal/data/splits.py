@@ -21,8 +21,8 @@ from gazal.evaluation.benchmarks import load_benchmarks
 from gazal.items.schema import Item, parse_item
 from gazal.items.shortcuts import baselines
 from gazal.items.writing import write_items_jsonl, write_items_parquet
-from gazal.recipe import Recipe
-from gazal.recipe_data import DataSection
+from gazal.recipe.data import DataSection
+from gazal.recipe.recipe import Recipe
 
 TESTS = (
     "medqa",

@@ -14,8 +14,8 @@ from gazal.common.errors import GazalError
 from gazal.common.files import file_safe, write_json
 from gazal.evaluation.folder import KEPT
 from gazal.evaluation.identity import fast_dtype, folder_name, identity_of
-from gazal.recipe import Recipe
-from gazal.recipe_evaluation import EvaluationSection
+from gazal.recipe.evaluation import EvaluationSection
+from gazal.recipe.recipe import Recipe
 
 if TYPE_CHECKING:  # engines bring torch
     from gazal.evaluation.engines import Engine

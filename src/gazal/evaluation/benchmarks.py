@@ -26,7 +26,7 @@ from gazal.data.hub import load_rows
 from gazal.data.shapes import SHAPES, Convert, converter, tidy
 from gazal.items.reading import BY_ROW, ENDINGS, Rows, read_items
 from gazal.items.schema import Item, item_problem
-from gazal.recipe_data import SourceSection
+from gazal.recipe.data import SourceSection
 
 PUBMEDQA_LIST = "https://raw.githubusercontent.com/pubmedqa/pubmedqa/3e7616d288b52edaf38f5fd5c59821c7806bde86/data/test_ground_truth.json"
 PUBMEDQA_FILES = ("pubmedqa_test500.jsonl.gz", "pubmedqa_test500.jsonl", "test_ground_truth.json")

@@ -19,7 +19,7 @@ from gazal.evaluation.report import results_table
 from gazal.evaluation.score import score_folder
 from gazal.items.reading import read_items
 from gazal.items.schema import Item
-from gazal.recipe import Recipe
+from gazal.recipe.recipe import Recipe
 from gazal.runs import relative, run_path
 
 if TYPE_CHECKING:  # engines bring torch, which is not needed where all predictions are there

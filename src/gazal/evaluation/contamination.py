@@ -17,7 +17,7 @@ from gazal.common.files import write_json
 from gazal.curation.duplicates import find_duplicates, find_within
 from gazal.items.schema import Item
 from gazal.items.writing import write_items_jsonl
-from gazal.recipe_data import CurationSection
+from gazal.recipe.data import CurationSection
 
 FILE = "contamination.json"
 

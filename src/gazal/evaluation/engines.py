@@ -20,7 +20,7 @@ from gazal.evaluation.rendering import Renderer
 from gazal.generation import generate_batches
 from gazal.items.prompts import Prompt
 from gazal.models import load_model, load_tokenizer
-from gazal.recipe_evaluation import EvaluationSection
+from gazal.recipe.evaluation import EvaluationSection
 from gazal.tensors import tensor_hash
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from gazal.common.errors import GazalError
 from gazal.evaluation.prompting import Prompting
 from gazal.items.schema import Item
-from gazal.recipe_evaluation import EvaluationSection
+from gazal.recipe.evaluation import EvaluationSection
 
 if TYPE_CHECKING:
     from gazal.evaluation.engines import Engine, Reply

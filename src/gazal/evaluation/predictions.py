@@ -26,7 +26,7 @@ from gazal.evaluation.progress import Progress, Readings
 from gazal.evaluation.prompting import Prompting
 from gazal.items.prompts import Prompt
 from gazal.items.schema import Item
-from gazal.recipe_evaluation import EvaluationSection
+from gazal.recipe.evaluation import EvaluationSection
 
 if TYPE_CHECKING:  # engines bring torch, which reading and scoring do without
     from gazal.evaluation.engines import Engine, Reply

@@ -37,8 +37,8 @@ from gazal.evaluation.repeats import asking
 from gazal.items.prompts import Messages, Prompt, build_messages, completion_text, plain_question, short_answer
 from gazal.items.reading import BY_ROW
 from gazal.items.schema import Item
-from gazal.recipe import Recipe
-from gazal.recipe_evaluation import EvaluationSection
+from gazal.recipe.evaluation import EvaluationSection
+from gazal.recipe.recipe import Recipe
 
 NEXT_QUESTION = re.compile(r"\s*\n\s*Question:")
 

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from gazal.answers.ending import AnswerEnd, opens_answer
 from gazal.common.errors import GazalError
 from gazal.items.prompts import Prompt
-from gazal.recipe_evaluation import EvaluationSection
+from gazal.recipe.evaluation import EvaluationSection
 
 CHUNK = 512  # prompts rendered and tokenised at a time
 

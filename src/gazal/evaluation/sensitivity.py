@@ -65,7 +65,7 @@ def _same(grades: Grades, letters: Iterable[str | None]) -> np.ndarray:
 @cache
 def honest_forms() -> dict[str, Any]:
     """``completions`` and ``agreement.P`` for the red team's honest answers that keep the format, by every letter of its item."""
-    from gazal.red_team import OPTIONS, honest_completion, honest_wrong
+    from gazal.rewards.red_team import OPTIONS, honest_completion, honest_wrong
 
     written = dict.fromkeys(
         text for letter in OPTIONS for text in (honest_completion(letter=letter), *honest_wrong(answer_idx=letter))
@@ -88,7 +88,7 @@ def red_team() -> dict[str, Any]:
     not count is not right.
     """
     from gazal.common.paths import RED_TEAM_CASES
-    from gazal.red_team import read_cases
+    from gazal.rewards.red_team import read_cases
 
     if not RED_TEAM_CASES.exists():
         return {}

@@ -47,7 +47,7 @@ from gazal.common.files import file_safe
 from gazal.evaluation.engines import Reply
 from gazal.evaluation.identity import identity_of
 from gazal.items.prompts import Prompt
-from gazal.recipe_evaluation import EvaluationSection
+from gazal.recipe.evaluation import EvaluationSection
 
 T = TypeVar("T")
 MARKS = frozenset("\n}>")  # without one of these in its last piece a text has not just closed its answer

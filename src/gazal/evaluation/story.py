@@ -9,7 +9,7 @@ from pandas.io.formats.style import Styler
 
 from gazal.evaluation.report import results_table
 from gazal.items.schema import Item
-from gazal.recipe import Recipe
+from gazal.recipe.recipe import Recipe
 
 ASKED = (
     "method",

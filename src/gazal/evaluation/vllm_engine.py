@@ -26,7 +26,7 @@ from gazal.evaluation.rendering import Renderer
 from gazal.generation import with_eos
 from gazal.items.prompts import Prompt
 from gazal.models import load_config, load_tokenizer
-from gazal.recipe_evaluation import EvaluationSection
+from gazal.recipe.evaluation import EvaluationSection
 
 BATCH = 256  # requests handed to vLLM at a time
 FINISHED = (

@@ -13,8 +13,8 @@ from gazal.evaluation.engines import load_engine
 from gazal.evaluation.predictions import predict, read_predictions
 from gazal.evaluation.prompting import Prompting
 from gazal.items.schema import Item
-from gazal.recipe import Recipe
-from gazal.recipe_evaluation import EvaluationSection
+from gazal.recipe.evaluation import EvaluationSection
+from gazal.recipe.recipe import Recipe
 
 
 def pass_rates(

@@ -19,8 +19,8 @@ from gazal.generation import generate
 from gazal.items.prompts import build_messages, encode_chats
 from gazal.items.schema import Item
 from gazal.models import load_model, load_tokenizer
-from gazal.recipe import Recipe
-from gazal.recipe_train import GRPOSection
+from gazal.recipe.recipe import Recipe
+from gazal.recipe.training import GRPOSection
 
 
 def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: list[list[dict[str, str]]]) -> list[list[int]]:

@@ -21,8 +21,9 @@ from gazal.grpo.rollouts import MergedRollouts
 from gazal.items.prompts import build_messages
 from gazal.items.schema import Item
 from gazal.models import load_tokenizer
-from gazal.recipe import Recipe
-from gazal.rewards import COMPONENTS, trl_reward_functions
+from gazal.recipe.recipe import Recipe
+from gazal.recipe.rewards import COMPONENTS
+from gazal.rewards.trl import trl_reward_functions
 from gazal.training.arguments import choose_optimizer, training_arguments
 from gazal.training.backend import load_trainable, require_options
 from gazal.training.checkpoints import WholeCheckpoints

@@ -14,7 +14,7 @@ from gazal.evaluation.report import in_percent
 from gazal.paper.claims import check_claims
 from gazal.paper.inputs import read_yaml
 from gazal.paper.table_form import NONE, Table, percent, with_interval
-from gazal.recipe import load_recipe
+from gazal.recipe.load import load_recipe
 from gazal.runs import relative
 
 NOT_RUN = "not run"

@@ -24,7 +24,7 @@ from gazal.items.prompts import build_messages
 from gazal.planning.memory import NCCL_FRAMEWORK, Tokens, evaluation_memory, framework
 from gazal.planning.shapes import base_config, known_models, meta_model
 from gazal.planning.work import BENCHMARK_ITEMS, generation_seconds
-from gazal.recipe import Recipe
+from gazal.recipe.recipe import Recipe
 
 MEMORY_SHARE = 0.9  # vLLM's gpu_memory_utilization
 SEQUENCES = 256  # vLLM's max_num_seqs

@@ -20,7 +20,7 @@ from gazal.planning.memory import PARTS, StageMemory, Tokens, assumed_tokens, sh
 from gazal.planning.search import STAGES, apply, cheapest, fitted_launch, words
 from gazal.planning.shapes import base_config, sizes
 from gazal.planning.work import Work, stage_work
-from gazal.recipe import Recipe
+from gazal.recipe.recipe import Recipe
 from gazal.runs import run_path
 from gazal.training.preflight import preflight_sft, report
 

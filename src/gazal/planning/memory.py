@@ -14,7 +14,7 @@ from transformers import PreTrainedConfig
 from gazal.common.devices import Devices
 from gazal.planning.shapes import Sizes, config_text, sizes
 from gazal.planning.trace import trace
-from gazal.recipe import Recipe
+from gazal.recipe.recipe import Recipe
 from gazal.training.exact import POSITIONS
 from gazal.training.stage import PARITY_PROMPTS
 

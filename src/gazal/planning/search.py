@@ -17,7 +17,7 @@ from transformers import PreTrainedConfig
 
 from gazal.common.devices import Devices
 from gazal.planning.memory import Tokens, least_bytes, stage_memory
-from gazal.recipe import Recipe
+from gazal.recipe.recipe import Recipe
 
 STAGES = ("sft", "grpo", "evaluation")
 

@@ -18,8 +18,8 @@ from gazal.common.errors import GazalError
 from gazal.common.hub import first_line, is_hub_id, require_hub
 from gazal.common.paths import PLAN_MODELS
 from gazal.models import base_path, lora_config
-from gazal.recipe import ModelSection
-from gazal.recipe_train import AdapterSection
+from gazal.recipe.recipe import ModelSection
+from gazal.recipe.training import AdapterSection
 
 CARD = ("parameters", "without_embeddings", "fp8_layers")  # published counts beside the shape
 

@@ -17,7 +17,7 @@ from gazal.common.devices import Devices
 from gazal.planning.memory import WIDTH, Tokens
 from gazal.planning.shapes import config_text, sizes
 from gazal.planning.trace import trace
-from gazal.recipe import Recipe
+from gazal.recipe.recipe import Recipe
 
 DORA_PASSES = 6  # read for the product; BA written and read; W read, W + sBA written and read for its norm (peft.tuners.lora.dora)
 BENCHMARK_ITEMS = {

@@ -21,7 +21,7 @@ from gazal.answers.extract import extract, has_think_block
 from gazal.curation.text import words
 from gazal.items.prompts import HEADING, SECTIONS, question_text
 from gazal.items.schema import Item, TrainingExample
-from gazal.section import Section
+from gazal.recipe.section import Section
 from gazal.teacher.copies import NearCopies
 from gazal.teacher.plan import Request, Task
 

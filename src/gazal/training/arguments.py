@@ -10,7 +10,7 @@ from accelerate import PartialState
 from pytorch_optimizer import EXAdam
 from transformers import Trainer
 
-from gazal.recipe_train import TrainSection
+from gazal.recipe.training import TrainSection
 
 OPTIMIZERS = {
     "adamw": "adamw_torch_fused",

@@ -17,8 +17,8 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedMod
 
 from gazal.common.errors import GazalError
 from gazal.models import load_model, lora_config
-from gazal.recipe import ModelSection, Recipe
-from gazal.recipe_train import AdapterSection, TrainSection
+from gazal.recipe.recipe import ModelSection, Recipe
+from gazal.recipe.training import AdapterSection, TrainSection
 
 UNSLOTH_LINEAR = [
     "q_proj",

@@ -12,7 +12,7 @@ import torch
 from transformers import TrainerCallback
 
 from gazal.common.errors import GazalError
-from gazal.recipe_train import HealthSection
+from gazal.recipe.training import HealthSection
 
 ACCURACY, FORMAT = "rewards/accuracy/mean", "rewards/format/mean"
 ENTROPY, ZERO_SIGNAL, TRUNCATED = "entropy", "frac_reward_zero_std", "completions/clipped_ratio"

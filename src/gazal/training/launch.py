@@ -27,7 +27,7 @@ import psutil
 from gazal.common.errors import GazalError
 from gazal.common.locks import HELD
 from gazal.common.paths import RECIPES
-from gazal.recipe import LaunchSection, Recipe
+from gazal.recipe.recipe import LaunchSection, Recipe
 from gazal.runs import RunFolder, relative
 from gazal.training.log import LiveCurve
 from gazal.training.worker import REASONS, SAID, WATCHED, saved_recipe, train

@@ -17,7 +17,7 @@ from gazal.common.errors import GazalError
 from gazal.items.prompts import build_messages, completion_text, encode_chats, question_text
 from gazal.items.schema import Item
 from gazal.models import base_path, load_tokenizer
-from gazal.recipe import Recipe
+from gazal.recipe.recipe import Recipe
 from gazal.training.backend import require_options
 
 TAGS = ("<think>", "</think>")

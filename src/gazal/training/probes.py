@@ -26,8 +26,8 @@ from gazal.grpo.train import grpo_trainer
 from gazal.items.prompts import build_messages
 from gazal.items.schema import Item
 from gazal.models import load_model
-from gazal.recipe import Recipe
-from gazal.rewards import trl_reward_functions
+from gazal.recipe.recipe import Recipe
+from gazal.rewards.trl import trl_reward_functions
 from gazal.sft.train import sft_dataset, sft_trainer
 from gazal.training.preflight import Check
 

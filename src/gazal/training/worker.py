@@ -21,7 +21,7 @@ import yaml
 from gazal.common.errors import GazalError
 from gazal.common.files import write_json
 from gazal.items.reading import read_items
-from gazal.recipe import LaunchSection, Recipe
+from gazal.recipe.recipe import LaunchSection, Recipe
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from gazal.section import Section
+from gazal.recipe.section import Section
 
 Shape = Literal[
     "synth",

@@ -6,8 +6,8 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from gazal.rewards import RewardConfig
-from gazal.section import Section
+from gazal.recipe.rewards import RewardConfig
+from gazal.recipe.section import Section
 
 
 class AdapterSection(Section):

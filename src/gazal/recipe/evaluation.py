@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
-from gazal.section import Section
+from gazal.recipe.section import Section
 
 # YAML 1.1 reads the bare words on and off as true and false.
 Thinking = Annotated[

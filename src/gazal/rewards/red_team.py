@@ -18,7 +18,8 @@ from gazal.answers.extract import Reason
 from gazal.common.errors import GazalError
 from gazal.common.files import read_jsonl
 from gazal.common.paths import RED_TEAM_CASES
-from gazal.rewards import RewardConfig, RewardScores, score_completion
+from gazal.recipe.rewards import RewardConfig
+from gazal.rewards.functions import RewardScores, score_completion
 
 OPTIONS = {"A": "Aspirin", "B": "Warfarin", "C": "Heparin", "D": "Metformin"}
 KEY = "C"

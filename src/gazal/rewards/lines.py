@@ -8,7 +8,8 @@ from typing import IO, Any
 
 from gazal.answers.extract import extract
 from gazal.common.errors import GazalError
-from gazal.rewards import RewardConfig, score_completion
+from gazal.recipe.rewards import RewardConfig
+from gazal.rewards.functions import score_completion
 
 LETTERS = "ABCDEFGHIJ"
 
