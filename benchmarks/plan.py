@@ -32,7 +32,7 @@ from gazal.grpo.train import train_grpo
 from gazal.items.prompts import build_messages, completion_text, question_text
 from gazal.items.reading import read_items
 from gazal.items.writing import write_items_jsonl
-from gazal.models import load_tokenizer
+from gazal.models.loading import load_tokenizer
 from gazal.planning.command import NAMES
 from gazal.planning.memory import Tokens, stage_memory
 from gazal.planning.shapes import base_config

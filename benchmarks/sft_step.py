@@ -22,7 +22,7 @@ from trl import SFTTrainer
 
 from gazal.common.files import atomic_write
 from gazal.data.synth import synthesize
-from gazal.models import base_path, load_model, load_tokenizer, lora_config
+from gazal.models.loading import base_path, load_model, load_tokenizer, lora_config
 from gazal.recipe.load import load_recipe
 from gazal.sft.train import sft_dataset, sft_trainer
 from gazal.training.health import Health

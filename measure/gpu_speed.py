@@ -17,11 +17,11 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from gazal.common.devices import Devices, known_devices
 from gazal.common.paths import EMBEDDED
-from gazal.generation import generate
 from gazal.grpo.rollouts import MergedModel
 from gazal.grpo.train import grpo_trainer
 from gazal.items.schema import TrainingExample
-from gazal.models import load_tokenizer, lora_config
+from gazal.models.generation import generate
+from gazal.models.loading import load_tokenizer, lora_config
 from gazal.planning.memory import Tokens, stage_memory
 from gazal.planning.shapes import base_config, with_layers
 from gazal.planning.work import generation_seconds, stage_work

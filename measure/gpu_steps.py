@@ -27,7 +27,7 @@ import torch
 from gpu_run import NO_CARD, expected
 
 from gazal.common.errors import GazalError
-from gazal.evaluation.identity import fast_dtype
+from gazal.models.identity import fast_dtype
 from gazal.training.worker import end_with
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "bitsandbytes", "liger-kernel", "numpy")

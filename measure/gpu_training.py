@@ -28,14 +28,14 @@ from transformers import TrainerCallback
 from gazal.common.errors import GazalError
 from gazal.common.files import atomic_write, write_json
 from gazal.common.paths import EMBEDDED
-from gazal.generation import generate
 from gazal.grpo.rollouts import encode_prompts
 from gazal.grpo.train import train_grpo
 from gazal.items.prompts import build_messages
 from gazal.items.reading import read_items
 from gazal.items.schema import Item
 from gazal.items.writing import write_items_parquet
-from gazal.models import load_model, load_tokenizer
+from gazal.models.generation import generate
+from gazal.models.loading import load_model, load_tokenizer
 from gazal.recipe.load import dump_recipe, load_recipe
 from gazal.recipe.recipe import Recipe
 from gazal.runs import CHECKPOINTS

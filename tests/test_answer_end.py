@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from gazal.answers.ending import AnswerEnd, closed_at, opens_answer
 from gazal.answers.extract import extract
 from gazal.common.paths import EMBEDDED
-from gazal.models import load_tokenizer
+from gazal.models.loading import load_tokenizer
 
 OPTIONS = {"A": "heparin", "B": "aspirin", "C": "vitamin K", "D": "E. coli"}
 THINK = "<think>\nStep 1: A. range; inside\n**Answer:** A\n</think>\n\n## Clinical Assessment\n"

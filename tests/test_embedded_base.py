@@ -12,10 +12,10 @@ from gazal.common.paths import EMBEDDED
 from gazal.data.sources import BUCKETS
 from gazal.data.synth import draw
 from gazal.evaluation.engines import load_engine
-from gazal.generation import generate
 from gazal.grpo.rollouts import encode_prompts
 from gazal.items.prompts import SYSTEM, build_messages
-from gazal.models import load_model, load_tokenizer
+from gazal.models.generation import generate
+from gazal.models.loading import load_model, load_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -20,10 +20,10 @@ from gazal.data.synth import synthesize
 from gazal.evaluation.engines import TransformersEngine, load_engine
 from gazal.evaluation.predictions import Prompts
 from gazal.evaluation.prompting import Prompting
-from gazal.evaluation.rendering import Renderer, TokenLists
 from gazal.evaluation.vllm_engine import gpus_for, sampling_arguments, to_reply
 from gazal.items.prompts import SYSTEM, encode_chats
-from gazal.models import load_model, load_tokenizer
+from gazal.models.loading import load_model, load_tokenizer
+from gazal.models.rendering import Renderer, TokenLists
 from gazal.recipe.evaluation import EvaluationSection
 
 ITEMS = synthesize(24, 3, variety="plain")

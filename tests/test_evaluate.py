@@ -17,7 +17,7 @@ from gazal.evaluation.engines import TransformersEngine, file_safe, load_engine
 from gazal.evaluation.predictions import read_predictions
 from gazal.evaluation.score import score_folder
 from gazal.items.writing import write_items_jsonl, write_items_parquet
-from gazal.models import load_model, load_tokenizer
+from gazal.models.loading import load_model, load_tokenizer
 from gazal.recipe.recipe import Recipe
 
 RECIPE = Recipe.model_validate({"evaluation": {"max_new_tokens": 8, "benchmarks": ["medqa"]}})

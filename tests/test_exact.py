@@ -17,7 +17,7 @@ from gazal.common.errors import GazalError
 from gazal.data.synth import synthesize
 from gazal.grpo.rollouts import MergedModel
 from gazal.items.prompts import build_messages
-from gazal.models import load_model, load_tokenizer, lora_config, save_adapter
+from gazal.models.loading import load_model, load_tokenizer, lora_config, save_adapter
 from gazal.recipe.recipe import Recipe
 from gazal.recipe.training import AdapterSection
 from gazal.sft.train import train_sft

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers.cache_utils import DynamicLayer
 
-from gazal import generation
 from gazal.answers.ending import AnswerEnd
-from gazal.generation import ROOM, RoomyLayer, alike, generate, generate_batches, plan_batches, stop_ids
-from gazal.models import load_model, load_tokenizer
+from gazal.models import generation
+from gazal.models.generation import ROOM, RoomyLayer, alike, generate, generate_batches, plan_batches, stop_ids
+from gazal.models.loading import load_model, load_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,7 @@ from hypothesis import strategies as st
 from peft import get_peft_model
 
 from gazal.common.errors import GazalError
-from gazal.models import load_model, lora_config
+from gazal.models.loading import load_model, lora_config
 from gazal.recipe.training import AdapterSection
 from gazal.runs import code_version
 

@@ -26,7 +26,7 @@ from gazal.common.hub import Unreachable, hub_problem, is_hub_id, within
 from gazal.data.hub import load_rows
 from gazal.evaluation.benchmarks import load_benchmarks, official_pubmedqa
 from gazal.evaluation.engines import load_engine
-from gazal.models import load_model, load_tokenizer
+from gazal.models.loading import load_model, load_tokenizer
 from gazal.recipe.data import SourceSection
 
 CORPUS = SourceSection(name="TachyHealth/medical_grpo", use="grpo", shape="medical_grpo")

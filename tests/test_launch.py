@@ -31,7 +31,7 @@ from transformers import TrainerCallback
 from gazal.common.errors import GazalError
 from gazal.data.synth import synthesize
 from gazal.items.writing import write_items_parquet
-from gazal.models import load_tokenizer
+from gazal.models.loading import load_tokenizer
 from gazal.recipe.recipe import LaunchSection, Recipe
 from gazal.runs import RunFolder
 from gazal.training.launch import CONFIGS, launch_command, reason, run_stage, started

@@ -14,7 +14,6 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from gazal import likelihood
 from gazal.common.errors import GazalError
 from gazal.evaluation.engines import Reply, load_engine
 from gazal.evaluation.folder import save_items
@@ -22,7 +21,8 @@ from gazal.evaluation.loglik import choices, read_letter, replies, to_completion
 from gazal.evaluation.predictions import predict, read_predictions
 from gazal.evaluation.prompting import Prompting
 from gazal.evaluation.score import score_folder
-from gazal.likelihood import Encoded, Scored, encode, score_batch
+from gazal.models import likelihood
+from gazal.models.likelihood import Encoded, Scored, encode, score_batch
 from gazal.recipe.evaluation import EvaluationSection
 
 ITEMS = [make_item(n, 2 + n % 5, question=f"Question {n} " + "with a tail " * (7 * n % 11) + "?") for n in range(12)]

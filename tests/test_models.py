@@ -20,7 +20,7 @@ from gazal.evaluation.command import evaluate_command
 from gazal.evaluation.engines import load_engine
 from gazal.items.prompts import CHATML_TEMPLATE
 from gazal.items.writing import write_items_jsonl
-from gazal.models import load_config, load_model, load_tokenizer
+from gazal.models.loading import load_config, load_model, load_tokenizer
 from gazal.recipe.recipe import Recipe
 
 ALL = (load_engine, load_model, load_config)

@@ -18,7 +18,7 @@ from gazal.common.errors import GazalError
 from gazal.data.synth import synthesize
 from gazal.grpo.train import grpo_trainer, train_grpo
 from gazal.items.schema import Item
-from gazal.models import load_model, load_tokenizer, lora_config
+from gazal.models.loading import load_model, load_tokenizer, lora_config
 from gazal.recipe.recipe import Recipe
 from gazal.recipe.training import AdapterSection
 from gazal.sft.train import sft_dataset, sft_trainer, train_sft

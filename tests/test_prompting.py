@@ -19,11 +19,11 @@ from gazal.evaluation.command import evaluate_command
 from gazal.evaluation.engines import Reply, load_engine
 from gazal.evaluation.predictions import predict, read_header, read_predictions
 from gazal.evaluation.prompting import Prompting, draw_shots, prompting_of
-from gazal.evaluation.rendering import Renderer
 from gazal.evaluation.repeats import asking
 from gazal.items.schema import Item
 from gazal.items.writing import write_items_jsonl
-from gazal.models import load_tokenizer
+from gazal.models.loading import load_tokenizer
+from gazal.models.rendering import Renderer
 from gazal.recipe.evaluation import EvaluationSection
 from gazal.recipe.load import load_recipe
 from gazal.recipe.recipe import Recipe

@@ -228,7 +228,7 @@ def test_lengths_are_those_of_sft() -> None:
     recipe = load_recipe("embedded", ["sft.max_length=150"])
     count, limit, why = token_counter(recipe)
     assert count and limit and not why
-    from gazal.models import base_path, load_tokenizer
+    from gazal.models.loading import base_path, load_tokenizer
 
     items = list(synthesize(120, 3))
     rows = sft_dataset(items, recipe.model.system)

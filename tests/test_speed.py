@@ -19,9 +19,9 @@ from transformers import (
 
 from gazal.common.errors import GazalError
 from gazal.data.synth import synthesize
-from gazal.generation import generate, pick
 from gazal.grpo.rollouts import MergedModel
-from gazal.models import load_model, load_tokenizer, lora_config
+from gazal.models.generation import generate, pick
+from gazal.models.loading import load_model, load_tokenizer, lora_config
 from gazal.recipe.load import load_recipe
 from gazal.recipe.recipe import Recipe
 from gazal.recipe.training import AdapterSection

@@ -12,13 +12,13 @@ from transformers import TrainerState
 
 from gazal.common.errors import GazalError
 from gazal.data.synth import synthesize
-from gazal.generation import generate
 from gazal.grpo.difficulty import choose_items
 from gazal.grpo.rollouts import MergedModel, MergedRollouts, encode_prompts
 from gazal.grpo.train import train_grpo
 from gazal.items.prompts import build_messages
 from gazal.items.schema import Item
-from gazal.models import load_model, load_tokenizer, lora_config
+from gazal.models.generation import generate
+from gazal.models.loading import load_model, load_tokenizer, lora_config
 from gazal.recipe.recipe import Recipe
 from gazal.recipe.training import AdapterSection
 from gazal.sft.train import sft_dataset, train_sft

@@ -190,7 +190,7 @@ def token_counter(recipe: Recipe) -> tuple[CountTokens | None, int | None, str]:
     The limit is ``sft.max_length`` less what the chat template and the system prompt take, so that exactly those examples
     pass that SFT would not set aside. Without the tokenizer: ``(None, None, why)``.
     """
-    from gazal.models import base_path, load_tokenizer  # imports torch
+    from gazal.models.loading import base_path, load_tokenizer  # imports torch
 
     base = base_path(recipe.model)
     try:

@@ -13,7 +13,7 @@ from gazal.common.endpoints import public_model
 from gazal.common.errors import GazalError
 from gazal.common.files import file_safe, write_json
 from gazal.evaluation.folder import KEPT
-from gazal.evaluation.identity import fast_dtype, folder_name, identity_of
+from gazal.models.identity import fast_dtype, folder_name, identity_of
 from gazal.recipe.evaluation import EvaluationSection
 from gazal.recipe.recipe import Recipe
 

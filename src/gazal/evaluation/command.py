@@ -77,7 +77,7 @@ def evaluate_stages(
     (``contamination.json``). What is there already is not asked again; predictions of a
     stage that has since been trained anew are replaced.
     """
-    from gazal.models import base_path
+    from gazal.models.loading import base_path
 
     run = Path(run)
     out, settings = run / "eval", recipe.evaluation

@@ -15,13 +15,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from gazal.common.files import file_safe
 from gazal.common.paths import EMBEDDED
-from gazal.evaluation.identity import fast_dtype, identity_of, server_of
-from gazal.evaluation.rendering import Renderer
-from gazal.generation import generate_batches
 from gazal.items.prompts import Prompt
-from gazal.models import load_model, load_tokenizer
+from gazal.models.generation import generate_batches
+from gazal.models.identity import fast_dtype, identity_of, server_of
+from gazal.models.loading import load_model, load_tokenizer
+from gazal.models.rendering import Renderer
+from gazal.models.tensors import tensor_hash
 from gazal.recipe.evaluation import EvaluationSection
-from gazal.tensors import tensor_hash
 
 
 class Reply(NamedTuple):

@@ -21,7 +21,7 @@ from gazal.recipe.evaluation import EvaluationSection
 
 if TYPE_CHECKING:
     from gazal.evaluation.engines import Engine, Reply
-    from gazal.likelihood import Scored
+    from gazal.models.likelihood import Scored
 
 TAIL_COST = 16  # a token that continuations do not share, with its logits, weighs as much in the token budget as this many others
 CHUNK = 512  # prompts encoded at a time to learn their lengths
@@ -76,8 +76,8 @@ def replies(
     from transformers import PreTrainedModel
 
     from gazal.evaluation.engines import Reply
-    from gazal.generation import alike, plan_batches
-    from gazal.likelihood import encode, score_batch
+    from gazal.models.generation import alike, plan_batches
+    from gazal.models.likelihood import encode, score_batch
 
     if not isinstance(model := getattr(engine, "model", None), PreTrainedModel):
         raise GazalError(

@@ -21,11 +21,11 @@ from gazal.common.errors import GazalError
 from gazal.common.files import file_safe
 from gazal.common.hub import first_line
 from gazal.evaluation.engines import Reply
-from gazal.evaluation.identity import identity_of
-from gazal.evaluation.rendering import Renderer
-from gazal.generation import with_eos
 from gazal.items.prompts import Prompt
-from gazal.models import load_config, load_tokenizer
+from gazal.models.generation import with_eos
+from gazal.models.identity import identity_of
+from gazal.models.loading import load_config, load_tokenizer
+from gazal.models.rendering import Renderer
 from gazal.recipe.evaluation import EvaluationSection
 
 BATCH = 256  # requests handed to vLLM at a time

@@ -15,10 +15,10 @@ from torch.nn.utils import skip_init
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from gazal.common.errors import GazalError
-from gazal.generation import generate
 from gazal.items.prompts import build_messages, encode_chats
 from gazal.items.schema import Item
-from gazal.models import load_model, load_tokenizer
+from gazal.models.generation import generate
+from gazal.models.loading import load_model, load_tokenizer
 from gazal.recipe.recipe import Recipe
 from gazal.recipe.training import GRPOSection
 

@@ -20,7 +20,7 @@ from gazal.grpo.difficulty import choose_items
 from gazal.grpo.rollouts import MergedRollouts
 from gazal.items.prompts import build_messages
 from gazal.items.schema import Item
-from gazal.models import load_tokenizer
+from gazal.models.loading import load_tokenizer
 from gazal.recipe.recipe import Recipe
 from gazal.recipe.rewards import COMPONENTS
 from gazal.rewards.trl import trl_reward_functions

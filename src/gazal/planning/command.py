@@ -14,7 +14,7 @@ from gazal.common.errors import GazalError
 from gazal.items.prompts import build_messages, completion_text, encode_chats
 from gazal.items.reading import read_items
 from gazal.items.schema import Item
-from gazal.models import base_path, load_tokenizer
+from gazal.models.loading import base_path, load_tokenizer
 from gazal.planning.answering import plan_answers
 from gazal.planning.memory import PARTS, StageMemory, Tokens, assumed_tokens, shards, stage_memory
 from gazal.planning.search import STAGES, apply, cheapest, fitted_launch, words

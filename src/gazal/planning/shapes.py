@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, Pre
 from gazal.common.errors import GazalError
 from gazal.common.hub import first_line, is_hub_id, require_hub
 from gazal.common.paths import PLAN_MODELS
-from gazal.models import base_path, lora_config
+from gazal.models.loading import base_path, lora_config
 from gazal.recipe.recipe import ModelSection
 from gazal.recipe.training import AdapterSection
 

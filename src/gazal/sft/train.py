@@ -13,7 +13,7 @@ from trl import SFTConfig, SFTTrainer
 from gazal.common.errors import GazalError
 from gazal.items.prompts import build_messages, completion_text, encode_chats
 from gazal.items.schema import Item
-from gazal.models import base_path, load_tokenizer
+from gazal.models.loading import base_path, load_tokenizer
 from gazal.recipe.recipe import Recipe
 from gazal.training.arguments import choose_optimizer, training_arguments
 from gazal.training.backend import load_trainable, require_options

@@ -16,7 +16,7 @@ from peft import LoraConfig
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 
 from gazal.common.errors import GazalError
-from gazal.models import load_model, lora_config
+from gazal.models.loading import load_model, lora_config
 from gazal.recipe.recipe import ModelSection, Recipe
 from gazal.recipe.training import AdapterSection, TrainSection
 

@@ -12,8 +12,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from gazal.common.errors import GazalError
 from gazal.common.files import atomic_folder, write_json
 from gazal.items.prompts import encode_chats
-from gazal.models import load_model, load_tokenizer, to_roomy_device
-from gazal.tensors import tensor_hash
+from gazal.models.loading import load_model, load_tokenizer, to_roomy_device
+from gazal.models.tensors import tensor_hash
 
 PARITY = 1e-5  # largest fp32 difference of logits, relative to the largest logit
 POSITIONS = 16  # of each prompt, its last: what comes before them is in their context

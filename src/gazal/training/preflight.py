@@ -16,7 +16,7 @@ from transformers import AutoConfig, PreTrainedTokenizerBase
 from gazal.common.errors import GazalError
 from gazal.items.prompts import build_messages, completion_text, encode_chats, question_text
 from gazal.items.schema import Item
-from gazal.models import base_path, load_tokenizer
+from gazal.models.loading import base_path, load_tokenizer
 from gazal.recipe.recipe import Recipe
 from gazal.training.backend import require_options
 

@@ -22,7 +22,7 @@ from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME, strtobool
 
 from gazal.common.errors import GazalError
-from gazal.tensors import whole
+from gazal.models.tensors import whole
 
 T = TypeVar("T")
 

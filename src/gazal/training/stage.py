@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from gazal.common.errors import GazalError
 from gazal.items.prompts import build_messages
 from gazal.items.schema import Item
-from gazal.models import save_adapter
+from gazal.models.loading import save_adapter
 from gazal.recipe.recipe import Recipe
 from gazal.training.exact import merge, parity, split_hashes
 from gazal.training.ranks import on_main, trainable_state

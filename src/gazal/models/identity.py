@@ -9,7 +9,7 @@ from pathlib import Path
 from gazal.common.errors import GazalError
 from gazal.common.files import file_safe, sha256
 from gazal.common.paths import EMBEDDED
-from gazal.model_folders import require_model
+from gazal.models.folders import require_model
 
 WEIGHTS = (
     "*.safetensors",
@@ -59,7 +59,7 @@ def identity_of(spec: str | Path, dtype: str | None, revision: str | None = None
         return "openai:" + hashlib.sha256(text.removeprefix("openai:").encode()).hexdigest()
     path, by = str(EMBEDDED) if text == "embedded" else text, "" if engine == "transformers" else f":{engine}"
     if not Path(path).is_dir():
-        from gazal.models import load_config  # brings torch
+        from gazal.models.loading import load_config  # brings torch
 
         return f"hub:{path}@{load_config(path, revision)._commit_hash or revision}:{dtype}{by}"
     require_model(path)

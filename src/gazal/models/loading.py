@@ -23,7 +23,7 @@ from gazal.common.files import atomic_folder
 from gazal.common.hub import Unreachable, first_line, offline_note
 from gazal.common.paths import EMBEDDED
 from gazal.items.prompts import CHATML_TEMPLATE
-from gazal.model_folders import require, require_model
+from gazal.models.folders import require, require_model
 from gazal.recipe.recipe import ModelSection
 from gazal.recipe.training import AdapterSection
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
-from gazal.generation import left_padded, places
+from gazal.models.generation import left_padded, places
 
 
 class Encoded(NamedTuple):
