@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from gazal.data.synth import synthesize
+from gazal.knowledge.generate import synthesize
 from gazal.rewards.red_team import Case
 
 TOKENIZER = Path(__file__).resolve().parent.parent / "src" / "gazal" / "assets" / "embedded_base" / "tokenizer.json"

@@ -22,16 +22,16 @@ from pathlib import Path
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM, TrainerCallback
 
-from gazal.base.tokenizer import train_tokenizer
 from gazal.common.devices import read_devices
 from gazal.common.errors import GazalError
 from gazal.common.files import atomic_write
-from gazal.data.synth import synthesize
 from gazal.grpo.rollouts import encode_prompts
 from gazal.grpo.train import train_grpo
 from gazal.items.prompts import build_messages, completion_text, question_text
 from gazal.items.reading import read_items
 from gazal.items.writing import write_items_jsonl
+from gazal.knowledge.base_tokenizer import train_tokenizer
+from gazal.knowledge.generate import synthesize
 from gazal.models.loading import load_tokenizer
 from gazal.planning.command import NAMES
 from gazal.planning.memory import Tokens, stage_memory

@@ -21,7 +21,7 @@ from transformers import PrinterCallback, TrainerCallback
 from trl import SFTTrainer
 
 from gazal.common.files import atomic_write
-from gazal.data.synth import synthesize
+from gazal.knowledge.generate import synthesize
 from gazal.models.loading import base_path, load_model, load_tokenizer, lora_config
 from gazal.recipe.load import load_recipe
 from gazal.sft.train import sft_dataset, sft_trainer

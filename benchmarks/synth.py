@@ -21,10 +21,10 @@ import psutil
 
 from gazal import DISCLAIMER
 from gazal.common.files import atomic_write, sha256
-from gazal.data.synth import draw
-from gazal.data.synth_forms import PLAIN, RICH
 from gazal.items.schema import REASONING_TYPES
 from gazal.items.shortcuts import baselines
+from gazal.knowledge.forms import PLAIN, RICH
+from gazal.knowledge.generate import draw
 
 OUT = Path(__file__).parent / "results" / "synth.md"
 SEED = 1

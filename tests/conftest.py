@@ -13,10 +13,10 @@ import torch
 from hypothesis import HealthCheck, settings
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from gazal.base.tokenizer import train_tokenizer
-from gazal.data.synth import synthesize
 from gazal.items.prompts import SYSTEM, completion_text, question_text
 from gazal.items.schema import Item
+from gazal.knowledge.base_tokenizer import train_tokenizer
+from gazal.knowledge.generate import synthesize
 
 # The property tests try the same examples on every machine, and no slow moment fails one; README names the command that tries others.
 settings.register_profile("random", deadline=None, suppress_health_check=[HealthCheck.too_slow])

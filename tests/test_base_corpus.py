@@ -8,14 +8,14 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
-from gazal.base.corpus import Corpus, chat
-from gazal.base.tokenizer import train_tokenizer
-from gazal.base.train import BASE_BUCKETS
-from gazal.data.scores import load_scores
 from gazal.data.sources import BUCKETS
-from gazal.data.synth import bucket, draw, evidence
 from gazal.items.prompts import SYSTEM, question_text
 from gazal.items.schema import REASONING_TYPES, Item
+from gazal.knowledge.base_corpus import Corpus, chat
+from gazal.knowledge.base_tokenizer import train_tokenizer
+from gazal.knowledge.base_train import BASE_BUCKETS
+from gazal.knowledge.generate import bucket, draw, evidence
+from gazal.knowledge.scores import load_scores
 
 
 @pytest.fixture(scope="module")

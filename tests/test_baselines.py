@@ -7,11 +7,11 @@ from conftest import make_item
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gazal.data.synth import synthesize
 from gazal.items.reading import read_items
 from gazal.items.schema import Item
 from gazal.items.shortcuts import baselines
 from gazal.items.writing import write_items_jsonl
+from gazal.knowledge.generate import synthesize
 
 
 def item(key: str, a: str, b: str, **extra: object) -> Item:

@@ -25,9 +25,9 @@ from gazal.cli import app
 from gazal.common.errors import GazalError
 from gazal.curation.command import curate, curate_command
 from gazal.curation.rows import clean_row, read_rows
-from gazal.data.synth import synthesize
 from gazal.items.reading import read_items
 from gazal.items.schema import Item
+from gazal.knowledge.generate import synthesize
 from gazal.recipe.data import CurationSection
 from gazal.recipe.load import load_recipe
 

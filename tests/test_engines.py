@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from gazal.answers.ending import AnswerEnd
 from gazal.common.errors import GazalError
 from gazal.common.paths import EMBEDDED
-from gazal.data.synth import synthesize
 from gazal.evaluation.engines import TransformersEngine, load_engine
 from gazal.evaluation.predictions import Prompts
 from gazal.evaluation.prompting import Prompting
 from gazal.evaluation.vllm_engine import gpus_for, sampling_arguments, to_reply
 from gazal.items.prompts import SYSTEM, encode_chats
+from gazal.knowledge.generate import synthesize
 from gazal.models.loading import load_model, load_tokenizer
 from gazal.models.rendering import Renderer, TokenLists
 from gazal.recipe.evaluation import EvaluationSection

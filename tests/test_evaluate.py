@@ -11,12 +11,12 @@ import pytest
 
 from gazal.common.errors import GazalError
 from gazal.common.files import sha256
-from gazal.data.synth import synthesize
 from gazal.evaluation.command import evaluate_command, evaluate_stages
 from gazal.evaluation.engines import TransformersEngine, file_safe, load_engine
 from gazal.evaluation.predictions import read_predictions
 from gazal.evaluation.score import score_folder
 from gazal.items.writing import write_items_jsonl, write_items_parquet
+from gazal.knowledge.generate import synthesize
 from gazal.models.loading import load_model, load_tokenizer
 from gazal.recipe.recipe import Recipe
 

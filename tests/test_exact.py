@@ -14,9 +14,9 @@ from peft import PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from gazal.common.errors import GazalError
-from gazal.data.synth import synthesize
 from gazal.grpo.rollouts import MergedModel
 from gazal.items.prompts import build_messages
+from gazal.knowledge.generate import synthesize
 from gazal.models.loading import load_model, load_tokenizer, lora_config, save_adapter
 from gazal.recipe.recipe import Recipe
 from gazal.recipe.training import AdapterSection

@@ -21,18 +21,18 @@ from scipy.stats import entropy
 from typer.testing import CliRunner
 
 from gazal.cli import app
-from gazal.data.hpo import LEVEL_NAMES
-from gazal.data.scores import load_scores
-from gazal.data.synth import synthesize
 from gazal.evaluation.faithfulness import measure_faithfulness, ratio
 from gazal.evaluation.folder import save_items
 from gazal.evaluation.predictions import SCHEMA, fingerprint
 from gazal.evaluation.stats import interval
-from gazal.evaluation.steps import read_steps, structure
-from gazal.evaluation.truth import Truth, find_truth
-from gazal.evaluation.verdicts import OUTCOMES, Verdict, judge
 from gazal.items.prompts import completion_text
 from gazal.items.schema import REASONING_TYPES, Item
+from gazal.knowledge.claims import read_steps, structure
+from gazal.knowledge.generate import synthesize
+from gazal.knowledge.hpo import LEVEL_NAMES
+from gazal.knowledge.scores import load_scores
+from gazal.knowledge.truth import Truth, find_truth
+from gazal.knowledge.verdicts import OUTCOMES, Verdict, judge
 
 EACH = 1050  # items a variety: 2,100 in all, with two traces each
 KEPT = {"id", "question", "options", "answer_idx", "reasoning_type", "subject", "source"}

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from gazal.common.errors import GazalError
-from gazal.data.synth import synthesize
 from gazal.grpo import train as grpo_train
 from gazal.grpo.train import train_grpo
 from gazal.items.schema import Item
+from gazal.knowledge.generate import synthesize
 from gazal.recipe.recipe import Recipe
 from gazal.recipe.rewards import COMPONENTS
 from gazal.recipe.training import HealthSection

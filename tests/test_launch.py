@@ -29,8 +29,8 @@ from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 
 from gazal.common.errors import GazalError
-from gazal.data.synth import synthesize
 from gazal.items.writing import write_items_parquet
+from gazal.knowledge.generate import synthesize
 from gazal.models.loading import load_tokenizer
 from gazal.recipe.recipe import LaunchSection, Recipe
 from gazal.runs import RunFolder

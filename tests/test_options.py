@@ -15,9 +15,9 @@ from transformers import TrainerCallback, set_seed
 from trl.trainer.grpo_trainer import GRPOTrainer
 
 from gazal.common.errors import GazalError
-from gazal.data.synth import synthesize
 from gazal.grpo.train import grpo_trainer, train_grpo
 from gazal.items.schema import Item
+from gazal.knowledge.generate import synthesize
 from gazal.models.loading import load_model, load_tokenizer, lora_config
 from gazal.recipe.recipe import Recipe
 from gazal.recipe.training import AdapterSection

@@ -13,12 +13,12 @@ from test_faithfulness import write
 from test_paper import paper_text
 
 from gazal.common.errors import GazalError
-from gazal.data.synth import synthesize
 from gazal.evaluation.faithfulness import measure_faithfulness
 from gazal.evaluation.folder import read_answers
 from gazal.evaluation.score import score_folder
 from gazal.items.prompts import completion_text
 from gazal.items.schema import Item
+from gazal.knowledge.generate import synthesize
 from gazal.paper.figures import caption
 from gazal.paper.inputs import read_results
 from gazal.paper.reasoning import faithfulness_table, fig_faithfulness, judged, structure_table

@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
 from gazal.common.errors import GazalError
-from gazal.data.synth import synthesize
 from gazal.items.prompts import CHATML_TEMPLATE, build_messages, completion_text
 from gazal.items.schema import Item
+from gazal.knowledge.generate import synthesize
 from gazal.models.loading import load_tokenizer
 from gazal.recipe.recipe import Recipe
 from gazal.sft.train import sft_dataset, sft_trainer, train_sft

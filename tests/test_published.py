@@ -14,10 +14,10 @@ from typer.testing import CliRunner
 from gazal.cli import app
 from gazal.common.errors import GazalError
 from gazal.common.paths import PAPER, RECIPES
-from gazal.data.synth import synthesize
 from gazal.evaluation import benchmarks
 from gazal.evaluation.asked import LazyEngine, asked_models
 from gazal.items.writing import write_items_jsonl
+from gazal.knowledge.generate import synthesize
 from gazal.paper.claims import check_claims
 from gazal.paper.inputs import read_yaml
 from gazal.paper.ledger import claims_ledger, ledger_table, stand_ins, write_ledger

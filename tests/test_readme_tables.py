@@ -18,12 +18,12 @@ import readme_tables as bench
 from test_faithfulness import write
 
 from gazal.common.errors import GazalError
-from gazal.data.synth import synthesize
 from gazal.evaluation.faithfulness import measure_faithfulness
 from gazal.evaluation.folder import read_answers
 from gazal.evaluation.predictions import fingerprint
 from gazal.evaluation.score import score_folder
 from gazal.items.prompts import completion_text
+from gazal.knowledge.generate import synthesize
 from gazal.paper.evaluation_tables import results_table
 from gazal.paper.inputs import read_results
 

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from gazal.base.train import BaseTraining
 from gazal.common.errors import GazalError
 from gazal.common.paths import RECIPES
+from gazal.knowledge.base_train import BaseTraining
 from gazal.recipe.data import SourceSection
 from gazal.recipe.load import dump_recipe, load_recipe
 from gazal.recipe.recipe import Recipe

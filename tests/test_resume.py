@@ -22,9 +22,9 @@ from resume_stages import PARENTS, run_stage
 from gazal.common.errors import GazalError
 from gazal.common.files import atomic_folder, remove_stale, sha256, write_json
 from gazal.common.locks import only_one
-from gazal.data.synth import synthesize
 from gazal.items.reading import read_items
 from gazal.items.writing import write_items_jsonl, write_items_parquet
+from gazal.knowledge.generate import synthesize
 from gazal.recipe.recipe import Recipe
 from gazal.runs import CHECKPOINTS, RunFolder
 from gazal.training.checkpoints import EXTRA, KEPT, WHOLE, checkpoints, is_whole, newest_whole, seal

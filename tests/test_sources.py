@@ -20,12 +20,12 @@ from gazal.data.hub import load_rows
 from gazal.data.listing import list_sources
 from gazal.data.shapes import SHAPES, converter, key_base, tidy
 from gazal.data.sources import BUCKETS, gather, plan, shares, synthetic_lines
-from gazal.data.synth import draw
 from gazal.items.options import parse_options
 from gazal.items.prompts import build_messages, completion_text
 from gazal.items.reading import read_items
 from gazal.items.schema import REASONING_TYPES, Item, TrainingExample
 from gazal.items.writing import write_items_parquet
+from gazal.knowledge.generate import draw
 from gazal.recipe.data import DataSection, SourceSection
 from gazal.sft.train import sft_dataset
 
@@ -596,3 +596,17 @@ def test_local_sources_are_listed_with_rows_and_bytes(tmp_path):
 def test_impossible_sources_are_refused(listed, message):
     with pytest.raises(ValueError, match=message):
         DataSection.model_validate({"sources": listed})
+
+
+def test_data_made_by_other_code_is_made_again(tmp_path, monkeypatch):
+    for room in ("items", "knowledge", "data", "scoring"):
+        (tmp_path / room).mkdir()
+        (tmp_path / room / "code.py").write_text("one")
+    monkeypatch.setattr(sources, "PACKAGE", tmp_path)
+    before = sources._code_key()
+    (tmp_path / "scoring" / "code.py").write_text("two")
+    assert sources._code_key() == before
+    for room in ("items", "knowledge", "data"):
+        (tmp_path / room / "code.py").write_text("two")
+        assert sources._code_key() != before, room
+        before = sources._code_key()

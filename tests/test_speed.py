@@ -18,8 +18,8 @@ from transformers import (
 )
 
 from gazal.common.errors import GazalError
-from gazal.data.synth import synthesize
 from gazal.grpo.rollouts import MergedModel
+from gazal.knowledge.generate import synthesize
 from gazal.models.generation import generate, pick
 from gazal.models.loading import load_model, load_tokenizer, lora_config
 from gazal.recipe.load import load_recipe

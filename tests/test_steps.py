@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gazal.evaluation.steps import KINDS, Claim, clearance_range, number, read_step, read_steps, structure, trace_text
+from gazal.knowledge.claims import KINDS, Claim, clearance_range, number, read_step, read_steps, structure, trace_text
 
 CARD = """<think>
 Step 1: one

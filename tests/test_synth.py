@@ -18,13 +18,13 @@ from open_medicine.mcp.calculators.renal_dose_adjustment import (
 from scipy.stats import chisquare
 
 from gazal.common.errors import GazalError
-from gazal.data.hpo import _ancestors, _read_files, load_phenotypes
-from gazal.data.renal import load_drugs
-from gazal.data.scores import CALCULATORS, load_scores, totals
 from gazal.data.sources import BUCKETS, synthetic_lines
 from gazal.data.splits import report
-from gazal.data.synth import draw, information_gain, synthesize
 from gazal.items.schema import REASONING_TYPES, Item
+from gazal.knowledge.generate import draw, information_gain, synthesize
+from gazal.knowledge.hpo import _ancestors, _read_files, load_phenotypes
+from gazal.knowledge.renal import load_drugs
+from gazal.knowledge.scores import CALCULATORS, load_scores, totals
 from gazal.recipe.recipe import DataSection
 
 N = 2400

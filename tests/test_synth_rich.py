@@ -13,18 +13,18 @@ import pytest
 from test_synth import annotated, by_option, calculator, gain, level, rate, renal, steps, words  # noqa: F401 (annotated is a fixture)
 
 from gazal.answers.extract import extract
-from gazal.data import synth_scale
-from gazal.data.hpo import _ancestors, _read_files, load_phenotypes
-from gazal.data.renal import load_drugs
-from gazal.data.scores import load_scores
-from gazal.data.synth import draw, synthesize
-from gazal.data.synth_forms import PLAIN, RICH, Form
-from gazal.data.synth_scale import write_synth
 from gazal.items.options import parse_options
 from gazal.items.prompts import completion_text, question_text
 from gazal.items.reading import read_items
 from gazal.items.schema import REASONING_TYPES, Item
 from gazal.items.shortcuts import baselines
+from gazal.knowledge import generate_many as synth_scale
+from gazal.knowledge.forms import PLAIN, RICH, Form
+from gazal.knowledge.generate import draw, synthesize
+from gazal.knowledge.generate_many import write_synth
+from gazal.knowledge.hpo import _ancestors, _read_files, load_phenotypes
+from gazal.knowledge.renal import load_drugs
+from gazal.knowledge.scores import load_scores
 
 N = 500
 FORMS = {form.name: form for forms in (*RICH.values(), *PLAIN.values()) for form in forms}

@@ -11,12 +11,12 @@ from peft import PeftModel, get_peft_model
 from transformers import TrainerState
 
 from gazal.common.errors import GazalError
-from gazal.data.synth import synthesize
 from gazal.grpo.difficulty import choose_items
 from gazal.grpo.rollouts import MergedModel, MergedRollouts, encode_prompts
 from gazal.grpo.train import train_grpo
 from gazal.items.prompts import build_messages
 from gazal.items.schema import Item
+from gazal.knowledge.generate import synthesize
 from gazal.models.generation import generate
 from gazal.models.loading import load_model, load_tokenizer, lora_config
 from gazal.recipe.recipe import Recipe

@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 
 from gazal.common.errors import GazalError
-from gazal.data.synth import synthesize
 from gazal.evaluation.engines import Reply, load_engine
 from gazal.evaluation.predictions import Prompts
 from gazal.evaluation.prompting import Prompting
 from gazal.items.prompts import SYSTEM
+from gazal.knowledge.generate import synthesize
 from gazal.recipe.evaluation import EvaluationSection
 
 pytest.importorskip("vllm")

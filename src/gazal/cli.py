@@ -64,7 +64,7 @@ def synth(
     ] = None,
 ) -> None:
     """Make knowledge-derived items of the four reasoning types."""
-    from gazal.data.synth_scale import write_synth
+    from gazal.knowledge.generate_many import write_synth
 
     if kind is not None and kind not in REASONING_TYPES:
         raise GazalError(f"--type {kind}: expected one of {', '.join(REASONING_TYPES)}")
@@ -441,8 +441,8 @@ def embedded_base(
     ] = True,
 ) -> None:
     """Train the embedded base model from nothing (seeded; about half an hour on two cores)."""
-    from gazal.base.train import BaseTraining, train_base
     from gazal.common.paths import EMBEDDED
+    from gazal.knowledge.base_train import BaseTraining, train_base
 
     train_base(out or EMBEDDED, BaseTraining(**({"steps": steps} if steps else {})), compiled)
 

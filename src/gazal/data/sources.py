@@ -12,16 +12,18 @@ import numpy as np
 
 from gazal.common.errors import GazalError
 from gazal.common.files import atomic_write, read_jsonl, write_json
+from gazal.common.paths import PACKAGE
 from gazal.data.hub import Rows, load_rows, local_path
 from gazal.data.shapes import Convert, converter
-from gazal.data.synth import draw
-from gazal.data.synth import shares as equal_shares
 from gazal.evaluation.benchmarks import official_pubmedqa
 from gazal.items.schema import REASONING_TYPES, Item, TrainingExample, item_problem
+from gazal.knowledge.generate import draw
+from gazal.knowledge.generate import shares as equal_shares
 from gazal.recipe.data import DataSection, SourceSection
 
 # Hash buckets of each split of knowledge-derived items (the embedded base reads whole questions from 65-99 only).
 BUCKETS = {"test": range(0, 15), "dev": range(15, 25), "grpo": range(25, 45), "sft": range(45, 65)}
+ROOMS = ("items", "knowledge", "data")  # whose code decides what an item says
 PROGRESS = 20_000
 SHOWN = 5
 
@@ -39,6 +41,12 @@ class Gathered(NamedTuple):
     report: dict[str, Any]
 
 
+def _code_key() -> str:
+    """Return a digest of the code that makes items, so that a file made by other code is not taken for this one's."""
+    files = [path for room in ROOMS for path in sorted((PACKAGE / room).glob("*.py"))]
+    return _digest([hashlib.sha256(path.read_bytes()).hexdigest() for path in files])
+
+
 def gather(
     section: DataSection, seed: int, folder: Path, say: Callable[[str], None] = print, benchmarks: Path | None = None
 ) -> list[Gathered]:
@@ -51,9 +59,7 @@ def gather(
     """
     taken: dict[str, int] = {}
     done: dict[int, Gathered] = {}
-    key = _digest(
-        [hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(Path(__file__).parent.glob("*.py"))]
-    )
+    key = _code_key()
     corpora = [i for i, source in enumerate(section.sources) if source.shape != "synth"]
     for number in [*corpora, *(i for i in range(len(section.sources)) if i not in corpora)]:
         source = section.sources[number]

@@ -1,7 +1,7 @@
 """Reasoning quality, measured: ``faithfulness.json``, every claim of the think blocks held against the source. A pure step.
 
-Only knowledge-derived items can be judged so: their source settles each claim (:mod:`gazal.evaluation.truth`). What counts as a
-claim is :mod:`gazal.evaluation.steps`, what makes one right :mod:`gazal.evaluation.verdicts`. Faithful means here that what is
+Only knowledge-derived items can be judged so: their source settles each claim (:mod:`gazal.knowledge.truth`). What counts as a
+claim is :mod:`gazal.knowledge.claims`, what makes one right :mod:`gazal.knowledge.verdicts`. Faithful means here that what is
 written is true and leads to the answer; whether the model computed its answer that way, no text can show.
 """
 
@@ -17,10 +17,10 @@ import pandas as pd
 from gazal.common.files import write_json
 from gazal.evaluation.folder import Read, read_answers
 from gazal.evaluation.stats import bootstrap, ratio
-from gazal.evaluation.steps import KINDS, read_steps, structure
-from gazal.evaluation.truth import find_truth
-from gazal.evaluation.verdicts import OUTCOMES, judge
 from gazal.items.schema import REASONING_TYPES, Item
+from gazal.knowledge.claims import KINDS, read_steps, structure
+from gazal.knowledge.truth import find_truth
+from gazal.knowledge.verdicts import OUTCOMES, judge
 
 MEASURES = (
     "accuracy",

@@ -23,7 +23,7 @@ def credit(item: Item, preference: dict[str, float] | None) -> float:
 
 
 def _counts(name: str) -> Shortcut:
-    """The item's own extra field ``name``: letter -> count (see ``gazal.data.synth``)."""
+    """The item's own extra field ``name``: letter -> count (see ``gazal.knowledge.generate``)."""
 
     def preference(item: Item) -> dict[str, float] | None:
         field = getattr(item, name, None)

@@ -14,13 +14,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from gazal.base.corpus import Corpus
-from gazal.base.tokenizer import train_tokenizer
 from gazal.common.files import atomic_write, sha256, write_json
-from gazal.data.hpo import load_phenotypes
-from gazal.data.synth import draw
 from gazal.items.prompts import SYSTEM, build_messages, completion_text
 from gazal.items.schema import REASONING_TYPES
+from gazal.knowledge.base_corpus import Corpus
+from gazal.knowledge.base_tokenizer import train_tokenizer
+from gazal.knowledge.generate import draw
+from gazal.knowledge.hpo import load_phenotypes
 
 BASE_BUCKETS = range(65, 100)
 

@@ -21,9 +21,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from gazal.data.synth_parts import GAINS
-from gazal.evaluation.steps import KINDS, Claim, Step, Value, fold
-from gazal.evaluation.truth import Key, Truth
+from gazal.knowledge.claims import KINDS, Claim, Step, Value, fold
+from gazal.knowledge.parts import GAINS
+from gazal.knowledge.truth import Key, Truth
 
 SLACK = 1e-9
 

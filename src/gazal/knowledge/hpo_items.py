@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from gazal.data.hpo import Phenotypes, content_words
-from gazal.data.synth_balance import Batch
-from gazal.data.synth_forms import DIAGNOSIS, PLAIN, UNCERTAINTY
-from gazal.data.synth_parts import GAINS, LEVEL_RULE, close_item, evidence, lay_line
+from gazal.knowledge.balance import Batch
+from gazal.knowledge.forms import DIAGNOSIS, PLAIN, UNCERTAINTY
+from gazal.knowledge.hpo import Phenotypes, content_words
+from gazal.knowledge.parts import GAINS, LEVEL_RULE, close_item, evidence, lay_line
 
 N_FINDINGS = 4  # of a plain diagnosis item, and options of an uncertainty item
 MARGIN = 5  # hundredths of a bit by which the key's gain exceeds the next

@@ -1,9 +1,9 @@
 """A completion's think block as typed claims, and whether the completion keeps the model card's structure.
 
-The language is that of the knowledge-derived traces (:mod:`gazal.data.synth_parts`): ``Step 2: B. Disease: finding: 3;
+The language is that of the knowledge-derived traces (:mod:`gazal.knowledge.parts`): ``Step 2: B. Disease: finding: 3;
 absent finding: -1; total: 2``. Reading is tolerant (missing numbers, letters or labels, bullets, levels in words, odd spacing, a
 minus sign of another kind) and knows no item: what is a claim by its form is one, be it about a name that nobody asked about
-(but see :func:`gazal.evaluation.verdicts.judge` on ``bare`` lines). What cannot be read is kept as ``unread``, never dropped.
+(but see :func:`gazal.knowledge.verdicts.judge` on ``bare`` lines). What cannot be read is kept as ``unread``, never dropped.
 Prose makes no claims that can be read here, so all of it is unread.
 """
 
@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from gazal.answers.extract import END_OF_TURN, has_think_block
-from gazal.data.hpo import LEVEL_NAMES
 from gazal.items.prompts import HEADING, SECTIONS
+from gazal.knowledge.hpo import LEVEL_NAMES
 
 KINDS = ("term", "level", "total", "gain", "range", "inside", "points", "sum", "count", "result")
 """What a claim is about: a lay term's finding; a finding's level in a disease; a disease's total; a finding's gain; an option's

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from gazal.data.renal import Drug
-from gazal.data.scores import Score, points_text, totals
-from gazal.data.synth_balance import Batch
-from gazal.data.synth_forms import PLAIN, PROGNOSIS, TREATMENT
-from gazal.data.synth_parts import close_item
+from gazal.knowledge.balance import Batch
+from gazal.knowledge.forms import PLAIN, PROGNOSIS, TREATMENT
+from gazal.knowledge.parts import close_item
+from gazal.knowledge.renal import Drug
+from gazal.knowledge.scores import Score, points_text, totals
 
 NEAR = 5  # a clearance less than so many whole units inside its tier's bound is hard
 MAX_CLEARANCE = 130

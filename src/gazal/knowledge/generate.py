@@ -26,14 +26,14 @@ from typing import Any
 
 import numpy as np
 
-from gazal.data.hpo import load_phenotypes
-from gazal.data.renal import load_drugs
-from gazal.data.scores import load_scores
-from gazal.data.synth_balance import Maker, choices, warm_state
-from gazal.data.synth_cases import Prognosis, Treatment
-from gazal.data.synth_hpo import Diagnosis, Uncertainty
-from gazal.data.synth_parts import GAINS, bucket, evidence, information_gain
 from gazal.items.schema import REASONING_TYPES, Item
+from gazal.knowledge.balance import Maker, choices, warm_state
+from gazal.knowledge.dose_and_score_items import Prognosis, Treatment
+from gazal.knowledge.hpo import load_phenotypes
+from gazal.knowledge.hpo_items import Diagnosis, Uncertainty
+from gazal.knowledge.parts import GAINS, bucket, evidence, information_gain
+from gazal.knowledge.renal import load_drugs
+from gazal.knowledge.scores import load_scores
 
 __all__ = ["CHUNK", "GAINS", "bucket", "chunk_rows", "draw", "evidence", "information_gain", "shares", "synthesize"]
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from scipy.special import entr
 
-from gazal.data.hpo import PROBABILITY
 from gazal.items.schema import LETTERS
+from gazal.knowledge.hpo import PROBABILITY
 
 LEVEL_RULE = "Levels: very frequent 3, frequent 2, occasional 1, not reported 0."
 

@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-from gazal.data.hpo import source_lay_terms, source_levels
-from gazal.data.renal import Drug, load_drugs
-from gazal.data.scores import Score, load_scores
-from gazal.data.synth_forms import PLAIN, RICH, Form
-from gazal.data.synth_parts import GAINS, LEVEL_RULE
-from gazal.evaluation.steps import Claim, Value, fold
 from gazal.items.schema import Item
+from gazal.knowledge.claims import Claim, Value, fold
+from gazal.knowledge.forms import PLAIN, RICH, Form
+from gazal.knowledge.hpo import source_lay_terms, source_levels
+from gazal.knowledge.parts import GAINS, LEVEL_RULE
+from gazal.knowledge.renal import Drug, load_drugs
+from gazal.knowledge.scores import Score, load_scores
 
 NO_AGE = "no age criterion"
 Key = tuple[str, ...]

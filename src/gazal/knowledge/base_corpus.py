@@ -12,13 +12,13 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from gazal.data.hpo import Phenotypes, load_phenotypes
-from gazal.data.renal import load_drugs
-from gazal.data.scores import load_scores, points_text
-from gazal.data.synth import GAINS, evidence, stream
-from gazal.data.synth_cases import score_weights
 from gazal.items.prompts import answer_text, question_text
 from gazal.items.schema import LETTERS, REASONING_TYPES, Item
+from gazal.knowledge.dose_and_score_items import score_weights
+from gazal.knowledge.generate import GAINS, evidence, stream
+from gazal.knowledge.hpo import Phenotypes, load_phenotypes
+from gazal.knowledge.renal import load_drugs
+from gazal.knowledge.scores import load_scores, points_text
 
 
 def chat(user: str, assistant: str, system: str = "") -> str:

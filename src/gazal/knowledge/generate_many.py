@@ -16,8 +16,8 @@ from time import perf_counter
 from typing import Any
 
 from gazal.common.files import atomic_write
-from gazal.data.synth import chunk_rows, shares
 from gazal.items.schema import REASONING_TYPES
+from gazal.knowledge.generate import chunk_rows, shares
 
 Line = tuple[int, str]  # the id's hash as a number, the item as JSON
 WORTH_A_PROCESS = 10_000  # items; a process needs seconds to begin

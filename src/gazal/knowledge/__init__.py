@@ -1,0 +1,4 @@
+"""The domain, the one room to replace in a fork: HPO, doses and scores, items made from them, and the packaged base.
+
+In: a count and a seed. Out: items with reasoning traces, and the verdict on each claim of a trace, from the same source.
+"""
