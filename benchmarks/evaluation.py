@@ -40,7 +40,7 @@ from smollm2 import smollm2
 
 from gazal.answers.extract import extract
 from gazal.common.files import atomic_write, write_json
-from gazal.evaluation.benchmarks import load_benchmark
+from gazal.data.benchmarks import load_benchmark
 from gazal.evaluation.engines import load_engine
 from gazal.evaluation.loglik import choices
 from gazal.evaluation.predictions import predict, read_predictions

@@ -16,7 +16,7 @@ import trl.trainer.sft_trainer  # noqa: F401
 
 import gazal.grpo.train
 import gazal.sft.train  # noqa: F401
-from gazal.cards import write_cards
+from gazal.data.cards import write_cards
 from gazal.data.splits import make_splits
 from gazal.evaluation.command import evaluate_stages
 from gazal.evaluation.faithfulness import measure_faithfulness

@@ -17,8 +17,8 @@ from shapes_samples import write_rows
 
 from gazal.common import hub
 from gazal.common.errors import GazalError
-from gazal.evaluation import benchmarks
-from gazal.evaluation.benchmarks import (
+from gazal.data import benchmarks
+from gazal.data.benchmarks import (
     BENCHMARKS,
     SOURCES,
     Unreachable,
@@ -28,7 +28,7 @@ from gazal.evaluation.benchmarks import (
     load_benchmarks,
     official_pubmedqa,
 )
-from gazal.evaluation.repeats import asking, repeats
+from gazal.data.repeats import asking, repeats
 from gazal.items.writing import write_items_jsonl
 
 FOLDER = Path(__file__).resolve().parent.parent.parent / "shared" / "benchmarks"

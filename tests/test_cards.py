@@ -19,8 +19,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gazal import DISCLAIMER
-from gazal.cards import LICENCES, NOT_STATED, size_category, write_cards
 from gazal.common.errors import GazalError
+from gazal.data.cards import LICENCES, NOT_STATED, size_category, write_cards
 from gazal.data.splits import make_splits
 from gazal.recipe.load import load_recipe
 from gazal.recipe.recipe import Recipe

@@ -23,8 +23,8 @@ from shapes_samples import medical_grpo, medreason
 
 from gazal.common.errors import GazalError
 from gazal.common.hub import Unreachable, hub_problem, is_hub_id, within
-from gazal.data.hub import load_rows
-from gazal.evaluation.benchmarks import load_benchmarks, official_pubmedqa
+from gazal.data.benchmarks import load_benchmarks, official_pubmedqa
+from gazal.data.hub_rows import load_rows
 from gazal.evaluation.engines import load_engine
 from gazal.models.loading import load_model, load_tokenizer
 from gazal.recipe.data import SourceSection

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 
 from gazal.answers.extract import extract
 from gazal.common.errors import GazalError
-from gazal.evaluation.benchmarks import load_benchmark
+from gazal.data.benchmarks import load_benchmark
+from gazal.data.repeats import asking
 from gazal.evaluation.command import evaluate_command
 from gazal.evaluation.engines import Reply, load_engine
 from gazal.evaluation.predictions import predict, read_header, read_predictions
 from gazal.evaluation.prompting import Prompting, draw_shots, prompting_of
-from gazal.evaluation.repeats import asking
 from gazal.items.schema import Item
 from gazal.items.writing import write_items_jsonl
 from gazal.models.loading import load_tokenizer

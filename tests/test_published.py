@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from gazal.cli import app
 from gazal.common.errors import GazalError
 from gazal.common.paths import PAPER, RECIPES
-from gazal.evaluation import benchmarks
+from gazal.data import benchmarks
 from gazal.evaluation.asked import LazyEngine, asked_models
 from gazal.items.writing import write_items_jsonl
 from gazal.knowledge.generate import synthesize

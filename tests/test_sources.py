@@ -16,7 +16,7 @@ from shapes_samples import SAMPLES, write_rows
 
 from gazal.common.errors import GazalError
 from gazal.data import sources
-from gazal.data.hub import load_rows
+from gazal.data.hub_rows import load_rows
 from gazal.data.listing import list_sources
 from gazal.data.shapes import SHAPES, converter, key_base, tidy
 from gazal.data.sources import BUCKETS, gather, plan, shares, synthetic_lines

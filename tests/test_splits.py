@@ -141,7 +141,7 @@ def test_the_same_recipe_gives_the_same_splits_and_another_seed_others(built, st
 
 
 def test_a_training_item_of_a_benchmark_is_removed(stand_ins, tmp_path, monkeypatch):
-    from gazal.evaluation import benchmarks
+    from gazal.data import benchmarks
 
     asked = [
         Item(

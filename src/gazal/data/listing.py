@@ -9,7 +9,7 @@ from huggingface_hub import try_to_load_from_cache
 
 from gazal.common.errors import GazalError
 from gazal.common.hub import Unreachable, hub_problem, offline
-from gazal.data.hub import dataset_info, instead, load_rows, local_path, not_loaded
+from gazal.data.hub_rows import dataset_info, instead, load_rows, local_path, not_loaded
 from gazal.recipe.data import DataSection, SourceSection
 
 

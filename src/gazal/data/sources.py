@@ -13,9 +13,9 @@ import numpy as np
 from gazal.common.errors import GazalError
 from gazal.common.files import atomic_write, read_jsonl, write_json
 from gazal.common.paths import PACKAGE
-from gazal.data.hub import Rows, load_rows, local_path
+from gazal.data.benchmarks import official_pubmedqa
+from gazal.data.hub_rows import Rows, load_rows, local_path
 from gazal.data.shapes import Convert, converter
-from gazal.evaluation.benchmarks import official_pubmedqa
 from gazal.items.schema import REASONING_TYPES, Item, TrainingExample, item_problem
 from gazal.knowledge.generate import draw
 from gazal.knowledge.generate import shares as equal_shares

@@ -15,8 +15,8 @@ import numpy as np
 from gazal.common.errors import GazalError
 from gazal.common.files import atomic_write, read_jsonl, write_json
 from gazal.curation.command import curate, token_counter
+from gazal.data.benchmarks import load_benchmarks
 from gazal.data.sources import Gathered, gather, plan, shares, synthetic_lines
-from gazal.evaluation.benchmarks import load_benchmarks
 from gazal.items.schema import Item, parse_item
 from gazal.items.shortcuts import baselines
 from gazal.items.writing import write_items_jsonl, write_items_parquet

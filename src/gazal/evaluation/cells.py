@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from gazal.data.repeats import repeats
 from gazal.evaluation.progress import not_asked
-from gazal.evaluation.repeats import repeats
 from gazal.evaluation.stats import (
     detectable,
     detectable_above,

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gazal.common.errors import GazalError
+from gazal.data.benchmarks import BENCHMARKS, benchmark_name, load_benchmarks, sample
 from gazal.evaluation.asked import Asked, LazyEngine, asked_models, save_asked
-from gazal.evaluation.benchmarks import BENCHMARKS, benchmark_name, load_benchmarks, sample
 from gazal.evaluation.contamination import measure_contamination
 from gazal.evaluation.folder import PERMUTED, read_not_run, save_items, save_not_run, save_training_items
 from gazal.evaluation.permute import permuted

@@ -20,7 +20,7 @@ from gazal.answers.extract import Reason, extract, has_format
 from gazal.answers.protocols import Grades, grade
 from gazal.common.errors import GazalError
 from gazal.common.files import write_json
-from gazal.evaluation.benchmarks import BENCHMARKS
+from gazal.data.benchmarks import BENCHMARKS
 from gazal.evaluation.permute import turned
 from gazal.evaluation.predictions import fingerprint, read_header, read_predictions
 from gazal.items.reading import ENDINGS, read_items

@@ -32,8 +32,8 @@ from typing import Any, Literal
 import numpy as np
 
 from gazal.common.errors import GazalError
-from gazal.evaluation.benchmarks import BENCHMARKS, development_items, items_file
-from gazal.evaluation.repeats import asking
+from gazal.data.benchmarks import BENCHMARKS, development_items, items_file
+from gazal.data.repeats import asking
 from gazal.items.prompts import Messages, Prompt, build_messages, completion_text, plain_question, short_answer
 from gazal.items.reading import BY_ROW
 from gazal.items.schema import Item

@@ -17,8 +17,8 @@ from transformers import PreTrainedConfig
 
 from gazal.common.devices import Devices
 from gazal.common.errors import GazalError
+from gazal.data.benchmarks import load_benchmarks
 from gazal.evaluation.asked import Asked, asked_models
-from gazal.evaluation.benchmarks import load_benchmarks
 from gazal.evaluation.vllm_engine import gpus_for
 from gazal.items.prompts import build_messages
 from gazal.planning.memory import NCCL_FRAMEWORK, Tokens, evaluation_memory, framework

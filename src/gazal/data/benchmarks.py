@@ -22,7 +22,7 @@ import numpy as np
 
 from gazal.common.errors import GazalError
 from gazal.common.hub import PROBE_SECONDS, Unreachable, hub_problem, offline, within
-from gazal.data.hub import load_rows
+from gazal.data.hub_rows import load_rows
 from gazal.data.shapes import SHAPES, Convert, converter, tidy
 from gazal.items.reading import BY_ROW, ENDINGS, Rows, read_items
 from gazal.items.schema import Item, item_problem
