@@ -41,11 +41,12 @@ from smollm2 import smollm2
 from gazal.answers.extract import extract
 from gazal.common.files import atomic_write, write_json
 from gazal.data.benchmarks import load_benchmark
-from gazal.evaluation.engines import load_engine
-from gazal.evaluation.loglik import choices
-from gazal.evaluation.predictions import predict, read_predictions
-from gazal.evaluation.prompting import prompting_of
+from gazal.engines.load import load_engine
+from gazal.evaluation.predict import predict
 from gazal.items.schema import Item
+from gazal.predictions.file import read_predictions
+from gazal.predictions.loglik import choices
+from gazal.predictions.prompting import prompting_of
 from gazal.recipe.load import load_recipe
 from gazal.recipe.recipe import Recipe
 

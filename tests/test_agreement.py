@@ -15,8 +15,8 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import agreement as bench
 
-from gazal.evaluation.prompting import prompting_of
 from gazal.items.schema import Item
+from gazal.predictions.prompting import prompting_of
 from gazal.recipe.load import load_recipe
 
 ITEMS = [make_item(n) for n in range(2 * bench.CHUNK + 5)]

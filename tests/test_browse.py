@@ -30,9 +30,9 @@ from gazal.evaluation.browse import (
     parts,
     read_samples,
 )
-from gazal.evaluation.folder import save_items
-from gazal.evaluation.predictions import SCHEMA, fingerprint
 from gazal.items.schema import Item
+from gazal.predictions.file import SCHEMA, fingerprint
+from gazal.predictions.folder import save_items
 
 NOTEBOOK = Path(__file__).resolve().parent.parent / "notebooks" / "explore_predictions.ipynb"
 ATTACK = "<script>alert(1)</script><img src=x onerror='alert(2)'></details></div>\"&amp;"

@@ -9,7 +9,7 @@ import pytest
 from gazal.common.files import sha256
 from gazal.common.paths import EMBEDDED
 from gazal.data.sources import BUCKETS
-from gazal.evaluation.engines import load_engine
+from gazal.engines.load import load_engine
 from gazal.grpo.rollouts import encode_prompts
 from gazal.items.prompts import SYSTEM, build_messages
 from gazal.knowledge.base_train import BASE_BUCKETS, BaseTraining, probe, train_base

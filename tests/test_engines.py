@@ -16,14 +16,15 @@ from hypothesis import strategies as st
 from gazal.answers.ending import AnswerEnd
 from gazal.common.errors import GazalError
 from gazal.common.paths import EMBEDDED
-from gazal.evaluation.engines import TransformersEngine, load_engine
-from gazal.evaluation.predictions import Prompts
-from gazal.evaluation.prompting import Prompting
-from gazal.evaluation.vllm_engine import gpus_for, sampling_arguments, to_reply
+from gazal.engines.load import load_engine
+from gazal.engines.local import TransformersEngine
+from gazal.engines.vllm import gpus_for, sampling_arguments, to_reply
+from gazal.evaluation.predict import Prompts
 from gazal.items.prompts import SYSTEM, encode_chats
 from gazal.knowledge.generate import synthesize
 from gazal.models.loading import load_model, load_tokenizer
 from gazal.models.rendering import Renderer, TokenLists
+from gazal.predictions.prompting import Prompting
 from gazal.recipe.evaluation import EvaluationSection
 
 ITEMS = synthesize(24, 3, variety="plain")
@@ -246,7 +247,7 @@ def test_vllm_refuses_an_adapter(tiny_model, tmp_path):
 
 
 def test_half_precision_where_the_device_computes_in_it(monkeypatch):
-    from gazal.evaluation.engines import fast_dtype
+    from gazal.models.identity import fast_dtype
 
     for able, expected in (
         ({"amx_bf16": True}, "bfloat16"),

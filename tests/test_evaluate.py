@@ -11,13 +11,14 @@ import pytest
 
 from gazal.common.errors import GazalError
 from gazal.common.files import sha256
+from gazal.engines.load import load_engine
+from gazal.engines.local import TransformersEngine, file_safe
 from gazal.evaluation.command import evaluate_command, evaluate_stages
-from gazal.evaluation.engines import TransformersEngine, file_safe, load_engine
-from gazal.evaluation.predictions import read_predictions
 from gazal.evaluation.score import score_folder
 from gazal.items.writing import write_items_jsonl, write_items_parquet
 from gazal.knowledge.generate import synthesize
 from gazal.models.loading import load_model, load_tokenizer
+from gazal.predictions.file import read_predictions
 from gazal.recipe.recipe import Recipe
 
 RECIPE = Recipe.model_validate({"evaluation": {"max_new_tokens": 8, "benchmarks": ["medqa"]}})
@@ -54,7 +55,7 @@ def test_a_model_folder_on_an_items_file(tiny_model, quiz, tmp_path):
 def test_three_samples_an_item_and_then_nothing_is_asked_or_loaded(tiny_model, quiz, tmp_path, monkeypatch):
     first, _ = evaluate(tiny_model, [quiz], tmp_path, limit=3, samples=3)
     assert first["models"]["tiny"]["benchmarks"]["quiz"]["samples"] == 3
-    monkeypatch.setattr("gazal.evaluation.engines.load_engine", lambda *_, **__: pytest.fail("loaded again"))
+    monkeypatch.setattr("gazal.engines.load.load_engine", lambda *_, **__: pytest.fail("loaded again"))
     again, said = evaluate(tiny_model, [quiz], tmp_path, limit=3, samples=3)
     assert again == first and not [line for line in said if "items/s" in line]
     monkeypatch.undo()

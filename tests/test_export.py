@@ -18,10 +18,11 @@ from typer.testing import CliRunner
 from gazal.cli import app
 from gazal.common.errors import GazalError
 from gazal.evaluation.export import export
-from gazal.evaluation.folder import save_items
-from gazal.evaluation.predictions import SCHEMA, predict
-from gazal.evaluation.prompting import Prompting
+from gazal.evaluation.predict import predict
 from gazal.evaluation.score import score_folder
+from gazal.predictions.file import SCHEMA
+from gazal.predictions.folder import save_items
+from gazal.predictions.prompting import Prompting
 from gazal.recipe.evaluation import EvaluationSection
 
 ITEMS = [make_item(n, subject="s", context=["seen"]) for n in range(10)]
@@ -252,7 +253,7 @@ def by_loglik(root, norm="sum"):
         "sampling": {"method": "loglik", "loglik_norm": norm, "loglik_choice": "letter", "seed": 1},
         "prompt": {"style": "plain", "system": ""},
     }
-    from gazal.evaluation.predictions import fingerprint
+    from gazal.predictions.file import fingerprint
 
     header["benchmark"] = fingerprint(ITEMS)
     rows = [

@@ -25,7 +25,7 @@ from gazal.common.errors import GazalError
 from gazal.common.hub import Unreachable, hub_problem, is_hub_id, within
 from gazal.data.benchmarks import load_benchmarks, official_pubmedqa
 from gazal.data.hub_rows import load_rows
-from gazal.evaluation.engines import load_engine
+from gazal.engines.load import load_engine
 from gazal.models.loading import load_model, load_tokenizer
 from gazal.recipe.data import SourceSection
 
@@ -154,7 +154,7 @@ SETS = {
 }
 LOAD = """
 import json
-from gazal.data.hub import load_rows
+from gazal.data.hub_rows import load_rows
 from gazal.recipe import load_recipe
 from gazal.data.listing import list_sources
 data = load_recipe("recipe.yaml").data

@@ -15,14 +15,17 @@ from hypothesis import strategies as st
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from gazal.common.errors import GazalError
-from gazal.evaluation.engines import Reply, load_engine
-from gazal.evaluation.folder import save_items
-from gazal.evaluation.loglik import choices, read_letter, replies, to_completion
-from gazal.evaluation.predictions import predict, read_predictions
-from gazal.evaluation.prompting import Prompting
+from gazal.engines.load import load_engine
+from gazal.engines.reply import Reply
+from gazal.evaluation.loglik import replies
+from gazal.evaluation.predict import predict
 from gazal.evaluation.score import score_folder
 from gazal.models import likelihood
 from gazal.models.likelihood import Encoded, Scored, encode, score_batch
+from gazal.predictions.file import read_predictions
+from gazal.predictions.folder import save_items
+from gazal.predictions.loglik import choices, read_letter, to_completion
+from gazal.predictions.prompting import Prompting
 from gazal.recipe.evaluation import EvaluationSection
 
 ITEMS = [make_item(n, 2 + n % 5, question=f"Question {n} " + "with a tail " * (7 * n % 11) + "?") for n in range(12)]

@@ -16,8 +16,8 @@ from tokenizers.trainers import BpeTrainer
 from transformers import PreTrainedTokenizerFast
 
 from gazal.common.errors import GazalError
+from gazal.engines.load import load_engine
 from gazal.evaluation.command import evaluate_command
-from gazal.evaluation.engines import load_engine
 from gazal.items.prompts import CHATML_TEMPLATE
 from gazal.items.writing import write_items_jsonl
 from gazal.models.loading import load_config, load_model, load_tokenizer

@@ -14,7 +14,6 @@ from test_paper import paper_text
 
 from gazal.common.errors import GazalError
 from gazal.evaluation.faithfulness import measure_faithfulness
-from gazal.evaluation.folder import read_answers
 from gazal.evaluation.score import score_folder
 from gazal.items.prompts import completion_text
 from gazal.items.schema import Item
@@ -23,6 +22,7 @@ from gazal.paper.figures import caption
 from gazal.paper.inputs import read_results
 from gazal.paper.reasoning import faithfulness_table, fig_faithfulness, judged, structure_table
 from gazal.paper.style import save_figure
+from gazal.predictions.folder import read_answers
 
 
 def planted(item: Item, name: str) -> str:

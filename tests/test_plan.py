@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from gazal.cli import app
 from gazal.common.devices import Devices, known_devices, read_devices
 from gazal.common.errors import GazalError
-from gazal.evaluation.asked import asked_models
+from gazal.evaluation.targets import asked_models
 from gazal.models.loading import load_model, lora_config
 from gazal.planning.answering import (
     CHARACTERS,

@@ -20,12 +20,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gazal.common.errors import GazalError
-from gazal.evaluation import predictions
-from gazal.evaluation.engines import Reply, load_engine
-from gazal.evaluation.loglik import read_letter
-from gazal.evaluation.predictions import SCHEMA, Prompts, predict, read_header, read_predictions
+from gazal.engines.load import load_engine
+from gazal.engines.reply import Reply
+from gazal.evaluation import predict as predictions
+from gazal.evaluation.predict import Prompts, predict
 from gazal.evaluation.progress import duration
-from gazal.evaluation.prompting import Prompting
+from gazal.predictions.file import SCHEMA, read_header, read_predictions
+from gazal.predictions.loglik import read_letter
+from gazal.predictions.prompting import Prompting
 from gazal.recipe.evaluation import EvaluationSection
 
 SETTINGS = EvaluationSection(samples=2)
@@ -341,9 +343,9 @@ SCALE = """
 import resource, sys
 from pathlib import Path
 from conftest import make_item
-from gazal.evaluation.engines import Reply
-from gazal.evaluation.predictions import predict
-from gazal.evaluation.prompting import Prompting
+from gazal.engines.reply import Reply
+from gazal.evaluation.predict import predict
+from gazal.predictions.prompting import Prompting
 from gazal.recipe.evaluation import EvaluationSection
 
 STEPS = [f"Step {n}: the finding number {n} fits the first option and not the second, because its course is chronic." for n in range(40)]

@@ -16,14 +16,16 @@ from gazal.answers.extract import extract
 from gazal.common.errors import GazalError
 from gazal.data.benchmarks import load_benchmark
 from gazal.data.repeats import asking
+from gazal.engines.load import load_engine
+from gazal.engines.reply import Reply
 from gazal.evaluation.command import evaluate_command
-from gazal.evaluation.engines import Reply, load_engine
-from gazal.evaluation.predictions import predict, read_header, read_predictions
-from gazal.evaluation.prompting import Prompting, draw_shots, prompting_of
+from gazal.evaluation.predict import predict
 from gazal.items.schema import Item
 from gazal.items.writing import write_items_jsonl
 from gazal.models.loading import load_tokenizer
 from gazal.models.rendering import Renderer
+from gazal.predictions.file import read_header, read_predictions
+from gazal.predictions.prompting import Prompting, draw_shots, prompting_of
 from gazal.recipe.evaluation import EvaluationSection
 from gazal.recipe.load import load_recipe
 from gazal.recipe.recipe import Recipe

@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 
 from gazal.answers.protocols import OURS, PROTOCOLS, SEEDS, grade
 from gazal.common.errors import GazalError
-from gazal.evaluation.folder import save_items
-from gazal.evaluation.predictions import SCHEMA
 from gazal.evaluation.report import results_table
 from gazal.evaluation.score import score_folder
 from gazal.evaluation.sensitivity import compare_protocols, honest_forms, red_team
+from gazal.predictions.file import SCHEMA
+from gazal.predictions.folder import save_items
 from gazal.rewards.red_team import read_cases
 
 OPTIONS = {"A": "Aspirin", "B": "Warfarin", "C": "Heparin", "D": "Metformin"}

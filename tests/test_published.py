@@ -15,7 +15,8 @@ from gazal.cli import app
 from gazal.common.errors import GazalError
 from gazal.common.paths import PAPER, RECIPES
 from gazal.data import benchmarks
-from gazal.evaluation.asked import LazyEngine, asked_models
+from gazal.engines.load import LazyEngine
+from gazal.evaluation.targets import asked_models
 from gazal.items.writing import write_items_jsonl
 from gazal.knowledge.generate import synthesize
 from gazal.paper.claims import check_claims
@@ -334,7 +335,7 @@ def test_names_are_evaluated_into_the_runs_ledger_and_a_second_run_loads_nothing
     asked = json.loads((folder / "eval" / "asked.json").read_text())
     assert (asked["qwen-3-32b"]["max_new_tokens"], asked["llama-3.1-70b"]["max_new_tokens"]) == (8, 9)
     assert str(tmp_path) not in json.dumps(asked) + ledger
-    monkeypatch.setattr("gazal.evaluation.engines.load_engine", lambda *_, **__: pytest.fail("loaded again"))
+    monkeypatch.setattr("gazal.engines.load.load_engine", lambda *_, **__: pytest.fail("loaded again"))
     again = run(*words, sets=sets, folder=folder)
     assert again.exit_code == 0 and (folder / "tables" / "ledger.md").read_text(encoding="utf-8") == ledger
 
@@ -358,7 +359,7 @@ def test_a_model_too_large_for_its_device_is_one_line(tiny_model, sets, tmp_path
     def full(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
 
-    monkeypatch.setattr("gazal.evaluation.engines.generate_batches", full)
+    monkeypatch.setattr("gazal.engines.local.generate_batches", full)
     result = run(*stand_in("qwen-3-32b", tiny_model), sets=sets, folder=tmp_path / "run")
     assert isinstance(result.exception, GazalError) and "model qwen-3-32b: out of memory; `gazal plan`" in str(
         result.exception
@@ -459,6 +460,6 @@ def test_an_engine_is_known_before_it_is_loaded(tiny_model):
 def test_a_models_weights_are_hashed_once(tiny_model, monkeypatch):
     """The engine that is loaded takes the identity that was found before it: at 32B each reading takes minutes."""
     lazy = LazyEngine(tiny_model, EvaluationSection(), "float32")
-    monkeypatch.setattr("gazal.evaluation.engines.identity_of", lambda *_: pytest.fail("hashed again"))
+    monkeypatch.setattr("gazal.engines.load.identity_of", lambda *_: pytest.fail("hashed again"))
     assert lazy.model is not None and lazy._engine().identity == lazy.identity
     lazy.close()

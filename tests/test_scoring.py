@@ -18,12 +18,12 @@ from typer.testing import CliRunner
 
 from gazal.cli import app
 from gazal.common.errors import GazalError
-from gazal.evaluation.folder import read_answers, save_items, save_not_run, save_training_items
-from gazal.evaluation.predictions import SCHEMA, fingerprint, read_predictions
 from gazal.evaluation.report import details_table, results_table
 from gazal.evaluation.score import score_folder, scores_frame
 from gazal.evaluation.sensitivity import compare_protocols
 from gazal.items.writing import write_items_parquet
+from gazal.predictions.file import SCHEMA, fingerprint, read_predictions
+from gazal.predictions.folder import read_answers, save_items, save_not_run, save_training_items
 
 KINDS = ("diagnosis", "treatment")
 ITEMS = [make_item(n, reasoning_type=KINDS[n % 2]) for n in range(12)]
@@ -663,7 +663,7 @@ def test_scores_of_older_code_are_still_shown(tmp_path):
 
 def test_the_command_prints_both_tables_and_reads_once(tmp_path, monkeypatch):
     calls, read = [], read_predictions
-    monkeypatch.setattr("gazal.evaluation.folder.read_predictions", lambda path: calls.append(path) or read(path))
+    monkeypatch.setattr("gazal.predictions.folder.read_predictions", lambda path: calls.append(path) or read(path))
     result = CliRunner().invoke(app, ["score", str(folder(tmp_path, base=rows("rrrwwwwwwuuu")))])
     assert result.exit_code == 0 and len(calls) == 1
     assert "best shortcut" in result.output and "right per 1,000 tokens" in result.output

@@ -7,11 +7,12 @@ from dataclasses import replace
 import pytest
 
 from gazal.common.errors import GazalError
-from gazal.evaluation.engines import Reply, load_engine
-from gazal.evaluation.predictions import Prompts
-from gazal.evaluation.prompting import Prompting
+from gazal.engines.load import load_engine
+from gazal.engines.reply import Reply
+from gazal.evaluation.predict import Prompts
 from gazal.items.prompts import SYSTEM
 from gazal.knowledge.generate import synthesize
+from gazal.predictions.prompting import Prompting
 from gazal.recipe.evaluation import EvaluationSection
 
 pytest.importorskip("vllm")

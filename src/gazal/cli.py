@@ -306,12 +306,12 @@ def score(
     from gazal.answers.protocols import OURS
     from gazal.answers.protocols import protocol as protocol_of
     from gazal.evaluation.faithfulness import measure_faithfulness
-    from gazal.evaluation.folder import read_answers
     from gazal.evaluation.lengths import measure_lengths
     from gazal.evaluation.report import details_table, results_table
     from gazal.evaluation.score import score_folder
     from gazal.evaluation.sensitivity import compare_protocols
     from gazal.paper.ledger import write_ledger
+    from gazal.predictions.folder import read_answers
 
     protocol_of(protocol)  # an unknown one stops before anything is read
     answers = read_answers(folder)

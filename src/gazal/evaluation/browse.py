@@ -20,9 +20,9 @@ from gazal import DISCLAIMER
 from gazal.answers.extract import Reason
 from gazal.common.errors import GazalError
 from gazal.common.paths import ROOT
-from gazal.evaluation.folder import read_answers
 from gazal.items.schema import Item
 from gazal.notebook import check_parameters
+from gazal.predictions.folder import read_answers
 from gazal.runs import relative
 
 OUTCOMES = ("all", "right", "wrong", "gained", "lost")

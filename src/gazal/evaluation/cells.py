@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 
 from gazal.data.repeats import repeats
-from gazal.evaluation.progress import not_asked
 from gazal.evaluation.stats import (
     detectable,
     detectable_above,
@@ -23,6 +22,7 @@ from gazal.evaluation.stats import (
     steps_of_k,
 )
 from gazal.items.schema import Item
+from gazal.predictions.file import not_asked
 
 SHORT = ("n", "accuracy", "ci95")
 

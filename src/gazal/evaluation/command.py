@@ -5,25 +5,24 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gazal.common.errors import GazalError
 from gazal.data.benchmarks import BENCHMARKS, benchmark_name, load_benchmarks, sample
-from gazal.evaluation.asked import Asked, LazyEngine, asked_models, save_asked
+from gazal.engines.load import LazyEngine
+from gazal.engines.reply import Engine
 from gazal.evaluation.contamination import measure_contamination
-from gazal.evaluation.folder import PERMUTED, read_not_run, save_items, save_not_run, save_training_items
-from gazal.evaluation.permute import permuted
-from gazal.evaluation.predictions import predict
-from gazal.evaluation.prompting import prompting_of
+from gazal.evaluation.predict import predict
 from gazal.evaluation.report import results_table
 from gazal.evaluation.score import score_folder
+from gazal.evaluation.targets import Asked, asked_models, save_asked
 from gazal.items.reading import read_items
 from gazal.items.schema import Item
+from gazal.predictions.folder import PERMUTED, read_not_run, save_items, save_not_run, save_training_items
+from gazal.predictions.permute import permuted
+from gazal.predictions.prompting import prompting_of
 from gazal.recipe.recipe import Recipe
 from gazal.runs import relative, run_path
-
-if TYPE_CHECKING:  # engines bring torch, which is not needed where all predictions are there
-    from gazal.evaluation.engines import Engine
 
 
 def evaluate_model(
@@ -152,7 +151,7 @@ def evaluate_command(
     then: Callable[[dict[str, Any]], object] = lambda scores: None,
     say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
-    """``gazal evaluate``: models (see :func:`gazal.evaluation.asked.asked_models`) on benchmarks and items files, without any on the
+    """``gazal evaluate``: models (see :func:`gazal.evaluation.targets.asked_models`) on benchmarks and items files, without any on the
     recipe's; prints the table and returns the scores. Run again it goes on, and loads no model whose predictions are complete.
 
     ``changes`` of ``evaluation`` hold for every model, whatever the recipe says of it. Of several models one that fails is a line

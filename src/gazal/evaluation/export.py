@@ -27,10 +27,10 @@ import pandas as pd
 from gazal.common.errors import GazalError
 from gazal.common.files import atomic_write, write_json
 from gazal.evaluation.export_lighteval import as_text, write_lighteval
-from gazal.evaluation.folder import read_answers
-from gazal.evaluation.prompting import Prompting
 from gazal.items.prompts import Prompt
 from gazal.items.schema import Item
+from gazal.predictions.folder import read_answers
+from gazal.predictions.prompting import Prompting
 
 INVALID = "[invalid]"
 
@@ -80,7 +80,7 @@ class Task:
 def export(eval_dir: str | Path, out: str | Path, kind: str) -> list[Path]:
     """Write what ``kind`` (``lm-eval`` or ``lighteval``) would have written; returns the files.
 
-    Raises GazalError for another kind, and as :func:`gazal.evaluation.folder.read_answers` does; also where no benchmark's items lie
+    Raises GazalError for another kind, and as :func:`gazal.predictions.folder.read_answers` does; also where no benchmark's items lie
     beside its predictions: without them there is nothing that these formats hold.
     """
     if kind not in KINDS:

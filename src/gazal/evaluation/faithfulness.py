@@ -15,12 +15,12 @@ import numpy as np
 import pandas as pd
 
 from gazal.common.files import write_json
-from gazal.evaluation.folder import Read, read_answers
 from gazal.evaluation.stats import bootstrap, ratio
 from gazal.items.schema import REASONING_TYPES, Item
 from gazal.knowledge.claims import KINDS, read_steps, structure
 from gazal.knowledge.truth import find_truth
 from gazal.knowledge.verdicts import OUTCOMES, judge
+from gazal.predictions.folder import Read, read_answers
 
 MEASURES = (
     "accuracy",
@@ -60,7 +60,7 @@ def measure_faithfulness(eval_dir: str | Path, answers: Read | None = None) -> d
 
     Intervals are at 95 % and take the item as the unit (:func:`gazal.evaluation.stats.ratio`); of differences the percentile
     bootstrap over items. Answers by log-likelihood are left out. Empty, and no file, where no knowledge-derived item is beside predictions.
-    Raises GazalError as :func:`gazal.evaluation.folder.read_answers` does.
+    Raises GazalError as :func:`gazal.predictions.folder.read_answers` does.
     """
     root, frames, items = answers or read_answers(eval_dir)
     truths = {name: {item.id: truth for item in found if (truth := find_truth(item))} for name, found in items.items()}

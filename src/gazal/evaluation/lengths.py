@@ -15,8 +15,8 @@ import pandas as pd
 from scipy.stats import spearmanr
 
 from gazal.common.files import write_json
-from gazal.evaluation.folder import Read, read_answers
 from gazal.evaluation.stats import interval, paired_interval
+from gazal.predictions.folder import Read, read_answers
 
 FIFTHS = 5
 

@@ -21,7 +21,7 @@ except ImportError:  # Windows: nothing stops a second process there
 from gazal.common.errors import GazalError
 
 if TYPE_CHECKING:
-    from gazal.evaluation.engines import Reply
+    from gazal.engines.reply import Reply
 
 
 def first_line(path: Path) -> Any:
@@ -91,7 +91,7 @@ class Partial:
 
     def read(self, index: int) -> Reply:
         """One saved reply."""
-        from gazal.evaluation.engines import Reply
+        from gazal.engines.reply import Reply
 
         self.handle.seek(self.start[index])
         return Reply(*json.loads(self.handle.read(self.length[index])))
@@ -108,7 +108,7 @@ class Partial:
         return b"[" + b", ".join(pieces) + b"]\n"
 
     def _load(self, header: dict[str, Any], check: Callable[[Any], None]) -> None:
-        from gazal.evaluation.engines import Reply
+        from gazal.engines.reply import Reply
 
         whole = row = 0
         self.handle.seek(0)

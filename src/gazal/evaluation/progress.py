@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gazal.answers.extract import Extraction, Reason
-from gazal.evaluation.permute import origin
+from gazal.engines.reply import Reply
 from gazal.evaluation.stats import interval
 from gazal.items.schema import LETTERS, Item
-
-if TYPE_CHECKING:
-    from gazal.evaluation.engines import Reply
+from gazal.predictions.file import not_asked
+from gazal.predictions.permute import origin
 
 REPORT_SECONDS = 20.0
 REASONS = list(Reason)
@@ -25,11 +23,6 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
-
-
-def not_asked(finish_reason: Any, completion: Any, n_tokens: Any) -> Any:
-    """Whether a prompt left no room in the model's context: an empty completion of no tokens, ended by length. Of values or of columns."""
-    return (finish_reason == "length") & (completion == "") & (n_tokens == 0)
 
 
 class Readings:

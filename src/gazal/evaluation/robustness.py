@@ -10,8 +10,8 @@ import pandas as pd
 
 from gazal.common.errors import GazalError
 from gazal.evaluation.cells import rounded
-from gazal.evaluation.folder import PERMUTED, Answers, read_permuted
 from gazal.evaluation.stats import bootstrap, interval
+from gazal.predictions.folder import PERMUTED, Answers, read_permuted
 
 
 def robustness(root: Path, answers: Answers) -> dict[str, Any]:

@@ -16,11 +16,11 @@ from gazal.common.errors import GazalError
 from gazal.common.files import write_json
 from gazal.evaluation.cells import comparison, could_have_seen, groups_of, score, significant
 from gazal.evaluation.contamination import read_unclean
-from gazal.evaluation.folder import Read, read_answers, read_not_run, regrade, with_grades
 from gazal.evaluation.robustness import robustness
 from gazal.evaluation.stats import holm
 from gazal.items.reading import read_items
 from gazal.items.shortcuts import baselines
+from gazal.predictions.folder import Read, read_answers, read_not_run, regrade, with_grades
 
 
 def score_folder(eval_dir: str | Path, by: str = OURS, answers: Read | None = None) -> dict[str, Any]:

@@ -18,12 +18,12 @@ from gazal.answers.extract import Reason, has_format
 from gazal.answers.protocols import OURS, PROTOCOLS, SEEDS, Grades, grade
 from gazal.common.files import write_json
 from gazal.evaluation.cells import accuracy
-from gazal.evaluation.folder import Read, read_answers, regrade, with_grades
+from gazal.predictions.folder import Read, read_answers, regrade, with_grades
 
 
 def compare_protocols(eval_dir: str | Path, answers: Read | None = None) -> dict[str, Any]:
     """Write ``protocols.json`` beside the predictions (a run folder works too) and return it; same files, same bytes.
-    ``answers``: what :func:`gazal.evaluation.folder.read_answers` gave for it, so that nothing is read twice.
+    ``answers``: what :func:`gazal.predictions.folder.read_answers` gave for it, so that nothing is read twice.
 
     Schema: ``seeds``; ``benchmarks.B.M.P`` = accuracy; ``honest``: ``completions`` = those of this run that keep the format
     and that ours reads, ``agreement.P`` = share of them in which each reading of P is ours; ``forms`` (the same of

@@ -51,9 +51,9 @@ def results_shown(scores: dict[str, Any]) -> str:
 def prompt_shown(recipe: Recipe, item: Item, development: str | None = None) -> str:
     """What the recipe's base model is shown for ``item``, rendered by its own template; ``development``: items file that the
     solved items come from, if there are any. Raises GazalError where the tokenizer cannot be had or refuses the prompt."""
-    from gazal.evaluation.prompting import prompting_of
     from gazal.models.loading import base_path, load_tokenizer
     from gazal.models.rendering import Renderer
+    from gazal.predictions.prompting import prompting_of
 
     prompting = prompting_of(recipe, items=[item], development=development)
     tokenizer = load_tokenizer(base_path(recipe.model), recipe.model.revision)

@@ -9,10 +9,11 @@ import numpy as np
 
 from gazal.common.errors import GazalError
 from gazal.common.files import write_json
-from gazal.evaluation.engines import load_engine
-from gazal.evaluation.predictions import predict, read_predictions
-from gazal.evaluation.prompting import Prompting
+from gazal.engines.load import load_engine
+from gazal.evaluation.predict import predict
 from gazal.items.schema import Item
+from gazal.predictions.file import read_predictions
+from gazal.predictions.prompting import Prompting
 from gazal.recipe.evaluation import EvaluationSection
 from gazal.recipe.recipe import Recipe
 

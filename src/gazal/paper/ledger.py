@@ -9,8 +9,8 @@ from typing import Any
 from gazal.common.files import atomic_write
 from gazal.common.paths import PAPER
 from gazal.data.benchmarks import PARTS, SOURCES
-from gazal.evaluation.asked import read_asked
 from gazal.evaluation.report import in_percent
+from gazal.evaluation.targets import read_asked
 from gazal.paper.claims import check_claims
 from gazal.paper.inputs import read_yaml
 from gazal.paper.table_form import NONE, Table, percent, with_interval

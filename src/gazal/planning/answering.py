@@ -18,8 +18,8 @@ from transformers import PreTrainedConfig
 from gazal.common.devices import Devices
 from gazal.common.errors import GazalError
 from gazal.data.benchmarks import load_benchmarks
-from gazal.evaluation.asked import Asked, asked_models
-from gazal.evaluation.vllm_engine import gpus_for
+from gazal.engines.vllm import gpus_for
+from gazal.evaluation.targets import Asked, asked_models
 from gazal.items.prompts import build_messages
 from gazal.planning.memory import NCCL_FRAMEWORK, Tokens, evaluation_memory, framework
 from gazal.planning.shapes import base_config, known_models, meta_model

@@ -44,7 +44,7 @@ from gazal.common.endpoints import (
 )
 from gazal.common.errors import GazalError
 from gazal.common.files import file_safe
-from gazal.evaluation.engines import Reply
+from gazal.engines.reply import Reply
 from gazal.items.prompts import Prompt
 from gazal.models.identity import identity_of
 from gazal.recipe.evaluation import EvaluationSection

@@ -7,43 +7,27 @@ No list of all prompts or completions is held: memory grows with the items alone
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gazal.answers.extract import Extraction, Reason, extract
 from gazal.common.errors import GazalError
 from gazal.common.files import atomic_write
+from gazal.engines.reply import Engine, Reply
 from gazal.evaluation.partial import Partial, first_line
 from gazal.evaluation.progress import Progress, Readings
-from gazal.evaluation.prompting import Prompting
 from gazal.items.prompts import Prompt
 from gazal.items.schema import Item
+from gazal.predictions.file import SCHEMA, fingerprint, read_header
+from gazal.predictions.prompting import Prompting
 from gazal.recipe.evaluation import EvaluationSection
 
-if TYPE_CHECKING:  # engines bring torch, which reading and scoring do without
-    from gazal.evaluation.engines import Engine, Reply
-
-SCHEMA = pa.schema(
-    [
-        ("item_id", pa.string()),
-        ("sample", pa.int64()),
-        ("completion", pa.string()),
-        ("n_tokens", pa.int64()),
-        ("finish_reason", pa.string()),
-        ("letter", pa.string()),
-        ("reason", pa.string()),
-        ("correct", pa.bool_()),
-    ]
-)
-READ = ("letter", "reason", "correct")  # of these columns, what completions and items say
 SAMPLING = (
     "method",
     "loglik_choice",
@@ -56,18 +40,6 @@ SAMPLING = (
     "stop_when_answered",
 )
 ROW_GROUP = 4096  # rows written at a time
-
-
-def fingerprint(items: Iterable[Item]) -> str:
-    """SHA-256 of what is asked and what counts as right, in order."""
-    digest = hashlib.sha256()
-    for item in items:
-        digest.update(
-            json.dumps(
-                [item.id, item.context, item.question, item.options, item.answer_idx], ensure_ascii=False
-            ).encode()
-        )
-    return digest.hexdigest()
 
 
 class Prompts(Sequence[Prompt]):
@@ -171,7 +143,7 @@ def predict(
     if settings.method == "loglik" and settings.samples > 1:
         raise GazalError(f"evaluation.samples={settings.samples}: log-likelihoods are the same each time; set 1")
     if isinstance(engine, (str, Path)):
-        from gazal.evaluation.engines import load_engine
+        from gazal.engines.load import load_engine
 
         engine = load_engine(engine)
     header = _header(engine, items, settings, prompting, seed)
@@ -241,7 +213,7 @@ def _say_control(engine: Engine, items: list[Item], label: str, say: Callable[[s
 def _reader(settings: EvaluationSection, think_open: bool) -> Callable[[str, Item], Extraction]:
     """How a completion becomes a letter and a reason."""
     if settings.method == "loglik":
-        from gazal.evaluation.loglik import read_letter
+        from gazal.predictions.loglik import read_letter
 
         def likeliest(text: str, item: Item) -> Extraction:
             letter = read_letter(text, settings.loglik_norm)
@@ -295,69 +267,3 @@ def _row(reply: Reply, readings: Readings) -> dict[str, Any]:
         "reason": reason.value,
         "correct": letter == item.answer_idx,
     }
-
-
-def read_header(path: str | Path) -> dict[str, Any] | None:
-    """Model, benchmark, sampling and prompt that a predictions file names; None for a file of other makers. Raises GazalError
-    for a header that is none of ours."""
-    try:
-        metadata = pq.read_schema(path).metadata or {}
-        header = json.loads(metadata.get(b"gazal", b"null"))
-        parts = [header.get("sampling", {}), header.get("prompt", {})] if isinstance(header, dict) else [header or {}]
-        if not all(isinstance(part, dict) for part in parts):
-            raise ValueError("its header is of another form")
-        return header or None
-    except (OSError, pa.ArrowException, ValueError) as error:
-        raise GazalError(f"{path}: not a predictions file ({str(error).splitlines()[0]})") from error
-
-
-def read_predictions(path: str | Path) -> pd.DataFrame:
-    """The rows of a predictions file, checked: columns there and of their types, no item and sample twice, nothing missing.
-
-    Columns of other types are converted where nothing is lost (ids that are numbers, smaller integers); other columns are left out.
-    What can be read from completions and items (``READ``) may be null or, as a column, absent.
-    """
-    try:
-        names = pq.read_schema(path).names
-        if missing := [name for name in SCHEMA.names if name not in (*names, *READ)]:
-            raise GazalError(f"{path}: no column {', '.join(missing)}")
-        table = pq.read_table(path, columns=[name for name in SCHEMA.names if name in names])
-        columns = [
-            _as_in_schema(path, one, table.column(one.name)) if one.name in names else pa.nulls(len(table), one.type)
-            for one in SCHEMA
-        ]
-        table = pa.table(columns, SCHEMA)
-        table.validate(full=True)  # text that is no UTF-8
-        frame = table.to_pandas()
-    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
-        raise GazalError(f"{path}: not a predictions file ({str(error).splitlines()[0]})") from error
-    if not len(frame):
-        raise GazalError(f"{path}: no rows")
-    for name in SCHEMA.names:
-        if name not in READ and frame[name].isna().any():
-            raise GazalError(f"{path}: row {int(frame[name].isna().argmax()) + 1}: {name}: null")
-    if (less := frame["n_tokens"] < 0).any():
-        raise GazalError(
-            f"{path}: row {int(less.argmax()) + 1}: n_tokens: {frame['n_tokens'][less.argmax()]} is no count"
-        )
-    twice = frame.duplicated(["item_id", "sample"])
-    if twice.any():
-        row = int(twice.argmax())
-        raise GazalError(
-            f"{path}: row {row + 1}: item {frame['item_id'][row]!r}, sample {frame['sample'][row]} is there twice"
-        )
-    counts = frame.groupby("item_id").size()
-    if counts.nunique() > 1:
-        raise GazalError(f"{path}: item {counts.idxmin()!r} has {counts.min()} samples, others {counts.max()}")
-    return frame
-
-
-def _as_in_schema(path: str | Path, field: pa.Field, column: pa.ChunkedArray) -> pa.ChunkedArray:
-    try:
-        if pa.types.is_boolean(field.type) and pa.types.is_floating(column.type):
-            column = column.cast(pa.int64())  # 1.0 is true, 0.5 is neither
-        return column.cast(field.type)
-    except pa.ArrowException as error:
-        raise GazalError(
-            f"{path}: {field.name}: expected {field.type}, found {column.type} ({str(error).splitlines()[0]})"
-        ) from error

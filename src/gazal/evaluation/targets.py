@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import gc
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gazal.common.endpoints import public_model
 from gazal.common.errors import GazalError
 from gazal.common.files import file_safe, write_json
-from gazal.evaluation.folder import KEPT
-from gazal.models.identity import fast_dtype, folder_name, identity_of
-from gazal.recipe.evaluation import EvaluationSection
+from gazal.models.identity import folder_name
+from gazal.predictions.folder import KEPT
 from gazal.recipe.recipe import Recipe
-
-if TYPE_CHECKING:  # engines bring torch
-    from gazal.evaluation.engines import Engine
 
 OF_EVALUATION = ("engine", "thinking", "temperature", "top_p", "top_k", "max_new_tokens")
 OF_MODEL = ("system", "prompt_opens_think")
@@ -143,47 +138,3 @@ def read_asked(eval_dir: Path) -> dict[str, dict[str, Any]]:
         )
     except (ValueError, TypeError, AttributeError) as error:
         raise GazalError(f"{path}: not a JSON object of protocols; remove it") from error
-
-
-class LazyEngine:
-    """An :class:`gazal.evaluation.engines.Engine` whose name and identity are known before its model is loaded.
-
-    The model is loaded when something is asked of it; where all predictions are there, never.
-    """
-
-    def __init__(
-        self, spec: str | Path, settings: EvaluationSection, dtype: str | None = None, revision: str | None = None
-    ) -> None:
-        """Raises GazalError for what is no model, and for a hub that cannot be reached."""
-        self.spec, self.settings, self.revision = str(spec), settings, revision
-        self.dtype = dtype if dtype or self.spec.startswith("openai:") else fast_dtype()
-        self.name = folder_name(self.spec)
-        self.identity = identity_of(self.spec, self.dtype, revision, settings.engine)
-        self._loaded: Engine | None = None
-
-    def __getattr__(self, attribute: str) -> Any:
-        if attribute.startswith("_"):
-            raise AttributeError(attribute)
-        return getattr(self._engine(), attribute)
-
-    def _engine(self) -> Engine:
-        from gazal.evaluation.engines import load_engine
-
-        if self._loaded is None:
-            self._loaded = load_engine(
-                self.spec, self.dtype, self.revision, self.settings.engine, self.settings.context, self.identity
-            )
-        return self._loaded
-
-    def close(self) -> None:
-        """Free the model's memory, so that another may be loaded."""
-        engine, self._loaded = self._loaded, None
-        if engine is None:
-            return
-        getattr(engine, "close", lambda: None)()
-        del engine
-        import torch
-
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()

@@ -1,6 +1,6 @@
 """A model run by vLLM, on a GPU machine (``pip install 'gazal[gpu]'``).
 
-Prompts are rendered and tokenised as for :class:`gazal.evaluation.engines.TransformersEngine` and given to vLLM as token ids;
+Prompts are rendered and tokenised as for :class:`gazal.engines.local.TransformersEngine` and given to vLLM as token ids;
 completions come back as token ids, and are decoded and cut by the same functions. vLLM cannot end a request by such
 a rule, so cutting saves nothing here. Each request is drawn by its own seed, so batches do not matter: a kill
 loses the one at work, and what is asked later is what would have been asked.
@@ -20,7 +20,7 @@ from gazal.answers.ending import AnswerEnd
 from gazal.common.errors import GazalError
 from gazal.common.files import file_safe
 from gazal.common.hub import first_line
-from gazal.evaluation.engines import Reply
+from gazal.engines.reply import Reply
 from gazal.items.prompts import Prompt
 from gazal.models.generation import with_eos
 from gazal.models.identity import identity_of

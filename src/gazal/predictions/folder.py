@@ -21,11 +21,11 @@ from gazal.answers.protocols import Grades, grade
 from gazal.common.errors import GazalError
 from gazal.common.files import write_json
 from gazal.data.benchmarks import BENCHMARKS
-from gazal.evaluation.permute import turned
-from gazal.evaluation.predictions import fingerprint, read_header, read_predictions
 from gazal.items.reading import ENDINGS, read_items
 from gazal.items.schema import LETTERS, Item
 from gazal.items.writing import write_items_jsonl
+from gazal.predictions.file import fingerprint, read_header, read_predictions
+from gazal.predictions.permute import turned
 
 STAGES = ("base", "sft", "grpo")
 PERMUTED = "permuted"
@@ -93,7 +93,7 @@ def read_answers(eval_dir: str | Path) -> Read:
     a single model's, with its items in it or, as in a folder of several, beside it. Raises GazalError for a folder without predictions
     and for a file that is broken, incomplete, or of other items than those beside it.
 
-    Frames are in item order, then sample, as :func:`gazal.evaluation.predictions.read_predictions` gives them, letters read
+    Frames are in item order, then sample, as :func:`gazal.predictions.file.read_predictions` gives them, letters read
     anew, with ``group`` (reasoning type, else subject), ``key``, ``format`` (0 or 1; NaN where unknown), ``open`` (the prompt
     opened the think block) and ``likeliest`` (the letter was chosen by log-likelihood, not written); the file and its header are in
     ``frame.attrs["path"]`` and ``frame.attrs["header"]``.
@@ -272,7 +272,7 @@ def _written(frame: pd.DataFrame, asked: list[Item], header: dict[str, Any]) -> 
 
 
 def _likeliest(path: Path, frame: pd.DataFrame, asked: list[Item], header: dict[str, Any]) -> pd.DataFrame:
-    from gazal.evaluation.loglik import read_letter
+    from gazal.predictions.loglik import read_letter
 
     letters = []
     for text, item in zip(frame["completion"], asked, strict=True):

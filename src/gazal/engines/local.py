@@ -1,0 +1,65 @@
+"""What answers prompts: a transformers model in this process, vLLM (:mod:`gazal.engines.vllm`), or a server that
+speaks OpenAI's protocol (:mod:`gazal.engines.server`).
+
+All are asked the same prompts and give the same replies; prediction files do not tell them apart. With
+``settings.stop_when_answered`` a reply ends where :func:`gazal.answers.ending.closed_at` says; stopping there is only the saving.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from gazal.common.files import file_safe
+from gazal.engines.reply import Reply
+from gazal.items.prompts import Prompt
+from gazal.models.generation import generate_batches
+from gazal.models.rendering import Renderer
+from gazal.models.tensors import tensor_hash
+from gazal.recipe.evaluation import EvaluationSection
+
+
+class TransformersEngine:
+    """A causal language model in this process, on the device where it lies.
+
+    ``identity`` defaults to a hash of the parameters; :func:`load_engine` gives one of the files.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        name: str = "model",
+        identity: str | None = None,
+    ) -> None:
+        self.model, self.tokenizer, self.name = model, tokenizer, file_safe(name)
+        self.identity = identity or f"parameters:{tensor_hash(model.named_parameters())}"
+        self.renderer = Renderer(tokenizer, self.name)
+        self.render, self.opens_think = self.renderer.text, self.renderer.opens_think
+
+    def complete(
+        self, prompts: Sequence[Prompt], settings: EvaluationSection, seed: int, done: Collection[int]
+    ) -> Iterator[list[Reply]]:
+        if not len(prompts):
+            return
+        answer_end = self.renderer.answer_end(prompts[0], settings)
+        for batch in generate_batches(
+            self.model,
+            self.tokenizer,
+            self.renderer.token_lists(prompts, settings.thinking),
+            max_new_tokens=settings.max_new_tokens,
+            temperature=settings.temperature,
+            top_p=settings.top_p,
+            top_k=settings.top_k,
+            seed=seed,
+            batch_tokens=settings.batch_tokens,
+            done=done,
+            answer_end=answer_end,
+        ):
+            texts = self.tokenizer.batch_decode([one.ids for one in batch], skip_special_tokens=True)
+            if answer_end:
+                texts = [text[: answer_end.at(text)] for text in texts]
+            yield [
+                Reply(one.index, text, len(one.ids), one.finish_reason) for one, text in zip(batch, texts, strict=True)
+            ]

@@ -1,0 +1,37 @@
+"""A reply, and what every engine gives for prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from typing import NamedTuple, Protocol
+
+from gazal.items.prompts import Prompt
+from gazal.recipe.evaluation import EvaluationSection
+
+
+class Reply(NamedTuple):
+    """``text`` without special tokens; ``n_tokens`` with the EOS; ``finish_reason`` ``stop`` or ``length``."""
+
+    index: int
+    text: str
+    n_tokens: int
+    finish_reason: str
+
+
+class Engine(Protocol):
+    """``name`` is file-safe; ``identity`` changes whenever the model's answers could."""
+
+    name: str
+    identity: str
+
+    def opens_think(self, prompt: Prompt, thinking: str = "template") -> bool | None:
+        """Whether the rendered prompt ends inside ``<think>``; None where the engine cannot see it."""
+
+    def complete(
+        self, prompts: Sequence[Prompt], settings: EvaluationSection, seed: int, done: Collection[int]
+    ) -> Iterator[list[Reply]]:
+        """Replies in batches, without the prompt indices in ``done`` (whole batches of an earlier call).
+
+        ``prompts`` may be built on access: an engine reads each where it needs it and holds no list of them. Where the
+        sequence has an attribute ``opens_think``, that is what the recipe says of prompts that the engine cannot see rendered.
+        """

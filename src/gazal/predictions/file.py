@@ -1,0 +1,113 @@
+"""A predictions file: one row per item and sample, with a header that says what was asked."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from gazal.common.errors import GazalError
+from gazal.items.schema import Item
+
+SCHEMA = pa.schema(
+    [
+        ("item_id", pa.string()),
+        ("sample", pa.int64()),
+        ("completion", pa.string()),
+        ("n_tokens", pa.int64()),
+        ("finish_reason", pa.string()),
+        ("letter", pa.string()),
+        ("reason", pa.string()),
+        ("correct", pa.bool_()),
+    ]
+)
+READ = ("letter", "reason", "correct")  # of these columns, what completions and items say
+
+
+def fingerprint(items: Iterable[Item]) -> str:
+    """SHA-256 of what is asked and what counts as right, in order."""
+    digest = hashlib.sha256()
+    for item in items:
+        digest.update(
+            json.dumps(
+                [item.id, item.context, item.question, item.options, item.answer_idx], ensure_ascii=False
+            ).encode()
+        )
+    return digest.hexdigest()
+
+
+def read_header(path: str | Path) -> dict[str, Any] | None:
+    """Model, benchmark, sampling and prompt that a predictions file names; None for a file of other makers. Raises GazalError
+    for a header that is none of ours."""
+    try:
+        metadata = pq.read_schema(path).metadata or {}
+        header = json.loads(metadata.get(b"gazal", b"null"))
+        parts = [header.get("sampling", {}), header.get("prompt", {})] if isinstance(header, dict) else [header or {}]
+        if not all(isinstance(part, dict) for part in parts):
+            raise ValueError("its header is of another form")
+        return header or None
+    except (OSError, pa.ArrowException, ValueError) as error:
+        raise GazalError(f"{path}: not a predictions file ({str(error).splitlines()[0]})") from error
+
+
+def read_predictions(path: str | Path) -> pd.DataFrame:
+    """The rows of a predictions file, checked: columns there and of their types, no item and sample twice, nothing missing.
+
+    Columns of other types are converted where nothing is lost (ids that are numbers, smaller integers); other columns are left out.
+    What can be read from completions and items (``READ``) may be null or, as a column, absent.
+    """
+    try:
+        names = pq.read_schema(path).names
+        if missing := [name for name in SCHEMA.names if name not in (*names, *READ)]:
+            raise GazalError(f"{path}: no column {', '.join(missing)}")
+        table = pq.read_table(path, columns=[name for name in SCHEMA.names if name in names])
+        columns = [
+            _as_in_schema(path, one, table.column(one.name)) if one.name in names else pa.nulls(len(table), one.type)
+            for one in SCHEMA
+        ]
+        table = pa.table(columns, SCHEMA)
+        table.validate(full=True)  # text that is no UTF-8
+        frame = table.to_pandas()
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+        raise GazalError(f"{path}: not a predictions file ({str(error).splitlines()[0]})") from error
+    if not len(frame):
+        raise GazalError(f"{path}: no rows")
+    for name in SCHEMA.names:
+        if name not in READ and frame[name].isna().any():
+            raise GazalError(f"{path}: row {int(frame[name].isna().argmax()) + 1}: {name}: null")
+    if (less := frame["n_tokens"] < 0).any():
+        raise GazalError(
+            f"{path}: row {int(less.argmax()) + 1}: n_tokens: {frame['n_tokens'][less.argmax()]} is no count"
+        )
+    twice = frame.duplicated(["item_id", "sample"])
+    if twice.any():
+        row = int(twice.argmax())
+        raise GazalError(
+            f"{path}: row {row + 1}: item {frame['item_id'][row]!r}, sample {frame['sample'][row]} is there twice"
+        )
+    counts = frame.groupby("item_id").size()
+    if counts.nunique() > 1:
+        raise GazalError(f"{path}: item {counts.idxmin()!r} has {counts.min()} samples, others {counts.max()}")
+    return frame
+
+
+def _as_in_schema(path: str | Path, field: pa.Field, column: pa.ChunkedArray) -> pa.ChunkedArray:
+    try:
+        if pa.types.is_boolean(field.type) and pa.types.is_floating(column.type):
+            column = column.cast(pa.int64())  # 1.0 is true, 0.5 is neither
+        return column.cast(field.type)
+    except pa.ArrowException as error:
+        raise GazalError(
+            f"{path}: {field.name}: expected {field.type}, found {column.type} ({str(error).splitlines()[0]})"
+        ) from error
+
+
+def not_asked(finish_reason: Any, completion: Any, n_tokens: Any) -> Any:
+    """Whether a prompt left no room in the model's context: an empty completion of no tokens, ended by length. Of values or of columns."""
+    return (finish_reason == "length") & (completion == "") & (n_tokens == 0)
