@@ -19,13 +19,13 @@ import gazal.sft.train  # noqa: F401
 from gazal.data.cards import write_cards
 from gazal.data.splits import make_splits
 from gazal.evaluation.command import evaluate_stages
-from gazal.evaluation.faithfulness import measure_faithfulness
-from gazal.evaluation.lengths import measure_lengths
-from gazal.evaluation.score import score_folder
-from gazal.evaluation.sensitivity import compare_protocols
 from gazal.paper.make import make_paper
 from gazal.recipe.recipe import Recipe
 from gazal.runs import RunFolder
+from gazal.scoring.faithfulness import measure_faithfulness
+from gazal.scoring.lengths import measure_lengths
+from gazal.scoring.protocol_comparison import compare_protocols
+from gazal.scoring.score import score_folder
 from gazal.training.worker import train
 
 PARENTS = {"data": [], "sft": ["data"], "grpo": ["data", "sft"], "eval": ["data", "sft", "grpo"], "figures": ["eval"]}

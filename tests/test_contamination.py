@@ -11,11 +11,11 @@ from test_scoring import ITEMS, folder, rows
 
 from gazal.common.errors import GazalError
 from gazal.common.files import write_json
-from gazal.evaluation.contamination import FILE, measure_contamination, read_unclean, unclean
-from gazal.evaluation.score import score_folder
 from gazal.items.schema import Item
 from gazal.items.writing import write_items_parquet
 from gazal.recipe.data import CurationSection
+from gazal.scoring.contamination import FILE, measure_contamination, read_unclean, unclean
+from gazal.scoring.score import score_folder
 
 STEM = "A 45-year-old man with sarcoidosis presents to the clinic with a painful red eye, photophobia and blurred vision for three days"
 

@@ -14,12 +14,12 @@ from gazal.common.files import sha256
 from gazal.engines.load import load_engine
 from gazal.engines.local import TransformersEngine, file_safe
 from gazal.evaluation.command import evaluate_command, evaluate_stages
-from gazal.evaluation.score import score_folder
 from gazal.items.writing import write_items_jsonl, write_items_parquet
 from gazal.knowledge.generate import synthesize
 from gazal.models.loading import load_model, load_tokenizer
 from gazal.predictions.file import read_predictions
 from gazal.recipe.recipe import Recipe
+from gazal.scoring.score import score_folder
 
 RECIPE = Recipe.model_validate({"evaluation": {"max_new_tokens": 8, "benchmarks": ["medqa"]}})
 

@@ -17,13 +17,13 @@ from typer.testing import CliRunner
 
 from gazal.cli import app
 from gazal.common.errors import GazalError
-from gazal.evaluation.export import export
 from gazal.evaluation.predict import predict
-from gazal.evaluation.score import score_folder
 from gazal.predictions.file import SCHEMA
 from gazal.predictions.folder import save_items
 from gazal.predictions.prompting import Prompting
 from gazal.recipe.evaluation import EvaluationSection
+from gazal.scoring.export import export
+from gazal.scoring.score import score_folder
 
 ITEMS = [make_item(n, subject="s", context=["seen"]) for n in range(10)]
 

@@ -21,8 +21,6 @@ from scipy.stats import entropy
 from typer.testing import CliRunner
 
 from gazal.cli import app
-from gazal.evaluation.faithfulness import measure_faithfulness, ratio
-from gazal.evaluation.stats import interval
 from gazal.items.prompts import completion_text
 from gazal.items.schema import REASONING_TYPES, Item
 from gazal.knowledge.claims import read_steps, structure
@@ -33,6 +31,8 @@ from gazal.knowledge.truth import Truth, find_truth
 from gazal.knowledge.verdicts import OUTCOMES, Verdict, judge
 from gazal.predictions.file import SCHEMA, fingerprint
 from gazal.predictions.folder import save_items
+from gazal.scoring.faithfulness import measure_faithfulness, ratio
+from gazal.scoring.stats import interval
 
 EACH = 1050  # items a variety: 2,100 in all, with two traces each
 KEPT = {"id", "question", "options", "answer_idx", "reasoning_type", "subject", "source"}

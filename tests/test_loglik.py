@@ -19,7 +19,6 @@ from gazal.engines.load import load_engine
 from gazal.engines.reply import Reply
 from gazal.evaluation.loglik import replies
 from gazal.evaluation.predict import predict
-from gazal.evaluation.score import score_folder
 from gazal.models import likelihood
 from gazal.models.likelihood import Encoded, Scored, encode, score_batch
 from gazal.predictions.file import read_predictions
@@ -27,6 +26,7 @@ from gazal.predictions.folder import save_items
 from gazal.predictions.loglik import choices, read_letter, to_completion
 from gazal.predictions.prompting import Prompting
 from gazal.recipe.evaluation import EvaluationSection
+from gazal.scoring.score import score_folder
 
 ITEMS = [make_item(n, 2 + n % 5, question=f"Question {n} " + "with a tail " * (7 * n % 11) + "?") for n in range(12)]
 STYLES = {"plain": Prompting(style="plain"), "chat": Prompting(system="Be brief.")}

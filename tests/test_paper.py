@@ -16,7 +16,6 @@ from paper_run import build_run, scores
 
 from gazal.common.errors import GazalError
 from gazal.common.paths import PAPER
-from gazal.evaluation.report import in_percent
 from gazal.paper.claims import check_claims
 from gazal.paper.compile import compile_paper, stage_sources
 from gazal.paper.evaluation_figures import above_chance, fig_deltas, fig_lengths, fig_subjects
@@ -27,6 +26,7 @@ from gazal.paper.make import make_paper
 from gazal.paper.style import save_figure
 from gazal.paper.table_form import Table, escape_latex, escape_markdown, p_value, percent
 from gazal.paper.tables import contamination_table, make_tables
+from gazal.scoring.report import in_percent
 
 FIGURES = ("sft_loss", "grpo_rewards", "stages", "benchmarks", "deltas", "subjects", "lengths", "data_composition")
 NEW = ("p_holm", "n", "detectable")  # of a paired test; a run scored before them still gives its paper

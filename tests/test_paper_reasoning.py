@@ -13,8 +13,6 @@ from test_faithfulness import write
 from test_paper import paper_text
 
 from gazal.common.errors import GazalError
-from gazal.evaluation.faithfulness import measure_faithfulness
-from gazal.evaluation.score import score_folder
 from gazal.items.prompts import completion_text
 from gazal.items.schema import Item
 from gazal.knowledge.generate import synthesize
@@ -23,6 +21,8 @@ from gazal.paper.inputs import read_results
 from gazal.paper.reasoning import faithfulness_table, fig_faithfulness, judged, structure_table
 from gazal.paper.style import save_figure
 from gazal.predictions.folder import read_answers
+from gazal.scoring.faithfulness import measure_faithfulness
+from gazal.scoring.score import score_folder
 
 
 def planted(item: Item, name: str) -> str:

@@ -18,13 +18,13 @@ from gazal.common.errors import GazalError
 from gazal.engines.reply import Reply
 from gazal.evaluation.command import evaluate_model
 from gazal.evaluation.progress import Readings
-from gazal.evaluation.score import score_folder
-from gazal.evaluation.stats import interval
 from gazal.items.reading import read_items
 from gazal.items.schema import Item
 from gazal.predictions.file import read_predictions
 from gazal.predictions.permute import names_letters, orders, origin, permuted, reorder
 from gazal.recipe.recipe import Recipe
+from gazal.scoring.score import score_folder
+from gazal.scoring.stats import interval
 
 
 def with_options(*texts: str, key: str = "A", **fields: object) -> Item:

@@ -18,12 +18,12 @@ from hypothesis import strategies as st
 
 from gazal.answers.protocols import OURS, PROTOCOLS, SEEDS, grade
 from gazal.common.errors import GazalError
-from gazal.evaluation.report import results_table
-from gazal.evaluation.score import score_folder
-from gazal.evaluation.sensitivity import compare_protocols, honest_forms, red_team
 from gazal.predictions.file import SCHEMA
 from gazal.predictions.folder import save_items
 from gazal.rewards.red_team import read_cases
+from gazal.scoring.protocol_comparison import compare_protocols, honest_forms, red_team
+from gazal.scoring.report import results_table
+from gazal.scoring.score import score_folder
 
 OPTIONS = {"A": "Aspirin", "B": "Warfarin", "C": "Heparin", "D": "Metformin"}
 OTHERS = [name for name in PROTOCOLS if name != OURS]

@@ -18,14 +18,14 @@ import readme_tables as bench
 from test_faithfulness import write
 
 from gazal.common.errors import GazalError
-from gazal.evaluation.faithfulness import measure_faithfulness
-from gazal.evaluation.score import score_folder
 from gazal.items.prompts import completion_text
 from gazal.knowledge.generate import synthesize
 from gazal.paper.evaluation_tables import results_table
 from gazal.paper.inputs import read_results
 from gazal.predictions.file import fingerprint
 from gazal.predictions.folder import read_answers
+from gazal.scoring.faithfulness import measure_faithfulness
+from gazal.scoring.score import score_folder
 
 QUIZ = [make_item(n) for n in range(10)]
 YES_NO = [make_item(n, 3).model_copy(update={"options": {"A": "yes", "B": "no", "C": "maybe"}}) for n in range(6)]

@@ -18,12 +18,12 @@ from typer.testing import CliRunner
 
 from gazal.cli import app
 from gazal.common.errors import GazalError
-from gazal.evaluation.report import details_table, results_table
-from gazal.evaluation.score import score_folder, scores_frame
-from gazal.evaluation.sensitivity import compare_protocols
 from gazal.items.writing import write_items_parquet
 from gazal.predictions.file import SCHEMA, fingerprint, read_predictions
 from gazal.predictions.folder import read_answers, save_items, save_not_run, save_training_items
+from gazal.scoring.protocol_comparison import compare_protocols
+from gazal.scoring.report import details_table, results_table
+from gazal.scoring.score import score_folder, scores_frame
 
 KINDS = ("diagnosis", "treatment")
 ITEMS = [make_item(n, reasoning_type=KINDS[n % 2]) for n in range(12)]

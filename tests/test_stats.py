@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 from statsmodels.stats.proportion import proportion_confint
 
-from gazal.evaluation.stats import (
+from gazal.scoring.stats import (
     POWER,
     RESAMPLES,
     bootstrap,

@@ -305,13 +305,13 @@ def score(
     """Score again from predictions alone; no model needed. By another protocol: scores.PROTOCOL.json, beside ours."""
     from gazal.answers.protocols import OURS
     from gazal.answers.protocols import protocol as protocol_of
-    from gazal.evaluation.faithfulness import measure_faithfulness
-    from gazal.evaluation.lengths import measure_lengths
-    from gazal.evaluation.report import details_table, results_table
-    from gazal.evaluation.score import score_folder
-    from gazal.evaluation.sensitivity import compare_protocols
     from gazal.paper.ledger import write_ledger
     from gazal.predictions.folder import read_answers
+    from gazal.scoring.faithfulness import measure_faithfulness
+    from gazal.scoring.lengths import measure_lengths
+    from gazal.scoring.protocol_comparison import compare_protocols
+    from gazal.scoring.report import details_table, results_table
+    from gazal.scoring.score import score_folder
 
     protocol_of(protocol)  # an unknown one stops before anything is read
     answers = read_answers(folder)
@@ -332,7 +332,7 @@ def export_command(
     kind: Annotated[str, typer.Option("--format", help="lm-eval or lighteval.")],
 ) -> None:
     """Predictions as the result files of lm-eval or lighteval; no model needed."""
-    from gazal.evaluation.export import export
+    from gazal.scoring.export import export
 
     for path in export(folder, out, kind):
         print(path)
@@ -405,9 +405,9 @@ def reproduce(
     """Run the five notebooks; an interrupted run continues."""
     import json
 
-    from gazal.evaluation.report import results_table
     from gazal.reproduce import reproduce as reproduce_run
     from gazal.runs import relative
+    from gazal.scoring.report import results_table
 
     folder = reproduce_run(recipe, overrides, run, benchmarks)
     print("\n" + results_table(json.loads((folder / "eval" / "scores.json").read_text(encoding="utf-8"))))

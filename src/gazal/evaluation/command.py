@@ -11,10 +11,7 @@ from gazal.common.errors import GazalError
 from gazal.data.benchmarks import BENCHMARKS, benchmark_name, load_benchmarks, sample
 from gazal.engines.load import LazyEngine
 from gazal.engines.reply import Engine
-from gazal.evaluation.contamination import measure_contamination
 from gazal.evaluation.predict import predict
-from gazal.evaluation.report import results_table
-from gazal.evaluation.score import score_folder
 from gazal.evaluation.targets import Asked, asked_models, save_asked
 from gazal.items.reading import read_items
 from gazal.items.schema import Item
@@ -23,6 +20,9 @@ from gazal.predictions.permute import permuted
 from gazal.predictions.prompting import prompting_of
 from gazal.recipe.recipe import Recipe
 from gazal.runs import relative, run_path
+from gazal.scoring.contamination import measure_contamination
+from gazal.scoring.report import results_table
+from gazal.scoring.score import score_folder
 
 
 def evaluate_model(

@@ -9,10 +9,10 @@ import numpy as np
 
 from gazal.answers.extract import Extraction, Reason
 from gazal.engines.reply import Reply
-from gazal.evaluation.stats import interval
 from gazal.items.schema import LETTERS, Item
 from gazal.predictions.file import not_asked
 from gazal.predictions.permute import origin
+from gazal.scoring.stats import interval
 
 REPORT_SECONDS = 20.0
 REASONS = list(Reason)
@@ -55,7 +55,7 @@ class Readings:
         return Extraction(LETTERS[letter - 1] if letter else None, REASONS[self.reasons[index]])
 
     def accuracy(self) -> tuple[float, float, float]:
-        """Mean accuracy of the items that have answers so far, and its 95 % Wilson interval (:func:`gazal.evaluation.stats.interval`)."""
+        """Mean accuracy of the items that have answers so far, and its 95 % Wilson interval (:func:`gazal.scoring.stats.interval`)."""
         known = self.asked > 0
         means = self.right[known] / self.asked[known]
         return float(means.mean()), *interval(means, int(self.asked.max()))

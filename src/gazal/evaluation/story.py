@@ -7,9 +7,9 @@ from typing import Any
 import pandas as pd
 from pandas.io.formats.style import Styler
 
-from gazal.evaluation.report import results_table
 from gazal.items.schema import Item
 from gazal.recipe.recipe import Recipe
+from gazal.scoring.report import results_table
 
 ASKED = (
     "method",
@@ -43,7 +43,7 @@ def settings_table(recipe: Recipe) -> Styler:
 
 
 def results_shown(scores: dict[str, Any]) -> str:
-    """:func:`gazal.evaluation.report.results_table` with its sentences as a list: as one paragraph nobody reads them."""
+    """:func:`gazal.scoring.report.results_table` with its sentences as a list: as one paragraph nobody reads them."""
     table, _, notes = results_table(scores).partition("\n\n")
     return "\n".join([table, "", *(f"- {note}" for note in notes.splitlines())])
 

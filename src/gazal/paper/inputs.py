@@ -14,9 +14,9 @@ from gazal.answers.protocols import OURS, PROTOCOLS
 from gazal.common.errors import GazalError
 from gazal.common.files import read_jsonl
 from gazal.common.paths import PAPER
-from gazal.evaluation.contamination import unclean
-from gazal.evaluation.report import in_percent
 from gazal.items.schema import REASONING_TYPES
+from gazal.scoring.contamination import unclean
+from gazal.scoring.report import in_percent
 
 TEST = "test"  # the embedded test's name in scores.json
 STAGES = {"base": "Base", "sft": "SFT", "grpo": "GRPO"}

@@ -9,13 +9,13 @@ from typing import Any
 from gazal.common.files import atomic_write
 from gazal.common.paths import PAPER
 from gazal.data.benchmarks import PARTS, SOURCES
-from gazal.evaluation.report import in_percent
 from gazal.evaluation.targets import read_asked
 from gazal.paper.claims import check_claims
 from gazal.paper.inputs import read_yaml
 from gazal.paper.table_form import NONE, Table, percent, with_interval
 from gazal.recipe.load import load_recipe
 from gazal.runs import relative
+from gazal.scoring.report import in_percent
 
 NOT_RUN = "not run"
 PROTOCOL_WORDS = {

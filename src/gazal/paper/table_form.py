@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from gazal.evaluation.report import in_percent
 from gazal.paper.inputs import STAGES
+from gazal.scoring.report import in_percent
 
 NONE = "–"
 LATEX = {

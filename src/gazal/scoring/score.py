@@ -14,13 +14,13 @@ import pandas as pd
 from gazal.answers.protocols import OURS, protocol
 from gazal.common.errors import GazalError
 from gazal.common.files import write_json
-from gazal.evaluation.cells import comparison, could_have_seen, groups_of, score, significant
-from gazal.evaluation.contamination import read_unclean
-from gazal.evaluation.robustness import robustness
-from gazal.evaluation.stats import holm
 from gazal.items.reading import read_items
 from gazal.items.shortcuts import baselines
 from gazal.predictions.folder import Read, read_answers, read_not_run, regrade, with_grades
+from gazal.scoring.cells import comparison, could_have_seen, groups_of, score, significant
+from gazal.scoring.contamination import read_unclean
+from gazal.scoring.robustness import robustness
+from gazal.scoring.stats import holm
 
 
 def score_folder(eval_dir: str | Path, by: str = OURS, answers: Read | None = None) -> dict[str, Any]:
@@ -40,7 +40,7 @@ def score_folder(eval_dir: str | Path, by: str = OURS, answers: Read | None = No
     rows of ``paired``: each benchmark and pair of models is one test; what ``by`` holds for groups is no part of that family and
     is not adjusted), detectable (the smallest true difference that this n would have shown with 80 % power, at the share of items
     on which the two differ here; None where none is). ``baselines.B.name`` = accuracy; ``not_run.B`` = reason;
-    ``robustness.M.B``: :func:`gazal.evaluation.robustness.robustness`.
+    ``robustness.M.B``: :func:`gazal.scoring.robustness.robustness`.
 
     ``by`` another protocol than ours: ``scores.<by>.json``, where reasons say how letters were come by and
     nothing is paired; without items beside the predictions that raises GazalError. So does what :func:`read_answers`

@@ -24,7 +24,7 @@ from gazal.items.prompts import Prompt
 from gazal.items.schema import Item
 
 if TYPE_CHECKING:
-    from gazal.evaluation.export import Task
+    from gazal.scoring.export import Task
 
 
 def as_text(prompt: Prompt) -> str:

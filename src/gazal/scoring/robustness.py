@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 
 from gazal.common.errors import GazalError
-from gazal.evaluation.cells import rounded
-from gazal.evaluation.stats import bootstrap, interval
 from gazal.predictions.folder import PERMUTED, Answers, read_permuted
+from gazal.scoring.cells import rounded
+from gazal.scoring.stats import bootstrap, interval
 
 
 def robustness(root: Path, answers: Answers) -> dict[str, Any]:

@@ -17,8 +17,8 @@ import numpy as np
 from gazal.answers.extract import Reason, has_format
 from gazal.answers.protocols import OURS, PROTOCOLS, SEEDS, Grades, grade
 from gazal.common.files import write_json
-from gazal.evaluation.cells import accuracy
 from gazal.predictions.folder import Read, read_answers, regrade, with_grades
+from gazal.scoring.cells import accuracy
 
 
 def compare_protocols(eval_dir: str | Path, answers: Read | None = None) -> dict[str, Any]:
@@ -28,7 +28,7 @@ def compare_protocols(eval_dir: str | Path, answers: Read | None = None) -> dict
     Schema: ``seeds``; ``benchmarks.B.M.P`` = accuracy; ``honest``: ``completions`` = those of this run that keep the format
     and that ours reads, ``agreement.P`` = share of them in which each reading of P is ours; ``forms`` (the same of
     :func:`honest_forms`) and ``red_team`` (:func:`red_team`). Benchmarks without items beside them are left out; where none
-    is left, nothing is written. Raises GazalError as :func:`gazal.evaluation.score.score_folder` does.
+    is left, nothing is written. Raises GazalError as :func:`gazal.scoring.score.score_folder` does.
     """
     root, frames, items = answers or read_answers(eval_dir)
     benchmarks: dict[str, dict[str, dict[str, float]]] = {}

@@ -5,7 +5,7 @@
 the mean over an item's completions, ``acc_stderr,none`` its standard error over items ("N/A" for one item); by log-likelihood
 divided by characters the metric is ``acc_norm``. A letter that was not read is ``[invalid]``.
 
-``lighteval``: see :mod:`gazal.evaluation.export_lighteval`.
+``lighteval``: see :mod:`gazal.scoring.export_lighteval`.
 
 Files are named by the time at which the predictions were written (UTC). What predictions do not hold is left out: prompts are
 as messages (not by the model's template) and without solved items, there are no token ids, and whether an option was greedy is "None".
@@ -26,11 +26,11 @@ import pandas as pd
 
 from gazal.common.errors import GazalError
 from gazal.common.files import atomic_write, write_json
-from gazal.evaluation.export_lighteval import as_text, write_lighteval
 from gazal.items.prompts import Prompt
 from gazal.items.schema import Item
 from gazal.predictions.folder import read_answers
 from gazal.predictions.prompting import Prompting
+from gazal.scoring.export_lighteval import as_text, write_lighteval
 
 INVALID = "[invalid]"
 

@@ -9,7 +9,9 @@ import numpy as np
 import pandas as pd
 
 from gazal.data.repeats import repeats
-from gazal.evaluation.stats import (
+from gazal.items.schema import Item
+from gazal.predictions.file import not_asked
+from gazal.scoring.stats import (
     detectable,
     detectable_above,
     effective_size,
@@ -21,8 +23,6 @@ from gazal.evaluation.stats import (
     pass_at_k,
     steps_of_k,
 )
-from gazal.items.schema import Item
-from gazal.predictions.file import not_asked
 
 SHORT = ("n", "accuracy", "ci95")
 
@@ -85,7 +85,7 @@ def cell(frame: pd.DataFrame) -> dict[str, Any]:
 
 
 def score(frame: pd.DataFrame, items: list[Item], unclean: set[str] | None, ours: bool = True) -> dict[str, Any]:
-    """A model's entry for one benchmark (schema: :func:`gazal.evaluation.score.score_folder`). ``ours``: letters are our
+    """A model's entry for one benchmark (schema: :func:`gazal.scoring.score.score_folder`). ``ours``: letters are our
     extractor's, so that votes and classes mean something."""
     samples = samples_of(frame)
     entry = {

@@ -15,12 +15,12 @@ import numpy as np
 import pandas as pd
 
 from gazal.common.files import write_json
-from gazal.evaluation.stats import bootstrap, ratio
 from gazal.items.schema import REASONING_TYPES, Item
 from gazal.knowledge.claims import KINDS, read_steps, structure
 from gazal.knowledge.truth import find_truth
 from gazal.knowledge.verdicts import OUTCOMES, judge
 from gazal.predictions.folder import Read, read_answers
+from gazal.scoring.stats import bootstrap, ratio
 
 MEASURES = (
     "accuracy",
@@ -58,7 +58,7 @@ def measure_faithfulness(eval_dir: str | Path, answers: Read | None = None) -> d
     benchmark, ``all`` and ``by.TYPE``: for each of ``COMPARED`` that both have ``delta`` (b minus a) and ``ci95``. ``unsettled.B``: items that
     name a source which does not give their question and key (another release?); they are left out.
 
-    Intervals are at 95 % and take the item as the unit (:func:`gazal.evaluation.stats.ratio`); of differences the percentile
+    Intervals are at 95 % and take the item as the unit (:func:`gazal.scoring.stats.ratio`); of differences the percentile
     bootstrap over items. Answers by log-likelihood are left out. Empty, and no file, where no knowledge-derived item is beside predictions.
     Raises GazalError as :func:`gazal.predictions.folder.read_answers` does.
     """

@@ -15,8 +15,8 @@ import pandas as pd
 from scipy.stats import spearmanr
 
 from gazal.common.files import write_json
-from gazal.evaluation.stats import interval, paired_interval
 from gazal.predictions.folder import Read, read_answers
+from gazal.scoring.stats import interval, paired_interval
 
 FIFTHS = 5
 
@@ -30,7 +30,7 @@ def measure_lengths(eval_dir: str | Path, answers: Read | None = None) -> dict[s
     groups, ``gain`` (accuracy less the group's, as shares), with ci95. Completions of one length share a fifth: one may be
     absent. ``within`` is empty where there are no two groups. ``rho`` and ``rho_within``: Spearman's correlation of the
     same, item by item, ``{"rho", "p"}``, None where either is constant. Models that write nothing (log-likelihood) are left out.
-    Raises GazalError as :func:`gazal.evaluation.score.score_folder` does.
+    Raises GazalError as :func:`gazal.scoring.score.score_folder` does.
     """
     root, frames, _ = answers or read_answers(eval_dir)
     benchmarks: dict[str, dict[str, Any]] = {}
