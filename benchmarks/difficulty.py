@@ -24,12 +24,12 @@ from transformers import TrainerCallback
 from gazal.common.files import atomic_write, read_jsonl
 from gazal.engines.load import load_engine
 from gazal.evaluation.predict import predict
-from gazal.grpo.train import train_grpo
 from gazal.items.reading import read_items
 from gazal.predictions.file import read_predictions
 from gazal.predictions.prompting import prompting_of
 from gazal.recipe.recipe import Recipe
 from gazal.scoring.stats import interval, paired_interval, paired_p
+from gazal.training.grpo import train_grpo
 
 RESULTS = Path(__file__).resolve().parent / "results" / "difficulty.md"
 

@@ -24,11 +24,11 @@ from transformers import PrinterCallback
 from trl import GRPOTrainer
 
 from gazal.common.files import atomic_write
-from gazal.grpo.train import grpo_dataset, grpo_trainer
 from gazal.knowledge.generate import synthesize
 from gazal.models.loading import load_model, load_tokenizer, lora_config
 from gazal.recipe.recipe import Recipe
 from gazal.rewards.trl import trl_reward_functions
+from gazal.training.grpo import grpo_dataset, grpo_trainer
 
 OUT = Path(__file__).parent / "results" / "grpo_step.md"
 UNSAID = "<file_sep>"

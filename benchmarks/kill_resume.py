@@ -23,7 +23,7 @@ import psutil
 from gazal.common.errors import GazalError
 from gazal.common.files import sha256
 from gazal.runs import STAGES
-from gazal.training.log import TIMES
+from gazal.trainer.metrics import TIMES
 
 GROUPS = {
     "adapters": "*/adapter/*",

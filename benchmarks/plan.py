@@ -25,8 +25,6 @@ from transformers import Qwen3Config, Qwen3ForCausalLM, TrainerCallback
 from gazal.common.devices import read_devices
 from gazal.common.errors import GazalError
 from gazal.common.files import atomic_write
-from gazal.grpo.rollouts import encode_prompts
-from gazal.grpo.train import train_grpo
 from gazal.items.prompts import build_messages, completion_text, question_text
 from gazal.items.reading import read_items
 from gazal.items.writing import write_items_jsonl
@@ -37,7 +35,9 @@ from gazal.planning.command import NAMES
 from gazal.planning.memory import Tokens, stage_memory
 from gazal.planning.shapes import base_config
 from gazal.recipe.recipe import Recipe
-from gazal.sft.train import sft_dataset, train_sft
+from gazal.training.grpo import train_grpo
+from gazal.training.rollouts import encode_prompts
+from gazal.training.sft import sft_dataset, train_sft
 
 OUT = Path(__file__).parent / "results" / "plan.md"
 SIZES = {  # layers, hidden, intermediate, heads, kv heads, head_dim, vocabulary, tied; the first is the embedded base's shape

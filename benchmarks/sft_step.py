@@ -24,9 +24,9 @@ from gazal.common.files import atomic_write
 from gazal.knowledge.generate import synthesize
 from gazal.models.loading import base_path, load_model, load_tokenizer, lora_config
 from gazal.recipe.load import load_recipe
-from gazal.sft.train import sft_dataset, sft_trainer
-from gazal.training.health import Health
-from gazal.training.log import MetricsLog
+from gazal.trainer.health import Health
+from gazal.trainer.metrics import MetricsLog
+from gazal.training.sft import sft_dataset, sft_trainer
 
 OUT = Path(__file__).parent / "results" / "sft_step.md"
 WARM = 4  # steps not counted

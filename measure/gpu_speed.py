@@ -17,8 +17,6 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from gazal.common.devices import Devices, known_devices
 from gazal.common.paths import EMBEDDED
-from gazal.grpo.rollouts import MergedModel
-from gazal.grpo.train import grpo_trainer
 from gazal.items.schema import TrainingExample
 from gazal.models.generation import generate
 from gazal.models.loading import load_tokenizer, lora_config
@@ -28,7 +26,9 @@ from gazal.planning.work import generation_seconds, stage_work
 from gazal.recipe.load import load_recipe
 from gazal.recipe.recipe import ModelSection, Recipe
 from gazal.rewards.trl import trl_reward_functions
-from gazal.sft.train import sft_dataset, sft_trainer
+from gazal.training.grpo import grpo_trainer
+from gazal.training.rollouts import MergedModel
+from gazal.training.sft import sft_dataset, sft_trainer
 
 UTILISATION = 0.4  # that plans assume
 WARM = 2  # steps that are not counted
@@ -96,7 +96,7 @@ def trained_from(make: Callable[[], PreTrainedModel]) -> Iterator[None]:
     def load(recipe: Recipe, stage: str, *_: Any) -> tuple[PreTrainedModel, Any]:
         return make().train(), lora_config(getattr(recipe, stage).adapter)
 
-    with patch("gazal.sft.train.load_trainable", load), patch("gazal.grpo.train.load_trainable", load):
+    with patch("gazal.training.sft.load_trainable", load), patch("gazal.training.grpo.load_trainable", load):
         yield
 
 

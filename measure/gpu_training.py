@@ -28,8 +28,6 @@ from transformers import TrainerCallback
 from gazal.common.errors import GazalError
 from gazal.common.files import atomic_write, write_json
 from gazal.common.paths import EMBEDDED
-from gazal.grpo.rollouts import encode_prompts
-from gazal.grpo.train import train_grpo
 from gazal.items.prompts import build_messages
 from gazal.items.reading import read_items
 from gazal.items.schema import Item
@@ -39,9 +37,11 @@ from gazal.models.loading import load_model, load_tokenizer
 from gazal.recipe.load import dump_recipe, load_recipe
 from gazal.recipe.recipe import Recipe
 from gazal.runs import CHECKPOINTS
-from gazal.sft.train import sft_dataset, sft_trainer, train_sft
+from gazal.trainer.checkpoints import checkpoints
 from gazal.training import launch
-from gazal.training.checkpoints import checkpoints
+from gazal.training.grpo import train_grpo
+from gazal.training.rollouts import encode_prompts
+from gazal.training.sft import sft_dataset, sft_trainer, train_sft
 
 BF16 = ("model.dtype=bfloat16", "sft.bf16=true", "grpo.bf16=true")
 TRAINER = ("grpo.rollouts=trainer",)  # a 4-bit or sharded policy has no merged copy

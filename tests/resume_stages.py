@@ -14,8 +14,8 @@ import transformers
 import trl.trainer.grpo_trainer
 import trl.trainer.sft_trainer  # noqa: F401
 
-import gazal.grpo.train
-import gazal.sft.train  # noqa: F401
+import gazal.training.grpo
+import gazal.training.sft  # noqa: F401
 from gazal.data.cards import write_cards
 from gazal.data.splits import make_splits
 from gazal.evaluation.command import evaluate_stages

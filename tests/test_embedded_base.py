@@ -10,12 +10,12 @@ from gazal.common.files import sha256
 from gazal.common.paths import EMBEDDED
 from gazal.data.sources import BUCKETS
 from gazal.engines.load import load_engine
-from gazal.grpo.rollouts import encode_prompts
 from gazal.items.prompts import SYSTEM, build_messages
 from gazal.knowledge.base_train import BASE_BUCKETS, BaseTraining, probe, train_base
 from gazal.knowledge.generate import draw
 from gazal.models.generation import generate
 from gazal.models.loading import load_model, load_tokenizer
+from gazal.training.rollouts import encode_prompts
 
 
 @pytest.fixture(scope="module")

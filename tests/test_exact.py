@@ -14,14 +14,14 @@ from peft import PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from gazal.common.errors import GazalError
-from gazal.grpo.rollouts import MergedModel
 from gazal.items.prompts import build_messages
 from gazal.knowledge.generate import synthesize
 from gazal.models.loading import load_model, load_tokenizer, lora_config, save_adapter
 from gazal.recipe.recipe import Recipe
 from gazal.recipe.training import AdapterSection
-from gazal.sft.train import train_sft
-from gazal.training.exact import largest_error, last_logits, merge, parity, split_hashes, tensor_hash
+from gazal.trainer.proof import largest_error, last_logits, merge, parity, split_hashes, tensor_hash
+from gazal.training.rollouts import MergedModel
+from gazal.training.sft import train_sft
 
 PROMPTS = [build_messages(item, "") for item in synthesize(64, 5, variety="plain")]
 

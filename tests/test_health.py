@@ -11,16 +11,16 @@ from hypothesis import strategies as st
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from gazal.common.errors import GazalError
-from gazal.grpo import train as grpo_train
-from gazal.grpo.train import train_grpo
 from gazal.items.schema import Item
 from gazal.knowledge.generate import synthesize
 from gazal.recipe.recipe import Recipe
 from gazal.recipe.rewards import COMPONENTS
 from gazal.recipe.training import HealthSection
-from gazal.sft.train import train_sft
-from gazal.training.checkpoints import checkpoints, is_whole
-from gazal.training.health import ACCURACY, ENTROPY, FORMAT, TRUNCATED, ZERO_SIGNAL, Health, fault
+from gazal.trainer.checkpoints import checkpoints, is_whole
+from gazal.trainer.health import ACCURACY, ENTROPY, FORMAT, TRUNCATED, ZERO_SIGNAL, Health, fault
+from gazal.training import grpo as grpo_train
+from gazal.training.grpo import train_grpo
+from gazal.training.sft import train_sft
 
 SECTION = HealthSection(window=3)
 FINE = {"loss": 0.1, "grad_norm": 0.2, ENTROPY: 0.2, ZERO_SIGNAL: 0.1, TRUNCATED: 0.0, ACCURACY: 0.5, FORMAT: 0.9}

@@ -130,7 +130,7 @@ def child(
 def together() -> Callable[..., list[str]]:
     """Runs a stage in two processes; returns what was said. Raises GazalError with the first reason left."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["gazal.sft.train", "gazal.grpo.train", "accelerate.utils.fsdp_utils"])
+    context.set_forkserver_preload(["gazal.training.sft", "gazal.training.grpo", "accelerate.utils.fsdp_utils"])
 
     def two(stage: str, run: RunFolder, launch: dict, callbacks: list[TrainerCallback] = []) -> list[str]:
         recipe = run.recipe.model_copy(update={"launch": LaunchSection.model_validate(launch)})

@@ -15,14 +15,14 @@ from transformers import TrainerCallback, set_seed
 from trl.trainer.grpo_trainer import GRPOTrainer
 
 from gazal.common.errors import GazalError
-from gazal.grpo.train import grpo_trainer, train_grpo
 from gazal.items.schema import Item
 from gazal.knowledge.generate import synthesize
 from gazal.models.loading import load_model, load_tokenizer, lora_config
 from gazal.recipe.recipe import Recipe
 from gazal.recipe.training import AdapterSection
-from gazal.sft.train import sft_dataset, sft_trainer, train_sft
-from gazal.training.backend import four_bit_config, gpu_options, require_options, unsloth_adapter
+from gazal.trainer.backend import four_bit_config, gpu_options, require_options, unsloth_adapter
+from gazal.training.grpo import grpo_trainer, train_grpo
+from gazal.training.sft import sft_dataset, sft_trainer, train_sft
 
 NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU: the option may run")
 

@@ -23,10 +23,9 @@ from gazal.items.schema import Item
 from gazal.knowledge.generate import synthesize
 from gazal.models.loading import load_tokenizer
 from gazal.recipe.recipe import Recipe
-from gazal.sft.train import sft_dataset, sft_trainer, train_sft
+from gazal.training.checks import Check
 from gazal.training.preflight import (
     EXAMPLE,
-    Check,
     check_end,
     check_lengths,
     check_pad,
@@ -37,6 +36,7 @@ from gazal.training.preflight import (
     report,
 )
 from gazal.training.probes import judge_rewards, untouched
+from gazal.training.sft import sft_dataset, sft_trainer, train_sft
 
 SMOLLM2 = (  # from the GGUF file of SmolLM2-135M-Instruct: it puts a system turn of its own before a user's first turn
     "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nYou are a helpful AI assistant"

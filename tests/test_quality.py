@@ -19,7 +19,7 @@ from gazal.curation.rows import clean_row, read_rows
 from gazal.knowledge.generate import synthesize
 from gazal.recipe.data import CurationSection
 from gazal.recipe.load import load_recipe
-from gazal.sft.train import sft_dataset
+from gazal.training.sft import sft_dataset
 
 FOLDER = Path(__file__).resolve().parent.parent.parent / "shared" / "benchmarks"
 real = pytest.mark.skipif(not FOLDER.is_dir(), reason="no real benchmarks here")

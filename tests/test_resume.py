@@ -27,8 +27,8 @@ from gazal.items.writing import write_items_jsonl, write_items_parquet
 from gazal.knowledge.generate import synthesize
 from gazal.recipe.recipe import Recipe
 from gazal.runs import CHECKPOINTS, RunFolder
-from gazal.training.checkpoints import EXTRA, KEPT, WHOLE, checkpoints, is_whole, newest_whole, seal
-from gazal.training.log import TIMES
+from gazal.trainer.checkpoints import EXTRA, KEPT, WHOLE, checkpoints, is_whole, newest_whole, seal
+from gazal.trainer.metrics import TIMES
 
 KILLS, CHAIN = 20, 4  # kills a stage; of one run folder, before it may end
 

@@ -27,7 +27,7 @@ from gazal.items.schema import REASONING_TYPES, Item, TrainingExample
 from gazal.items.writing import write_items_parquet
 from gazal.knowledge.generate import draw
 from gazal.recipe.data import DataSection, SourceSection
-from gazal.sft.train import sft_dataset
+from gazal.training.sft import sft_dataset
 
 FOUR = {"A": "aspirin", "B": "heparin", "C": "warfarin", "D": "none of these"}
 SYNTH = [{"name": "synth", "use": "sft", "shape": "synth"}, {"name": "synth", "use": "grpo", "shape": "synth"}]

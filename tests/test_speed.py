@@ -18,15 +18,15 @@ from transformers import (
 )
 
 from gazal.common.errors import GazalError
-from gazal.grpo.rollouts import MergedModel
 from gazal.knowledge.generate import synthesize
 from gazal.models.generation import generate, pick
 from gazal.models.loading import load_model, load_tokenizer, lora_config
 from gazal.recipe.load import load_recipe
 from gazal.recipe.recipe import Recipe
 from gazal.recipe.training import AdapterSection
-from gazal.sft.train import sft_dataset, sft_trainer, train_sft
-from gazal.training.throughput import attention_flops, flops_per_token, peak_flops, sequence_lengths
+from gazal.trainer.throughput import attention_flops, flops_per_token, peak_flops, sequence_lengths
+from gazal.training.rollouts import MergedModel
+from gazal.training.sft import sft_dataset, sft_trainer, train_sft
 
 VARIANTS = [{"dora": True, "rslora": True}, {"dora": False, "rslora": True}, {"dora": False, "rslora": False}]
 

@@ -11,9 +11,6 @@ from peft import PeftModel, get_peft_model
 from transformers import TrainerState
 
 from gazal.common.errors import GazalError
-from gazal.grpo.difficulty import choose_items
-from gazal.grpo.rollouts import MergedModel, MergedRollouts, encode_prompts
-from gazal.grpo.train import train_grpo
 from gazal.items.prompts import build_messages
 from gazal.items.schema import Item
 from gazal.knowledge.generate import synthesize
@@ -21,7 +18,10 @@ from gazal.models.generation import generate
 from gazal.models.loading import load_model, load_tokenizer, lora_config
 from gazal.recipe.recipe import Recipe
 from gazal.recipe.training import AdapterSection
-from gazal.sft.train import sft_dataset, train_sft
+from gazal.training.difficulty import choose_items
+from gazal.training.grpo import train_grpo
+from gazal.training.rollouts import MergedModel, MergedRollouts, encode_prompts
+from gazal.training.sft import sft_dataset, train_sft
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,8 @@ from gazal.common.devices import Devices
 from gazal.planning.shapes import Sizes, config_text, sizes
 from gazal.planning.trace import trace
 from gazal.recipe.recipe import Recipe
-from gazal.training.exact import POSITIONS
-from gazal.training.stage import PARITY_PROMPTS
+from gazal.trainer.proof import POSITIONS
+from gazal.trainer.stage import PARITY_PROMPTS
 
 PARTS = (
     "weights",

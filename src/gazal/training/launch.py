@@ -29,7 +29,7 @@ from gazal.common.locks import HELD
 from gazal.common.paths import RECIPES
 from gazal.recipe.recipe import LaunchSection, Recipe
 from gazal.runs import RunFolder, relative
-from gazal.training.log import LiveCurve
+from gazal.trainer.metrics import LiveCurve
 from gazal.training.worker import REASONS, SAID, WATCHED, saved_recipe, train
 
 RANK, ADDRESS = "GAZAL_MACHINE_RANK", "GAZAL_MAIN_ADDRESS"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
 
 from jinja2 import TemplateError
 from transformers import AutoConfig, PreTrainedTokenizerBase
@@ -18,7 +17,8 @@ from gazal.items.prompts import build_messages, completion_text, encode_chats, q
 from gazal.items.schema import Item
 from gazal.models.loading import base_path, load_tokenizer
 from gazal.recipe.recipe import Recipe
-from gazal.training.backend import require_options
+from gazal.trainer.backend import require_options
+from gazal.training.checks import Check
 
 TAGS = ("<think>", "</think>")
 SAMPLE = 10_000  # examples that are rendered and measured, evenly spaced where there are more
@@ -44,18 +44,6 @@ EXAMPLE = Item(
     reasoning="Step 1: An apple grows on a tree.\nStep 2: A chair is furniture.",
 )
 Chat = list[dict[str, str]]
-
-
-class Check(NamedTuple):
-    """``outcome``: a warning is shown and does not stop; ``guards``: public issues of the same fault."""
-
-    name: str
-    outcome: Literal["pass", "warn", "fail", "skipped"]
-    why: str
-    guards: str
-
-    def line(self) -> str:
-        return f"{self.outcome:<7}  {self.name}: {self.why}  [{self.guards}]"
 
 
 def report(checks: Sequence[Check], say: Callable[[str], None] = print) -> None:

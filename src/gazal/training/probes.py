@@ -20,16 +20,16 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from gazal.answers.extract import extract
-from gazal.grpo.rollouts import encode_prompts
-from gazal.grpo.train import grpo_trainer
 from gazal.items.prompts import build_messages
 from gazal.items.schema import Item
 from gazal.models.generation import generate, stop_ids
 from gazal.models.loading import load_model
 from gazal.recipe.recipe import Recipe
 from gazal.rewards.trl import trl_reward_functions
-from gazal.sft.train import sft_dataset, sft_trainer
-from gazal.training.preflight import Check
+from gazal.training.checks import Check
+from gazal.training.grpo import grpo_trainer
+from gazal.training.rollouts import encode_prompts
+from gazal.training.sft import sft_dataset, sft_trainer
 
 LABELS, LONGEST, REWARDS, ANSWERS = "EOS in the labels", "longest batch", "rewards differ", "answers are found"
 ISSUES = {

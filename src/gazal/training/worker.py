@@ -39,8 +39,8 @@ def train(
     say: Callable[[str], None] = print,
 ) -> dict[str, float]:
     """Train ``stage`` of the run folder ``run`` in this process, alone or with others; return the last logged values."""
-    from gazal.grpo.train import train_grpo
-    from gazal.sft.train import train_sft
+    from gazal.training.grpo import train_grpo
+    from gazal.training.sft import train_sft
 
     recipe = saved_recipe(run).model_copy(update={"launch": launch})
     items = read_items(run / "data" / f"{stage}.parquet", training=stage == "sft")

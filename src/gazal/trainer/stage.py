@@ -15,8 +15,8 @@ from gazal.items.prompts import build_messages
 from gazal.items.schema import Item
 from gazal.models.loading import save_adapter
 from gazal.recipe.recipe import Recipe
-from gazal.training.exact import merge, parity, split_hashes
-from gazal.training.ranks import on_main, trainable_state
+from gazal.trainer.processes import on_main, trainable_state
+from gazal.trainer.proof import merge, parity, split_hashes
 
 PARITY_PROMPTS = 64
 

@@ -15,14 +15,14 @@ from gazal.items.prompts import build_messages, completion_text, encode_chats
 from gazal.items.schema import Item
 from gazal.models.loading import base_path, load_tokenizer
 from gazal.recipe.recipe import Recipe
-from gazal.training.arguments import choose_optimizer, training_arguments
-from gazal.training.backend import load_trainable, require_options
-from gazal.training.checkpoints import WholeCheckpoints
-from gazal.training.health import Health
-from gazal.training.log import MetricsLog
-from gazal.training.ranks import ManyProcesses
-from gazal.training.stage import train_stage
-from gazal.training.throughput import Throughput
+from gazal.trainer.arguments import choose_optimizer, training_arguments
+from gazal.trainer.backend import load_trainable, require_options
+from gazal.trainer.checkpoints import WholeCheckpoints
+from gazal.trainer.health import Health
+from gazal.trainer.metrics import MetricsLog
+from gazal.trainer.processes import ManyProcesses
+from gazal.trainer.stage import train_stage
+from gazal.trainer.throughput import Throughput
 
 SAMPLING = {"random": "random", "grouped": "group_by_length"}  # transformers' names
 

@@ -16,22 +16,22 @@ from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.grpo_trainer import RolloutFunc
 
 from gazal.common.files import atomic_write
-from gazal.grpo.difficulty import choose_items
-from gazal.grpo.rollouts import MergedRollouts
 from gazal.items.prompts import build_messages
 from gazal.items.schema import Item
 from gazal.models.loading import load_tokenizer
 from gazal.recipe.recipe import Recipe
 from gazal.recipe.rewards import COMPONENTS
 from gazal.rewards.trl import trl_reward_functions
-from gazal.training.arguments import choose_optimizer, training_arguments
-from gazal.training.backend import load_trainable, require_options
-from gazal.training.checkpoints import WholeCheckpoints
-from gazal.training.health import Health
-from gazal.training.log import MetricsLog
-from gazal.training.ranks import ManyProcesses, on_main
-from gazal.training.stage import train_stage
-from gazal.training.throughput import Throughput
+from gazal.trainer.arguments import choose_optimizer, training_arguments
+from gazal.trainer.backend import load_trainable, require_options
+from gazal.trainer.checkpoints import WholeCheckpoints
+from gazal.trainer.health import Health
+from gazal.trainer.metrics import MetricsLog
+from gazal.trainer.processes import ManyProcesses, on_main
+from gazal.trainer.stage import train_stage
+from gazal.trainer.throughput import Throughput
+from gazal.training.difficulty import choose_items
+from gazal.training.rollouts import MergedRollouts
 
 SHOWN = (
     "reward",
