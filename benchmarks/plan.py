@@ -33,7 +33,7 @@ from gazal.knowledge.generate import synthesize
 from gazal.models.loading import load_tokenizer
 from gazal.planning.command import NAMES
 from gazal.planning.memory import Tokens, stage_memory
-from gazal.planning.shapes import base_config
+from gazal.planning.model_shapes import base_config
 from gazal.recipe.recipe import Recipe
 from gazal.training.grpo import train_grpo
 from gazal.training.rollouts import encode_prompts

@@ -21,7 +21,7 @@ from gazal.items.schema import TrainingExample
 from gazal.models.generation import generate
 from gazal.models.loading import load_tokenizer, lora_config
 from gazal.planning.memory import Tokens, stage_memory
-from gazal.planning.shapes import base_config, with_layers
+from gazal.planning.model_shapes import base_config, with_layers
 from gazal.planning.work import generation_seconds, stage_work
 from gazal.recipe.load import load_recipe
 from gazal.recipe.recipe import ModelSection, Recipe

@@ -19,7 +19,7 @@ import gazal.training.sft  # noqa: F401
 from gazal.data.cards import write_cards
 from gazal.data.splits import make_splits
 from gazal.evaluation.command import evaluate_stages
-from gazal.paper.make import make_paper
+from gazal.paper.compile import make_paper
 from gazal.recipe.recipe import Recipe
 from gazal.runs import RunFolder
 from gazal.scoring.faithfulness import measure_faithfulness

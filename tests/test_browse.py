@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from gazal import DISCLAIMER
 from gazal.answers.extract import Reason
 from gazal.common.errors import GazalError
-from gazal.evaluation.browse import (
+from gazal.items.schema import Item
+from gazal.notebook.browse import (
     LONGEST,
     PARAMETERS,
     Browser,
@@ -30,7 +31,6 @@ from gazal.evaluation.browse import (
     parts,
     read_samples,
 )
-from gazal.items.schema import Item
 from gazal.predictions.file import SCHEMA, fingerprint
 from gazal.predictions.folder import save_items
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gazal.evaluation.story import prompt_shown, reasons_table, results_shown, settings_table
 from gazal.items.schema import Item
+from gazal.notebook.story import prompt_shown, reasons_table, results_shown, settings_table
 from gazal.predictions.file import SCHEMA
 from gazal.predictions.folder import read_answers, save_items
 from gazal.recipe.load import load_recipe

@@ -9,7 +9,7 @@ import pytest
 
 import gazal
 from gazal.common.errors import GazalError
-from gazal.notebook import PARAMETERS, benchmarks_folder, start
+from gazal.notebook.start import PARAMETERS, benchmarks_folder, start
 from gazal.reproduce import NOTEBOOKS
 from gazal.runs import STAGES
 

@@ -17,14 +17,13 @@ from paper_run import build_run, scores
 from gazal.common.errors import GazalError
 from gazal.common.paths import PAPER
 from gazal.paper.claims import check_claims
-from gazal.paper.compile import compile_paper, stage_sources
+from gazal.paper.compile import compile_paper, make_paper, stage_sources
 from gazal.paper.evaluation_figures import above_chance, fig_deltas, fig_lengths, fig_subjects
 from gazal.paper.evaluation_tables import benchmarks_table, evaluation_table, paired_table, results_table
 from gazal.paper.figures import caption, fig_benchmarks, fig_stages, figure_jobs, make_figures
 from gazal.paper.inputs import read_results
-from gazal.paper.make import make_paper
 from gazal.paper.style import save_figure
-from gazal.paper.table_form import Table, escape_latex, escape_markdown, p_value, percent
+from gazal.paper.table import Table, escape_latex, escape_markdown, p_value, percent
 from gazal.paper.tables import contamination_table, make_tables
 from gazal.scoring.report import in_percent
 
@@ -573,7 +572,7 @@ def test_missing_or_cut_files_are_one_line(tmp_path: Path) -> None:
 
 
 def test_paper_needs_no_model_library() -> None:
-    code = "import sys, gazal.paper.make; sys.exit(any(m in sys.modules for m in ('torch', 'transformers', 'trl', 'datasets')))"
+    code = "import sys, gazal.paper.compile; sys.exit(any(m in sys.modules for m in ('torch', 'transformers', 'trl', 'datasets')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -30,8 +30,8 @@ from gazal.planning.answering import (
 )
 from gazal.planning.command import make_plan
 from gazal.planning.memory import assumed_tokens, resident, stage_memory, weight_bytes
+from gazal.planning.model_shapes import base_config, config_text, known_models, sizes, with_layers
 from gazal.planning.search import Change, apply, by_price, candidates, fitted_launch
-from gazal.planning.shapes import base_config, config_text, known_models, sizes, with_layers
 from gazal.planning.trace import trace
 from gazal.planning.work import generation_seconds
 from gazal.recipe.load import load_recipe

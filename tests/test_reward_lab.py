@@ -19,10 +19,8 @@ from PIL import Image
 from gazal import DISCLAIMER
 from gazal.answers.extract import Reason, extract
 from gazal.common.errors import GazalError
-from gazal.notebook import read_parameters
-from gazal.recipe.rewards import COMPONENTS, RewardConfig
-from gazal.reward_figures import fig_examples, fig_families, fig_landscape, fig_length, fig_repetition, picture
-from gazal.reward_lab import (
+from gazal.notebook.reward_figures import fig_examples, fig_families, fig_landscape, fig_length, fig_repetition
+from gazal.notebook.reward_lab import (
     EXAMPLES,
     RIGHT,
     WRONG,
@@ -38,6 +36,9 @@ from gazal.reward_lab import (
     report_html,
     tokens,
 )
+from gazal.notebook.start import read_parameters
+from gazal.paper.style import picture
+from gazal.recipe.rewards import COMPONENTS, RewardConfig
 from gazal.rewards.functions import repetition_reward, score_completion
 from gazal.rewards.red_team import KEY, OPTIONS, family_table, read_cases
 

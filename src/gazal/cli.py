@@ -421,7 +421,7 @@ def paper(
     recipe: RecipeOption = "embedded", overrides: SetOption = [], run: RunOption = "", benchmarks: BenchmarksOption = ""
 ) -> None:
     """Tables, figures and PDF again from saved predictions; loads no model."""
-    from gazal.paper.make import make_paper
+    from gazal.paper.compile import make_paper
     from gazal.recipe.load import load_recipe
     from gazal.runs import relative, run_path
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,11 @@ from gazal.common.files import atomic_write
 from gazal.common.paths import PAPER
 from gazal.paper.claims import check_claims
 from gazal.paper.evaluation_tables import evaluation_table
+from gazal.paper.figures import make_figures
 from gazal.paper.inputs import BASELINES, STAGES, TYPES, Results, read_results
 from gazal.paper.reasoning import faithfulness_table, judged
-from gazal.paper.table_form import Table
+from gazal.paper.table import Table
+from gazal.paper.tables import make_tables
 
 SOURCES = ("main.typ", "numbers.typ", "published.yaml", "captions.yaml", "references.yml")
 INPUTS = ("eval/scores.json", "data/report.json", "recipe.yaml", "figures/*.pdf")
@@ -136,3 +138,11 @@ def compile_paper(run: str | Path) -> Path:
     with atomic_write(target, "wb") as handle:
         handle.write(pdf)
     return target
+
+
+def make_paper(run: str | Path, progress: Callable[[str], None] = lambda line: None) -> list[Path]:
+    """Figures, tables and paper.pdf again from a run's saved results; loads no model. Returns every path written."""
+    written = [*make_figures(run, progress), *make_tables(run, progress)]
+    written.append(compile_paper(run))
+    progress("paper.pdf")
+    return written

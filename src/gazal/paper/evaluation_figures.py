@@ -13,7 +13,7 @@ from matplotlib.patches import Patch, Rectangle
 
 from gazal.paper.inputs import STAGES, TEST, TYPES, Change, Results
 from gazal.paper.style import COLOURS, COLUMN, GREY, INK, LIGHT, MARKERS, PAGE, SERIES, house_style, new_figure, tidy
-from gazal.paper.table_form import model_label, p_value
+from gazal.paper.table import model_label, p_value
 
 FEW = 20  # items below which a cell is grey: its interval is wider than 40 points
 DIVERGING = "PuOr"  # ColorBrewer's, safe for all common colour visions; white is chance

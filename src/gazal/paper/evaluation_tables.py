@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from gazal.paper.inputs import BASELINES, TEST, TYPES, Results
-from gazal.paper.table_form import NONE, Table, model_label, p_value, percent, points, with_interval
+from gazal.paper.table import NONE, Table, model_label, p_value, percent, points, with_interval
 
 
 def results_table(results: Results) -> Table:

@@ -12,7 +12,7 @@ from gazal.data.benchmarks import PARTS, SOURCES
 from gazal.evaluation.targets import read_asked
 from gazal.paper.claims import check_claims
 from gazal.paper.inputs import read_yaml
-from gazal.paper.table_form import NONE, Table, percent, with_interval
+from gazal.paper.table import NONE, Table, percent, with_interval
 from gazal.recipe.load import load_recipe
 from gazal.runs import relative
 from gazal.scoring.report import in_percent

@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from gazal.paper.evaluation_figures import look
 from gazal.paper.inputs import STAGES, TEST, TYPES, Results
 from gazal.paper.style import GREY, LIGHT, PAGE, house_style, new_figure, tidy
-from gazal.paper.table_form import NONE, Table, model_label, percent
+from gazal.paper.table import NONE, Table, model_label, percent
 
 Rate = dict[str, Any]
 

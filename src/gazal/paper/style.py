@@ -9,6 +9,7 @@ from pathlib import Path
 
 import matplotlib
 import seaborn as sns
+from IPython.display import Image
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -96,3 +97,11 @@ def save_figure(figure: Figure, folder: Path, name: str) -> list[Path]:
             handle.write(buffer.getvalue())
         written.append(path)
     return written
+
+
+def picture(figure: Figure) -> Image:
+    """A figure as a notebook shows it, as PNG; it needs no pyplot, so no state outlives the cell."""
+    buffer = io.BytesIO()
+    with house_style():
+        figure.savefig(buffer, format="png", metadata={"Software": None}, dpi=DPI)
+    return Image(buffer.getvalue(), width=int(110 * figure.get_figwidth()))

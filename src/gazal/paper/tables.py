@@ -12,7 +12,7 @@ from gazal.paper.curves import SPLITS
 from gazal.paper.evaluation_tables import benchmarks_table, evaluation_table, paired_table, results_table
 from gazal.paper.inputs import TYPES, Results, read_results
 from gazal.paper.reasoning import faithfulness_table, structure_table
-from gazal.paper.table_form import NONE, Table, model_label, percent, with_interval
+from gazal.paper.table import NONE, Table, model_label, percent, with_interval
 
 
 def data_table(results: Results) -> Table:

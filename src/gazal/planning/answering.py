@@ -22,7 +22,7 @@ from gazal.engines.vllm import gpus_for
 from gazal.evaluation.targets import Asked, asked_models
 from gazal.items.prompts import build_messages
 from gazal.planning.memory import NCCL_FRAMEWORK, Tokens, evaluation_memory, framework
-from gazal.planning.shapes import base_config, known_models, meta_model
+from gazal.planning.model_shapes import base_config, known_models, meta_model
 from gazal.planning.work import BENCHMARK_ITEMS, generation_seconds
 from gazal.recipe.recipe import Recipe
 

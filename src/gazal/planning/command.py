@@ -17,8 +17,8 @@ from gazal.items.schema import Item
 from gazal.models.loading import base_path, load_tokenizer
 from gazal.planning.answering import plan_answers
 from gazal.planning.memory import PARTS, StageMemory, Tokens, assumed_tokens, shards, stage_memory
+from gazal.planning.model_shapes import base_config, sizes
 from gazal.planning.search import STAGES, apply, cheapest, fitted_launch, words
-from gazal.planning.shapes import base_config, sizes
 from gazal.planning.work import Work, stage_work
 from gazal.recipe.recipe import Recipe
 from gazal.runs import run_path

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from transformers import PreTrainedConfig
 
 from gazal.common.devices import Devices
-from gazal.planning.shapes import Sizes, config_text, sizes
+from gazal.planning.model_shapes import Sizes, config_text, sizes
 from gazal.planning.trace import trace
 from gazal.recipe.recipe import Recipe
 from gazal.trainer.proof import POSITIONS

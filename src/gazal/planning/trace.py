@@ -25,7 +25,7 @@ from transformers import PreTrainedModel
 from trl.trainer import grpo_trainer, sft_trainer
 from trl.trainer.utils import entropy_from_logits, selective_log_softmax_and_entropy
 
-from gazal.planning.shapes import config_of, meta_model, with_layers
+from gazal.planning.model_shapes import config_of, meta_model, with_layers
 from gazal.recipe.training import AdapterSection
 
 DEPTHS = (2, 3)  # layers that are traced

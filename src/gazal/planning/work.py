@@ -15,7 +15,7 @@ from transformers import PreTrainedConfig
 
 from gazal.common.devices import Devices
 from gazal.planning.memory import WIDTH, Tokens
-from gazal.planning.shapes import config_text, sizes
+from gazal.planning.model_shapes import config_text, sizes
 from gazal.planning.trace import trace
 from gazal.recipe.recipe import Recipe
 

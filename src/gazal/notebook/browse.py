@@ -21,7 +21,7 @@ from gazal.answers.extract import Reason
 from gazal.common.errors import GazalError
 from gazal.common.paths import ROOT
 from gazal.items.schema import Item
-from gazal.notebook import check_parameters
+from gazal.notebook.start import check_parameters
 from gazal.predictions.folder import read_answers
 from gazal.runs import relative
 

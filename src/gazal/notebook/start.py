@@ -77,7 +77,7 @@ def show_figure(results: Results, name: str) -> Image | Markdown:
     from IPython.display import Markdown
 
     from gazal.paper.figures import figure_jobs
-    from gazal.reward_figures import picture
+    from gazal.paper.style import picture
 
     possible, draw = figure_jobs(results)[name]
     return picture(draw()) if possible else Markdown(f"*{name}: this run has no data for it*")

@@ -1,5 +1,5 @@
 """What `notebooks/explore_rewards.ipynb` shows: the shape of each reward, the total's landscape, and one completion scored live.
-`gazal.reward_figures` draws it.
+`gazal.notebook.reward_figures` draws it.
 
 Nothing here has a formula of its own: every value comes from `gazal.rewards.functions` and `gazal.answers.extract`, asked about made-up completions.
 """

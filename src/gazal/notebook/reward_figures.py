@@ -1,20 +1,16 @@
-"""The figures of `notebooks/explore_rewards.ipynb`, drawn from `gazal.reward_lab`."""
+"""The figures of `notebooks/explore_rewards.ipynb`, drawn from `gazal.notebook.reward_lab`."""
 
 from __future__ import annotations
 
-import io
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from IPython.display import Image
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from gazal.paper.style import DPI, GREY, INK, LIGHT, PAGE, SERIES, house_style, new_figure, tidy
-from gazal.recipe.rewards import COMPONENTS, RewardConfig
-from gazal.reward_lab import (
+from gazal.notebook.reward_lab import (
     RIGHT,
     WRONG,
     example_table,
@@ -24,18 +20,12 @@ from gazal.reward_lab import (
     padded_loop,
     repetition_shape,
 )
+from gazal.paper.style import GREY, INK, LIGHT, PAGE, SERIES, house_style, new_figure, tidy
+from gazal.recipe.rewards import COMPONENTS, RewardConfig
 from gazal.rewards.functions import score_completion
 from gazal.rewards.red_team import KEY, OPTIONS
 
 COLOURS = dict(zip(COMPONENTS, SERIES, strict=False))
-
-
-def picture(figure: Figure) -> Image:
-    """A figure as a notebook shows it, as PNG; it needs no pyplot, so no state outlives the cell."""
-    buffer = io.BytesIO()
-    with house_style():
-        figure.savefig(buffer, format="png", metadata={"Software": None}, dpi=DPI)
-    return Image(buffer.getvalue(), width=int(110 * figure.get_figwidth()))
 
 
 def fig_length(cfg: RewardConfig) -> Figure:
