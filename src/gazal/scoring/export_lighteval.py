@@ -10,9 +10,8 @@ by log-likelihood its ``acc``; ``all`` is the mean over tasks. Token ids and has
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,15 +21,7 @@ import pyarrow.parquet as pq
 from gazal.common.files import atomic_write, write_json
 from gazal.items.prompts import Prompt
 from gazal.items.schema import Item
-
-if TYPE_CHECKING:
-    from gazal.scoring.export import Task
-
-
-def as_text(prompt: Prompt) -> str:
-    """A prompt as one string: messages as JSON."""
-    return prompt if isinstance(prompt, str) else json.dumps(prompt, ensure_ascii=False)
-
+from gazal.scoring.export_task import Task, as_text
 
 _TEXTS, _NUMBERS, _UNSET = pa.list_(pa.string()), pa.list_(pa.int64()), pa.null()
 _SPECIFIC = pa.struct(
