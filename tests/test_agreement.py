@@ -11,7 +11,6 @@ import pytest
 from conftest import make_item
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import agreement as bench
 
@@ -66,7 +65,7 @@ def test_each_kind_is_asked_as_it_says():
         and prompts["letters"].endswith("Answer:")
         and isinstance(prompts["chat"], list)
     )
-    assert [(ROOT / f"benchmarks/lm_eval_tasks/{kind}.yaml").exists() for kind in bench.KINDS] == [True] * 3
+    assert [(ROOT / f"measure/lm_eval_tasks/{kind}.yaml").exists() for kind in bench.KINDS] == [True] * 3
 
 
 def test_a_cut_comparison_goes_on_where_it_was():

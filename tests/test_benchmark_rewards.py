@@ -13,7 +13,6 @@ from tokenizers import Tokenizer
 from trl.import_utils import is_math_verify_available
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import completions
 import peers

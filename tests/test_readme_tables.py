@@ -12,7 +12,6 @@ import pytest
 from conftest import make_item
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import readme_tables as bench
 from test_faithfulness import write

@@ -96,7 +96,7 @@ def _empty_like(linear: torch.nn.Linear) -> torch.nn.Linear:
 
 class MergedRollouts:
     """TRL ``rollout_func``: generates from merged weights, brought up to date before each generation, instead
-    of through the adapter (with DoRA several times slower: ``benchmarks/results/grpo_step.md``)."""
+    of through the adapter (with DoRA several times slower: ``measure/results/grpo_step.md``)."""
 
     def __init__(self, section: GRPOSection, seed: int) -> None:
         self.section, self.seed = section, seed

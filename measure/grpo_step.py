@@ -1,5 +1,5 @@
-"""A GRPO step with merged rollouts against TRL's own GRPOTrainer: ``python benchmarks/grpo_step.py [--wheel WHEEL]``;
-writes benchmarks/results/grpo_step.md.
+"""A GRPO step with merged rollouts against TRL's own GRPOTrainer: ``python measure/grpo_step.py [--wheel WHEEL]``;
+writes measure/results/grpo_step.md.
 
 SmolLM2-135M in fp32 on the CPU, the recipe's adapter (DoRA, rsLoRA, rank 16 on all linear layers) from the same seed, the same
 prompts, and completions of the same length: the tokenizer's EOS is set to a token that the model hardly ever says (a step in
@@ -140,7 +140,7 @@ def main() -> None:
     lines = [
         "# A GRPO step",
         "",
-        f"`python benchmarks/grpo_step.py`; SmolLM2-135M fp32, {torch.get_num_threads()} CPU threads, {args.prompts} prompts × {args.generations} completions of at most {args.tokens} tokens (the longest of each step has them all),"
+        f"`python measure/grpo_step.py`; SmolLM2-135M fp32, {torch.get_num_threads()} CPU threads, {args.prompts} prompts × {args.generations} completions of at most {args.tokens} tokens (the longest of each step has them all),"
         f" DoRA + rsLoRA rank 16 on all linear layers. Medians of {args.repeats} alternating steps, seconds{' of CPU time' if args.cpu_time else ''}.",
         "",
         "| | Generation | Training | Whole step | Tokens a second, padding included |",

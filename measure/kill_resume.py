@@ -1,6 +1,6 @@
 """Kill-and-resume of a real run: ``gazal reproduce``, SIGKILLed at seeded random moments, against a run that nobody interrupted.
 
-``python benchmarks/kill_resume.py --reference runs/embedded --run runs/killed [--recipe embedded] [--set KEY=VALUE …] [--kills 3] [--seed 0]``
+``python measure/kill_resume.py --reference runs/embedded --run runs/killed [--recipe embedded] [--set KEY=VALUE …] [--kills 3] [--seed 0]``
 The reference was made by ``gazal reproduce`` with the same recipe. Its time is cut into as many parts as there are kills, and
 one moment is drawn in each. A kill takes the command and its notebook kernel; with ``--only-parent`` the command alone, and
 the next call begins at once, while the orphaned kernel may still be at work. Prints Markdown; exit code 1 where a file differs.

@@ -1,4 +1,4 @@
-"""What our SFT costs over a bare TRL SFTTrainer: ``python benchmarks/sft_step.py``; writes benchmarks/results/sft_step.md.
+"""What our SFT costs over a bare TRL SFTTrainer: ``python measure/sft_step.py``; writes measure/results/sft_step.md.
 
 The embedded recipe on the packaged base. Ours has the metrics log, health, throughput and whole checkpoints (hashed, renamed) at the
 recipe's interval; TRL's trainer has the same arguments, its own checkpoints at that interval among them. The two run in two threads that take turns step by
@@ -105,7 +105,7 @@ def main() -> None:
     lines = [
         "# An SFT step",
         "",
-        f"`python benchmarks/sft_step.py`; embedded recipe, {len(mine)} steps of {recipe.sft.batch_size} examples in turns, {len(saves)} checkpoints of each; CPU time of one thread."
+        f"`python measure/sft_step.py`; embedded recipe, {len(mine)} steps of {recipe.sft.batch_size} examples in turns, {len(saves)} checkpoints of each; CPU time of one thread."
         " The losses of the two are equal at each step.",
         "",
         "| | Milliseconds a step |",

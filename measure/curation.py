@@ -1,8 +1,8 @@
 """Duplicates and contamination: recall and false positives on plants, time and memory at 140,000 documents, against shared 8-grams.
 
-    python benchmarks/curation.py [--benchmarks ../shared/benchmarks] [--large]
+    python measure/curation.py [--benchmarks ../shared/benchmarks] [--large]
 
-Writes benchmarks/results/curation.md and curation.json. Documents are sentences of real questions, abstracts and explanations put
+Writes measure/results/curation.md and curation.json. Documents are sentences of real questions, abstracts and explanations put
 together anew (seeded), so that lengths and vocabulary are real. Each measurement runs in a process of its own; CPU seconds are all processes' together; memory is the peak
 of the sum of resident sets over its process tree, children included, sampled every 50 ms (shared pages count in each).
 """
@@ -253,7 +253,7 @@ def page(result: dict[str, Any]) -> str:
     lines = [
         "# Duplicates and contamination",
         "",
-        "Made by `python benchmarks/curation.py" + (" --large" if result.get("large") else "") + "`; do not edit.",
+        "Made by `python measure/curation.py" + (" --large" if result.get("large") else "") + "`; do not edit.",
         "",
     ]
     lines += [

@@ -1,6 +1,6 @@
-"""Time, memory, variety and shortcuts of the generator: ``python benchmarks/synth.py [--million] [--processes 2]``.
+"""Time, memory, variety and shortcuts of the generator: ``python measure/synth.py [--million] [--processes 2]``.
 
-Writes benchmarks/results/synth.md. Each size is one ``gazal synth`` as a child process; memory is the
+Writes measure/results/synth.md. Each size is one ``gazal synth`` as a child process; memory is the
 highest sum of the resident sizes of that process and all its children, looked at every 0.1 s (pages that they share
 count more than once, so it errs upwards).
 """
@@ -153,7 +153,7 @@ def main() -> None:
     text = [
         "# Generator",
         "",
-        f"`python benchmarks/synth.py{' --million' if args.million else ''}`; {DISCLAIMER}",
+        f"`python measure/synth.py{' --million' if args.million else ''}`; {DISCLAIMER}",
         "",
         "| Items | Processes | Seconds | Items a second | Seconds per 100,000 | Processor seconds per 100,000 | Peak memory, all processes, MiB |",
         "|--:|--:|--:|--:|--:|--:|--:|",

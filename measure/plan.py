@@ -1,4 +1,4 @@
-"""Predicted against measured peak memory: ``python benchmarks/plan.py [SIZE …]``; writes benchmarks/results/plan.md.
+"""Predicted against measured peak memory: ``python measure/plan.py [SIZE …]``; writes measure/results/plan.md.
 
 Random-weight Qwen3 models of three sizes go through the real stages (``train_sft``, then ``train_grpo`` with merged
 rollouts), each in a fresh process. Measured on a CPU: the kernel's high-water mark of resident memory (VmHWM, reset by
