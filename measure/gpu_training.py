@@ -53,7 +53,7 @@ RESUMED = 1e-2  # relative; nothing on a CPU, and a GPU's sums may come in anoth
 ALIKE = 0.9  # share of completions; with the two arithmetics all 24 sampled and all 100 greedy ones were the same
 MOVED = 0.9  # share of an adapter's elements; chosen, because on a CPU in fp32 all but a few move
 DIFFERENCE, SHARE = "largest relative difference of losses", "share of completions equal to a CPU's in fp32"
-TESTS = ("test_options.py", "test_exact.py", "test_generation.py", "test_preflight.py")
+TESTS = ("trainer/test_options.py", "trainer/test_proof.py", "models/test_generation.py", "training/test_preflight.py")
 
 
 def recipe(run: Run, *overrides: str) -> Recipe:

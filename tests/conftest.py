@@ -14,7 +14,6 @@ from hypothesis import HealthCheck, settings
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from gazal.items.prompts import SYSTEM, completion_text, question_text
-from gazal.items.schema import Item
 from gazal.knowledge.base_tokenizer import train_tokenizer
 from gazal.knowledge.generate import synthesize
 
@@ -27,20 +26,6 @@ settings.load_profile("fixed")
 def pytest_make_parametrize_id(val: object) -> str | None:
     """Bytes name a test by their number: what they hold may differ from worker to worker (a gzip header has the time), and xdist then refuses to run."""
     return f"{len(val)} bytes" if isinstance(val, bytes) else None
-
-
-def make_item(number: int, options: int = 4, **fields: object) -> Item:
-    """A plain item whose key moves through the letters."""
-    letters = "ABCDEFGHIJ"[:options]
-    return Item.model_validate(
-        {
-            "id": f"item-{number}",
-            "question": f"Question {number}?",
-            "options": {k: f"option {k.lower()} of {number}" for k in letters},
-            "answer_idx": letters[number % options],
-            **fields,
-        }
-    )
 
 
 @pytest.fixture(scope="session")

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from check_run import check_run
+from helpers.check_run import check_run
 
 from gazal.common.errors import GazalError
+from gazal.common.paths import ROOT
 from gazal.reproduce import _execute, reproduce
 
 SHRUNKEN = (Path(__file__).parent / "shrunken.txt").read_text(encoding="utf-8").split()
@@ -42,7 +43,7 @@ def test_scoring_again_needs_no_model_and_gives_the_same_bytes(run):
 def test_executed_notebooks_hold_no_machine_paths(run):
     for notebook in (run / "notebooks").glob("*.ipynb"):
         text = notebook.read_text(encoding="utf-8")
-        assert str(Path(__file__).resolve().parent.parent) not in text
+        assert str(ROOT) not in text
         assert not any(
             output["output_type"] == "error" for cell in json.loads(text)["cells"] for output in cell.get("outputs", [])
         )

@@ -3,7 +3,6 @@
 import re
 import tomllib
 from importlib import metadata
-from pathlib import Path
 
 import pytest
 import yaml
@@ -11,7 +10,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-ROOT = Path(__file__).resolve().parent.parent
+from gazal.common.paths import ROOT
+
 STACK = {
     "jupyterlab",
     "papermill",

@@ -1,7 +1,7 @@
 """Quality filters over training rows: each removal has one of the reasons in ``REASONS``.
 
 They are made to raise few false alarms: a row goes only where its own text shows the fault. Rates on real
-texts stand in ``tests/test_quality.py``, which measures them.
+texts stand in ``tests/curation/test_quality.py``, which measures them.
 """
 
 from __future__ import annotations
