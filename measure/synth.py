@@ -21,8 +21,8 @@ import psutil
 
 from gazal import DISCLAIMER
 from gazal.common.files import atomic_write, sha256
-from gazal.items.schema import REASONING_TYPES
 from gazal.items.shortcuts import baselines
+from gazal.items.types import REASONING_TYPES
 from gazal.knowledge.forms import PLAIN, RICH
 from gazal.knowledge.generate import draw
 

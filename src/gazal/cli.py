@@ -11,7 +11,10 @@ import typer.core
 
 from gazal import DISCLAIMER
 from gazal.common.errors import GazalError
-from gazal.items.schema import REASONING_TYPES
+from gazal.items.types import REASONING_TYPES
+from gazal.planning.door import plan
+from gazal.recipe.options import BenchmarksOption, RecipeOption, RunOption, SetOption
+from gazal.teacher.door import teach
 
 app = typer.Typer(
     add_completion=False,
@@ -19,13 +22,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help=f"Gazal: a reproducible medical reasoning recipe. {DISCLAIMER}",
 )
-
-RecipeOption = Annotated[str, typer.Option("--recipe", help="A name in recipes/ or a YAML file.")]
-SetOption = Annotated[
-    list[str], typer.Option("--set", help="Override, such as sft.learning_rate=1e-4; may be repeated.")
-]
-RunOption = Annotated[str, typer.Option("--run", help="Run folder; by default runs/<recipe name>.")]
-BenchmarksOption = Annotated[str, typer.Option("--benchmarks", help="Folder with the benchmarks as JSON lines.")]
 
 
 @app.command()
@@ -76,88 +72,7 @@ def synth(
     print(f"{out}: {count} items")
 
 
-@app.command()
-def teach(
-    model: Annotated[str, typer.Option("--model", help="The model's name, as its server knows it.")],
-    out: Annotated[
-        Path, typer.Option("--out", help="Folder of responses, examples and report; run again, it continues.")
-    ],
-    endpoint: Annotated[
-        str | None,
-        typer.Option(
-            "--endpoint",
-            help="OpenAI-compatible address, such as http://localhost:8000/v1; by default OPENAI_BASE_URL. The key comes from OPENAI_API_KEY alone.",
-        ),
-    ] = None,
-    seeds: Annotated[
-        Path | None, typer.Option("--seeds", help="Items, or questions without options, as JSON lines.")
-    ] = None,
-    topics: Annotated[
-        Path | None, typer.Option("--topics", help="Text file, a topic a line, optionally 'topic | specialty'.")
-    ] = None,
-    n: Annotated[
-        int | None,
-        typer.Option(
-            "--n", min=1, help="Examples to ask for; by default one a seed, or one a topic and reasoning type."
-        ),
-    ] = None,
-    samples: Annotated[
-        int, typer.Option("--samples", min=1, help="Answers per example; the key needs more than half of them.")
-    ] = 1,
-    concurrency: Annotated[int, typer.Option("--concurrency", min=1, help="Requests in flight.")] = 8,
-    max_tokens: Annotated[
-        int, typer.Option("--max-tokens", min=1, help="Completion tokens of an answer, at most.")
-    ] = 2048,
-    temperature: Annotated[float, typer.Option("--temperature", min=0, max=2)] = 0.7,
-    price_in: Annotated[float, typer.Option("--price-in", min=0, help="USD for a million prompt tokens.")] = 0.0,
-    price_out: Annotated[float, typer.Option("--price-out", min=0, help="USD for a million completion tokens.")] = 0.0,
-    max_cost: Annotated[
-        float | None, typer.Option("--max-cost", min=0, help="Hard cap in USD on all that the folder ever cost.")
-    ] = None,
-    max_total_tokens: Annotated[
-        int | None, typer.Option("--max-total-tokens", min=0, help="Hard cap in tokens, prompts included.")
-    ] = None,
-    estimate_only: Annotated[
-        bool, typer.Option("--estimate-only", help="Show what it would cost and send nothing.")
-    ] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Send without being asked.")] = False,
-    seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
-    timeout: Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds to wait for an answer.")] = 600.0,
-    attempts: Annotated[
-        int, typer.Option("--attempts", min=1, help="Tries of one request, with back-off between.")
-    ] = 6,
-    rule: Annotated[
-        list[str],
-        typer.Option(
-            "--rule", help="Acceptance rule, such as min_words=60; may be repeated. A change asks nothing again."
-        ),
-    ] = [],
-) -> None:
-    """Structured reasoning examples from a teacher model behind an OpenAI-compatible endpoint."""
-    from gazal.teacher.client import Cap, Prices
-    from gazal.teacher.command import ask_terminal, read_rules
-    from gazal.teacher.command import teach as run_teacher
-
-    run_teacher(
-        model,
-        endpoint,
-        out,
-        seeds=seeds,
-        topics=topics,
-        n=n,
-        samples=samples,
-        concurrency=concurrency,
-        max_tokens=max_tokens,
-        temperature=temperature,
-        prices=Prices(price_in, price_out),
-        cap=Cap(max_total_tokens, max_cost),
-        seed=seed,
-        estimate_only=estimate_only,
-        confirm=None if yes else ask_terminal,
-        rules=read_rules(rule),
-        timeout=timeout,
-        attempts=attempts,
-    )
+app.command()(teach)
 
 
 MANY = ("--train", "--test", "--model", "--benchmark")
@@ -338,64 +253,7 @@ def export_command(
         print(path)
 
 
-@app.command()
-def plan(
-    devices: Annotated[
-        str, typer.Option("--devices", help="cpu, 1x80GB, 8xh100, 2x8x80GB (machines x devices x memory or name).")
-    ],
-    recipe: RecipeOption = "embedded",
-    overrides: SetOption = [],
-    price: Annotated[
-        float | None, typer.Option("--price", min=0, help="USD per device hour; without it no cost is shown.")
-    ] = None,
-    mfu: Annotated[
-        float,
-        typer.Option(
-            "--mfu",
-            min=0.01,
-            max=1,
-            help="Share of the peak FLOP/s reached. Chosen, because tuned training of large models reports 0.3 to 0.55.",
-        ),
-    ] = 0.4,
-    prompt_tokens: Annotated[
-        int, typer.Option("--prompt-tokens", min=1, help="Longest prompt, where the run has no data yet.")
-    ] = 512,
-    tflops: Annotated[
-        float | None,
-        typer.Option(
-            "--tflops", min=0.001, help="Dense bf16 TFLOP/s of a device, where its name or size does not tell."
-        ),
-    ] = None,
-    bandwidth: Annotated[
-        float | None, typer.Option("--bandwidth", min=0.001, help="Its memory bandwidth in GB/s.")
-    ] = None,
-    run: RunOption = "",
-    model: Annotated[
-        list[str],
-        typer.Option(
-            "--model", help="Of a recipe with models (published): which are asked; by default all. May be repeated."
-        ),
-    ] = [],
-    benchmarks: BenchmarksOption = "",
-) -> None:
-    """Predict memory, tokens, hours and cost of a recipe; a recipe that cannot fit is refused with the cheapest change.
-
-    Of a recipe with models: what asking each of them the benchmarks takes."""
-    from gazal.planning.command import plan_command
-    from gazal.recipe.load import load_recipe
-
-    plan_command(
-        load_recipe(recipe, overrides),
-        devices,
-        run,
-        price=price,
-        mfu=mfu,
-        prompt=prompt_tokens,
-        tflops=tflops,
-        bandwidth=bandwidth,
-        models=model,
-        benchmarks=Path(benchmarks) if benchmarks else None,
-    )
+app.command()(plan)
 
 
 @app.command()

@@ -23,7 +23,7 @@ from gazal.curation.digest import digest
 from gazal.curation.duplicates import Match, find_duplicates, find_within
 from gazal.curation.minhash import NEAREST, Ragged, band_keys, distinct, keep, pairs, shared
 from gazal.curation.text import asked, enumeration, normal, words
-from gazal.items.schema import REASONING_TYPES
+from gazal.items.types import REASONING_TYPES
 from gazal.items.writing import write_items_jsonl
 from gazal.knowledge.generate import draw
 from gazal.recipe.data import CurationSection

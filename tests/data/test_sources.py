@@ -24,7 +24,8 @@ from gazal.data.sources import BUCKETS, gather, plan, shares, synthetic_lines
 from gazal.items.options import parse_options
 from gazal.items.prompts import build_messages, completion_text
 from gazal.items.reading import read_items
-from gazal.items.schema import REASONING_TYPES, Item, TrainingExample
+from gazal.items.schema import Item, TrainingExample
+from gazal.items.types import REASONING_TYPES
 from gazal.items.writing import write_items_parquet
 from gazal.knowledge.generate import draw
 from gazal.recipe.data import DataSection, SourceSection

@@ -15,7 +15,8 @@ from pydantic import ValidationError
 from gazal.common.errors import GazalError
 from gazal.items.prompts import build_messages, completion_text, question_text
 from gazal.items.reading import read_items
-from gazal.items.schema import LETTERS, REASONING_TYPES, Item, TrainingExample
+from gazal.items.schema import LETTERS, Item, TrainingExample
+from gazal.items.types import REASONING_TYPES
 from gazal.items.writing import write_items_jsonl, write_items_parquet
 
 GOOD = {"id": "a1", "question": "Which?", "options": {"A": "one", "B": "two", "C": "three"}, "answer_idx": "B"}

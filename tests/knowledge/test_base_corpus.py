@@ -10,7 +10,8 @@ from transformers import PreTrainedTokenizerFast
 
 from gazal.data.sources import BUCKETS
 from gazal.items.prompts import SYSTEM, question_text
-from gazal.items.schema import REASONING_TYPES, Item
+from gazal.items.schema import Item
+from gazal.items.types import REASONING_TYPES
 from gazal.knowledge.base_corpus import Corpus, chat
 from gazal.knowledge.base_tokenizer import train_tokenizer
 from gazal.knowledge.base_train import BASE_BUCKETS

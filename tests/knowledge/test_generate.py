@@ -20,7 +20,8 @@ from scipy.stats import chisquare
 from gazal.common.errors import GazalError
 from gazal.data.sources import BUCKETS, synthetic_lines
 from gazal.data.splits import report
-from gazal.items.schema import REASONING_TYPES, Item
+from gazal.items.schema import Item
+from gazal.items.types import REASONING_TYPES
 from gazal.knowledge.generate import draw, information_gain, synthesize
 from gazal.knowledge.hpo import _ancestors, _read_files, load_phenotypes
 from gazal.knowledge.renal import load_drugs

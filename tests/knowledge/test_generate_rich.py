@@ -16,8 +16,9 @@ from gazal.answers.extract import extract
 from gazal.items.options import parse_options
 from gazal.items.prompts import completion_text, question_text
 from gazal.items.reading import read_items
-from gazal.items.schema import REASONING_TYPES, Item
+from gazal.items.schema import Item
 from gazal.items.shortcuts import baselines
+from gazal.items.types import REASONING_TYPES
 from gazal.knowledge import generate_many as synth_scale
 from gazal.knowledge.forms import PLAIN, RICH, Form
 from gazal.knowledge.generate import draw, synthesize

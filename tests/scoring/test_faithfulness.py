@@ -22,7 +22,8 @@ from typer.testing import CliRunner
 
 from gazal.cli import app
 from gazal.items.prompts import completion_text
-from gazal.items.schema import REASONING_TYPES, Item
+from gazal.items.schema import Item
+from gazal.items.types import REASONING_TYPES
 from gazal.knowledge.claims import read_steps, structure
 from gazal.knowledge.generate import synthesize
 from gazal.knowledge.hpo import LEVEL_NAMES

@@ -16,7 +16,8 @@ from gazal.common.paths import PACKAGE
 from gazal.data.benchmarks import official_pubmedqa
 from gazal.data.hub_rows import Rows, load_rows, local_path
 from gazal.data.shapes import Convert, converter
-from gazal.items.schema import REASONING_TYPES, Item, TrainingExample, item_problem
+from gazal.items.schema import Item, TrainingExample, item_problem
+from gazal.items.types import REASONING_TYPES
 from gazal.knowledge.generate import draw
 from gazal.knowledge.generate import shares as equal_shares
 from gazal.recipe.data import DataSection, SourceSection

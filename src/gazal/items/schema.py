@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from gazal.items.types import REASONING_TYPES, ReasoningType
+
 LETTERS = "ABCDEFGHIJ"
-REASONING_TYPES = ("diagnosis", "uncertainty", "treatment", "prognosis")
-ReasoningType = Literal["diagnosis", "uncertainty", "treatment", "prognosis"]
 EXPECTED = {
     "options": 'letters and texts, as {"A": "…", "B": "…"}',
     "answer_idx": 'the letter of an option, as "B"',

@@ -13,7 +13,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from gazal.items.prompts import answer_text, question_text
-from gazal.items.schema import LETTERS, REASONING_TYPES, Item
+from gazal.items.schema import LETTERS, Item
+from gazal.items.types import REASONING_TYPES
 from gazal.knowledge.dose_and_score_items import score_weights
 from gazal.knowledge.generate import GAINS, evidence, stream
 from gazal.knowledge.hpo import Phenotypes, load_phenotypes

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from gazal.common.files import atomic_write, sha256, write_json
 from gazal.items.prompts import SYSTEM, build_messages, completion_text
-from gazal.items.schema import REASONING_TYPES
+from gazal.items.types import REASONING_TYPES
 from gazal.knowledge.base_corpus import Corpus
 from gazal.knowledge.base_tokenizer import train_tokenizer
 from gazal.knowledge.generate import draw

@@ -26,7 +26,8 @@ from typing import Any
 
 import numpy as np
 
-from gazal.items.schema import REASONING_TYPES, Item
+from gazal.items.schema import Item
+from gazal.items.types import REASONING_TYPES
 from gazal.knowledge.balance import Maker, choices, warm_state
 from gazal.knowledge.dose_and_score_items import Prognosis, Treatment
 from gazal.knowledge.hpo import load_phenotypes

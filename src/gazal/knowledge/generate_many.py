@@ -16,7 +16,7 @@ from time import perf_counter
 from typing import Any
 
 from gazal.common.files import atomic_write
-from gazal.items.schema import REASONING_TYPES
+from gazal.items.types import REASONING_TYPES
 from gazal.knowledge.generate import chunk_rows, shares
 
 Line = tuple[int, str]  # the id's hash as a number, the item as JSON

@@ -14,7 +14,7 @@ from gazal.answers.protocols import OURS, PROTOCOLS
 from gazal.common.errors import GazalError
 from gazal.common.files import read_jsonl
 from gazal.common.paths import PAPER
-from gazal.items.schema import REASONING_TYPES
+from gazal.items.types import REASONING_TYPES
 from gazal.scoring.contamination import unclean
 from gazal.scoring.report import in_percent
 

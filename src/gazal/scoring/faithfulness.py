@@ -15,7 +15,8 @@ import numpy as np
 import pandas as pd
 
 from gazal.common.files import write_json
-from gazal.items.schema import REASONING_TYPES, Item
+from gazal.items.schema import Item
+from gazal.items.types import REASONING_TYPES
 from gazal.knowledge.claims import KINDS, read_steps, structure
 from gazal.knowledge.truth import find_truth
 from gazal.knowledge.verdicts import OUTCOMES, judge

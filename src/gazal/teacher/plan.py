@@ -16,7 +16,8 @@ from pydantic import Field, ValidationError, model_validator
 from gazal.common.errors import GazalError
 from gazal.common.files import read_jsonl
 from gazal.items.prompts import question_text
-from gazal.items.schema import REASONING_TYPES, Item, ReasoningType, item_problem
+from gazal.items.schema import Item, item_problem
+from gazal.items.types import REASONING_TYPES, ReasoningType
 from gazal.teacher.prompts import SPECIALTIES, teacher_messages
 
 # Of a topic's patient, so that many cases of one topic differ: 6 × 2 × 4 forms.

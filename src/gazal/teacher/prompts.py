@@ -7,7 +7,7 @@ is what the acceptance rules test.
 from __future__ import annotations
 
 from gazal.items.prompts import HEADING
-from gazal.items.schema import ReasoningType
+from gazal.items.types import ReasoningType
 
 # Reasoning type -> (what it is, by the model card; what its steps go through).
 REASONING: dict[ReasoningType, tuple[str, str]] = {
