@@ -9,6 +9,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from gazal.common.streams import Stream, generator
+
 CHUNK = 2000  # rows signed at a time, so that their words stay in the cache
 NEAREST = FIRST = 24  # in a bucket every row meets this many before it and the bucket's first ones: never quadratic
 
@@ -60,7 +62,7 @@ def band_keys(
     sets: Ragged, rows: np.ndarray, salt: np.ndarray, bands: int, size: int, seed: int
 ) -> Iterator[np.ndarray]:
     """For each band a uint64 key of every one of ``rows`` (none of which is empty): ``size`` minima and its ``salt``, mixed."""
-    rng = np.random.default_rng([seed, 7])
+    rng = generator(seed, Stream.MINHASH)
     a = rng.integers(0, 1 << 63, (bands, size), dtype=np.uint64) * np.uint64(2) + np.uint64(1)
     b = rng.integers(0, 1 << 63, (bands, size), dtype=np.uint64)
     for band in range(bands):

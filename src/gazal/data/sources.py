@@ -13,6 +13,7 @@ import numpy as np
 from gazal.common.errors import GazalError
 from gazal.common.files import atomic_write, read_jsonl, write_json
 from gazal.common.paths import PACKAGE
+from gazal.common.streams import Stream, generator
 from gazal.data.benchmarks import official_pubmedqa
 from gazal.data.hub_rows import Rows, load_rows, local_path
 from gazal.data.shapes import Convert, converter
@@ -174,7 +175,7 @@ def _corpus(
     read = written = 0
     own = set()
     with atomic_write(path) as handle:
-        for index, row in _chosen(rows, limit, np.random.default_rng([seed, 7, number]), lambda: limit - written):
+        for index, row in _chosen(rows, limit, generator(seed, Stream.SOURCE_SAMPLE, number), lambda: limit - written):
             read += 1
             name = f"{source.shape}-{index + 1}"
             try:
@@ -252,7 +253,7 @@ def synthetic_lines(section: DataSection, split: str, n: int, seed: int) -> list
         for kind, count in zip(REASONING_TYPES, equal_shares(n, REASONING_TYPES), strict=True)
         for item in draw(kind, count, seed, BUCKETS[split], section.n_diseases, variety=section.variety)
     )
-    brief = np.random.default_rng([seed, 3]).random(n) < section.brief_share
+    brief = generator(seed, Stream.BRIEF).random(n) < section.brief_share
     places = np.argsort(np.random.default_rng([seed, len(split)]).permutation(n))
     lines = [""] * n
     for place, item in zip(places.tolist(), drawn, strict=True):

@@ -14,6 +14,7 @@ import numpy as np
 
 from gazal.common.errors import GazalError
 from gazal.common.files import atomic_write, read_jsonl, write_json
+from gazal.common.streams import Stream, generator
 from gazal.curation.command import curate, token_counter
 from gazal.data.benchmarks import load_benchmarks
 from gazal.data.sources import Gathered, gather, plan, shares, synthetic_lines
@@ -30,7 +31,7 @@ TESTS = (
     "pubmedqa",
     "mmlu_pro_medical",
 )  # training data is compared with these whatever is evaluated
-ORDER = {"sft": 8, "grpo": 9, "dev": 10}
+ORDER = {"sft": Stream.SFT_MIX, "grpo": Stream.GRPO_MIX, "dev": Stream.DEV_MIX}
 
 
 class Chosen:
@@ -154,7 +155,7 @@ def _choose(
     parts: dict[str, list[np.ndarray]] = {"sft": [], "grpo": [], "dev": []}
     for i, numbers in enumerate(kept):
         use, held = section.sources[i].use, 0 if synthetic[i] else used["dev"][i]
-        order = numbers if synthetic[i] else np.random.default_rng([seed, 5, i]).permutation(numbers)
+        order = numbers if synthetic[i] else generator(seed, Stream.SOURCE_ORDER, i).permutation(numbers)
         parts["dev"].append(_rows(i, order[:held]))
         parts[use].append(_rows(i, order[held : held + used[use][i]]))
     parts["dev"].append(_rows(len(kept), np.arange(sum(drawn))))
@@ -166,7 +167,7 @@ def _choose(
                 f"data.{split}: no item is left for it: its sources have {', '.join(str(len(k)) for k, s in zip(kept, section.sources, strict=True) if (s.use == 'sft') == (split == 'sft'))} after curation"
             )
         mixed = sum(len(part) > 0 for part in found) > 1
-        rows[split] = np.random.default_rng([seed, ORDER[split]]).permutation(together) if mixed else together
+        rows[split] = generator(seed, ORDER[split]).permutation(together) if mixed else together
     return rows, used
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from gazal.common.streams import Stream, generator
 from gazal.items.prompts import answer_text, question_text
 from gazal.items.schema import LETTERS, Item
 from gazal.items.types import REASONING_TYPES
@@ -49,7 +50,7 @@ class Corpus:
             kind: stream(kind, [seed, 77], buckets, n_diseases, pool_seed, "plain") for kind in REASONING_TYPES
         }
         self.system = system
-        self.rng = np.random.default_rng([seed, 77])
+        self.rng = generator(seed, Stream.BASE_CORPUS)
 
     def item(self, kind: str) -> Item:
         """An item of the base's own buckets."""

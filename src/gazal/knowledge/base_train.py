@@ -15,6 +15,7 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from gazal.common.files import atomic_write, sha256, write_json
+from gazal.common.streams import Stream, generator
 from gazal.items.prompts import SYSTEM, build_messages, completion_text
 from gazal.items.types import REASONING_TYPES
 from gazal.knowledge.base_corpus import Corpus
@@ -156,7 +157,7 @@ def train_base(out: Path, config: BaseTraining, compile_model: bool = True) -> N
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         schedule.load_state_dict(state["schedule"])
-        corpus.rng = np.random.default_rng([config.seed, 77, start])
+        corpus.rng = generator(config.seed, Stream.BASE_CORPUS, start)
         print(f"continuing at step {start}", flush=True)
 
     def loss_of(batch: torch.Tensor) -> torch.Tensor:

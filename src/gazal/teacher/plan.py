@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from pydantic import Field, ValidationError, model_validator
 
 from gazal.common.errors import GazalError
 from gazal.common.files import read_jsonl
+from gazal.common.streams import Stream, generator
 from gazal.items.prompts import question_text
 from gazal.items.schema import Item, item_problem
 from gazal.items.types import REASONING_TYPES, ReasoningType
@@ -137,7 +137,7 @@ def seed_tasks(path: str | Path, n: int | None = None, seed: int = 0) -> list[Ta
     if n is not None and n > len(seeds):
         raise GazalError(f"--n {n}: {path} has {len(seeds)} seeds")
     if n is not None:
-        seeds = [seeds[i] for i in sorted(np.random.default_rng([seed, 31]).permutation(len(seeds))[:n])]
+        seeds = [seeds[i] for i in sorted(generator(seed, Stream.TEACHER_SEEDS).permutation(len(seeds))[:n])]
     tasks = []
     for item in seeds:
         kind = item.reasoning_type or next(
@@ -204,4 +204,4 @@ def topic_tasks(path: str | Path, n: int | None = None, seed: int = 0) -> list[T
 
 def _forms(specialty: str | None, seed: int, number: int) -> list[tuple[str, str]]:
     forms = list(itertools.product([specialty] if specialty else SPECIALTIES, PATIENTS))
-    return [forms[i] for i in np.random.default_rng([seed, 32, number]).permutation(len(forms))]
+    return [forms[i] for i in generator(seed, Stream.TEACHER_FORMS, number).permutation(len(forms))]

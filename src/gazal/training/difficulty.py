@@ -9,6 +9,7 @@ import numpy as np
 
 from gazal.common.errors import GazalError
 from gazal.common.files import write_json
+from gazal.common.streams import Stream, generator
 from gazal.engines.load import load_engine
 from gazal.evaluation.predict import predict
 from gazal.items.schema import Item
@@ -68,4 +69,4 @@ def choose_items(
         raise GazalError(
             f"grpo: {len(kept)} items left by the pass-rate filter, fewer than grpo.prompts_per_step {section.prompts_per_step}"
         )
-    return [kept[i] for i in np.random.default_rng([recipe.seed, 4]).permutation(len(kept))]
+    return [kept[i] for i in generator(recipe.seed, Stream.GRPO_ORDER).permutation(len(kept))]

@@ -20,6 +20,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from gazal.answers.extract import extract
+from gazal.common.streams import Stream, generator
 from gazal.items.prompts import build_messages
 from gazal.items.schema import Item
 from gazal.models.generation import generate, stop_ids
@@ -140,7 +141,7 @@ def _probe_rewards(
     recipe: Recipe, items: list[Item], sft: str | Path, tokenizer: PreTrainedTokenizerBase
 ) -> list[Check]:
     section, group = recipe.grpo, recipe.grpo.num_generations
-    picked = np.random.default_rng([recipe.seed, 5]).choice(
+    picked = generator(recipe.seed, Stream.PREFLIGHT).choice(
         len(items), min(section.probe_prompts, len(items)), replace=False
     )
     chosen = [items[i] for i in picked for _ in range(group)]
