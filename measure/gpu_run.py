@@ -357,7 +357,7 @@ def check(start: str, cpu: bool, pack: Path, work: Path, out: Path, began: float
         return 1
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     os.environ |= {
-        "PYTHONPATH": os.pathsep.join([str(site), str(ROOT / "src"), str(ROOT / "measure")]),
+        "PYTHONPATH": os.pathsep.join([str(site), *(str(ROOT / name) for name in ("src", "measure", "tests"))]),
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "PYTHONUNBUFFERED": "1",

@@ -3,7 +3,9 @@
 from pathlib import Path
 from unittest.mock import patch
 
+import torch
 from gpu_training import Shards
+from helpers.cpu_shards import shard_on_cpus
 
 from gazal.training import worker
 
@@ -16,5 +18,7 @@ def both(stage: str, run: Path, launch, callbacks, say) -> None:
 
 
 if __name__ == "__main__":
+    if not torch.cuda.is_available():
+        shard_on_cpus()
     with patch.object(worker, "train", both):
         worker.main()

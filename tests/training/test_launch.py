@@ -24,6 +24,7 @@ import torch
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils.launch import prepare_multi_gpu_env
+from helpers.cpu_shards import shard_on_cpus
 from safetensors.torch import load_file, save_file
 from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
@@ -123,6 +124,7 @@ def child(
     os.environ.clear()
     os.environ.update(environment, RANK=str(rank), LOCAL_RANK=str(rank))
     torch.set_num_threads(1)
+    shard_on_cpus()
     work(stage, run, launch, callbacks)
 
 
@@ -325,6 +327,13 @@ def test_missing_deepspeed_is_one_line_at_once(make) -> None:
         GazalError, match=r"^launch.strategy=zero3: needs .*deepspeed \(pip install 'gazal\[gpu\]'\), not found here$"
     ):
         run_stage("sft", run)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="shards there")
+def test_what_accelerate_would_not_shard_is_refused(make) -> None:
+    run = make(TWO | {"strategy": "fsdp2"}, grpo={"rollouts": "trainer"})
+    with pytest.raises(GazalError, match="^launch.strategy=fsdp2: needs an NVIDIA GPU, not found here$"):
+        run_stage("sft", run, say=lambda line: None)
 
 
 def test_several_machines_need_an_address_and_start_from_the_first(make, monkeypatch) -> None:

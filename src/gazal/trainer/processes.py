@@ -14,12 +14,12 @@ from typing import Any, TypeVar
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import DistributedType, broadcast_object_list
+from accelerate.utils import broadcast_object_list
 from peft import get_peft_model_state_dict
 from safetensors.torch import load_file
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
-from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME, strtobool
+from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME
 
 from gazal.common.errors import GazalError
 from gazal.models.tensors import whole
@@ -58,18 +58,14 @@ def _like(value: Any, parameter: torch.Tensor) -> Any:
     return value
 
 
-def _sharding() -> bool:
-    return strtobool(os.environ.get("ACCELERATE_USE_FSDP", "false")) == 1
-
-
 class ManyProcesses:
     """Mixin for a Trainer: several processes train what one would, and FSDP2 writes and reads the checkpoints of one."""
 
     def create_accelerator_and_postprocess(self) -> None:
-        """accelerate shards on accelerators only, and on CPUs trains unsharded without a word; torch's FSDP2 itself runs there."""
-        if _sharding() and PartialState().distributed_type == DistributedType.MULTI_CPU:
-            PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+        """Raise GazalError if accelerate does not shard as launched: on a CPU it says nothing and trains unsharded."""
         super().create_accelerator_and_postprocess()
+        if os.environ.get("ACCELERATE_USE_FSDP") == "true" and not self.is_fsdp_enabled:
+            raise GazalError("launch.strategy=fsdp2: needs an NVIDIA GPU, not found here")
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
