@@ -6,10 +6,11 @@ import re
 from collections.abc import Callable
 
 import pytest
+from gazal.reward_search import Find, became_correct, search
+from search import Find, became_correct, search
 
 from gazal.answers.extract import extract
 from gazal.recipe.rewards import RewardConfig
-from gazal.reward_search import Find, became_correct, search
 from gazal.rewards.functions import score_completion
 from gazal.rewards.red_team import KEY, OPTIONS, honest_completion, honest_wrong
 
