@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
+import resource
 import shutil
 import subprocess
 import time
@@ -17,10 +18,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-try:
-    import resource
-except ImportError:  # Windows has no such module: peak memory is not known there
-    resource = None
 import yaml
 
 from gazal.common.errors import GazalError
@@ -84,7 +81,7 @@ class RunFolder:
 
         What dead processes left half written is removed, and the parents' checkpoints, which nobody needs now.
         A stage that has finished and is run again begins anew; one that was cut finds its checkpoints.
-        ``extra`` goes into the manifest. Wall time is in seconds, peak memory in MiB (of this process; None on Windows).
+        ``extra`` goes into the manifest. Wall time is in seconds, peak memory in MiB (of this process).
         """
         folder = self.path / stage
         anew = (
@@ -125,7 +122,7 @@ class RunFolder:
                     "outputs": {name: sha256(path) for name, path in outputs.items()},
                     "wall_seconds": round(time.time() - began, 1),
                     "processes": self.recipe.launch.processes if stage in ("sft", "grpo") else 1,
-                    "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024 if resource else None,
+                    "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
                     **extra,
                 },
             )

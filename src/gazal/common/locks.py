@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-try:
-    import fcntl
-except ImportError:  # Windows: nothing stops a second process there
-    fcntl = None
 
 from gazal.common.errors import GazalError
 
@@ -26,12 +22,11 @@ def only_one(path: Path, work: str, wait: float = WAIT, say: Callable[[str], Non
     """Hold the lock file ``path`` (``flock``) while the block runs; ``work`` says what for.
 
     Where another process holds it, waits up to ``wait`` seconds, aloud, and then raises GazalError naming
-    that process. Without a lock, aloud, on a file system that has none, and on Windows.
+    that process. Without a lock, aloud, on a file system that has none.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a+", encoding="utf-8") as handle:
-        if fcntl:
-            _take(handle, path, work, wait, say)
+        _take(handle, path, work, wait, say)
         handle.truncate(0)
         handle.write(f"process {os.getpid()} ({work})")
         handle.flush()
