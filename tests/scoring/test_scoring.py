@@ -23,7 +23,7 @@ from gazal.predictions.file import SCHEMA, fingerprint, read_predictions
 from gazal.predictions.folder import read_answers, save_items, save_not_run, save_training_items
 from gazal.scoring.protocol_comparison import compare_protocols
 from gazal.scoring.report import details_table, results_table
-from gazal.scoring.score import score_folder, scores_frame
+from gazal.scoring.score import score_folder
 
 KINDS = ("diagnosis", "treatment")
 ITEMS = [make_item(n, reasoning_type=KINDS[n % 2]) for n in range(12)]
@@ -160,9 +160,11 @@ def test_not_run_is_kept_and_the_table_says_so(tmp_path):
     table = results_table(scores)
     assert "25.0 (8.9–53.2)" in table and "| not run" in table and "medqa not run: no network" in table
     assert "test (n=12)" in table and "chance" in table
-    frame = scores_frame(scores)
-    assert len(frame) == 6 and set(frame["group"]) == {"all", *KINDS}
-    assert ((frame["low"] <= frame["accuracy"]) & (frame["accuracy"] <= frame["high"])).all()
+    for model in scores["models"].values():
+        found = model["benchmarks"]["test"]
+        assert set(found["by"]) == set(KINDS)
+        for cell in (found, *found["by"].values()):
+            assert cell["ci95"][0] <= cell["accuracy"] <= cell["ci95"][1]
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,7 @@ def _score(model: PreTrainedModel, rows: Sequence[Encoded], pad: int) -> list[li
     ]
     rest = _rest(model, rows, longer, mask, cache, pad) if longer else {}
     return [
-        [_sum(row, which, common[at], first[at][which], rest.get((at, which), [])) for which in range(len(row.tails))]
+        [_sum(row, common[at], first[at][which], rest.get((at, which), [])) for which in range(len(row.tails))]
         for at, row in enumerate(rows)
     ]
 
@@ -115,7 +115,7 @@ def _rest(
     }
 
 
-def _sum(row: Encoded, which: int, common: list[float], first: float, rest: list[float]) -> Scored:
+def _sum(row: Encoded, common: list[float], first: float, rest: list[float]) -> Scored:
     unscored = max(row.start - len(row.shared), 0)  # tokens of the prompt that continuations do not share
     found = [*common, *[first, *rest][unscored:]]
     return Scored(sum(found), len(found))

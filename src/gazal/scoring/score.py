@@ -117,28 +117,3 @@ def _paired(benchmark: str, frames: dict[str, pd.DataFrame]) -> list[dict[str, A
                 }
             )
     return rows
-
-
-def scores_frame(scores: dict[str, Any]) -> pd.DataFrame:
-    """One row per model, benchmark and group (``all``, then each reasoning type or subject): n, accuracy, low, high, unparsed,
-    truncated, empty, mean_tokens, right_per_1k_tokens, format (shares; NaN where unknown)."""
-    rows = []
-    for model, entry in scores["models"].items():
-        for benchmark, found in entry["benchmarks"].items():
-            for group, cell in {"all": found, **found["by"]}.items():
-                low, high = cell["ci95"]
-                kept = {
-                    key: cell.get(key)
-                    for key in (
-                        "n",
-                        "accuracy",
-                        "unparsed",
-                        "truncated",
-                        "empty",
-                        "mean_tokens",
-                        "right_per_1k_tokens",
-                        "format",
-                    )
-                }
-                rows.append({"model": model, "benchmark": benchmark, "group": group, **kept, "low": low, "high": high})
-    return pd.DataFrame(rows)
