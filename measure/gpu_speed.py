@@ -192,7 +192,7 @@ def widths_32b(run: Run) -> None:
             through, plain = (decode(run, model, tokenizer, rows) for model in (policy, merged.model))
             planned = [
                 generation_seconds(made, config, rows, 64, 64, devices(run), UTILISATION, unmerged) / 64
-                for unmerged in (made.sft, None)
+                for unmerged in (made.sft.adapter, None)
             ]
             found.figures |= {
                 "ms/token through the adapter": 1e3 * through,

@@ -31,7 +31,7 @@ from gazal.planning.answering import (
 from gazal.planning.command import make_plan
 from gazal.planning.memory import assumed_tokens, resident, stage_memory, weight_bytes
 from gazal.planning.model_shapes import base_config, config_text, known_models, sizes, with_layers
-from gazal.planning.search import Change, apply, by_price, candidates, fitted_launch
+from gazal.planning.search import apply, candidates, cheapest, fitted_launch, halves
 from gazal.planning.trace import trace
 from gazal.planning.work import generation_seconds
 from gazal.recipe.load import load_recipe
@@ -42,7 +42,7 @@ H100 = read_devices("8xh100")
 
 
 def changed(recipe: Recipe, **values) -> Recipe:
-    return apply(recipe, [Change(tuple((key.replace("__", "."), value) for key, value in values.items()), 0, "")])
+    return apply(recipe, {key.replace("__", "."): value for key, value in values.items()})
 
 
 @pytest.fixture(scope="module")
@@ -171,20 +171,46 @@ def test_generation_is_bound_by_bandwidth_for_few_rows(small):
     assert generation_seconds(small, config, 1, 32, 64, slow, 0.4) > 1.9 * generation_seconds(
         small, config, 1, 32, 64, fast, 0.4
     )
-    assert generation_seconds(small, config, 1, 32, 64, slow, 0.4, small.grpo) > 1.5 * generation_seconds(
+    assert generation_seconds(small, config, 1, 32, 64, slow, 0.4, small.grpo.adapter) > 1.5 * generation_seconds(
         small, config, 1, 32, 64, slow, 0.4
     )
 
 
-def test_sets_of_changes_come_by_price_and_once():
-    changes = [
-        Change((("a", i),), price, group) for i, (price, group) in enumerate([(1, "x"), (2, "x"), (3, "y"), (10, "z")])
-    ]
-    chosen = list(by_price(changes))
-    assert [sum(c.price for c in one) for one in chosen] == sorted(sum(c.price for c in one) for one in chosen)
-    assert (
-        len(chosen) == len({tuple(c.values for c in one) for one in chosen}) == 3 + 1 + 2 + 3 + 2
-    )  # x or y alone, z, pairs, triples
+def room_for(recipe: Recipe, **values) -> Devices:
+    """A GPU that holds SFT of the changed recipe, and not a byte more."""
+    return Devices(1, 1, peak(changed(recipe, **values), devices=read_devices("h100")), 1e15, 1e12, "tight")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"sft.batch_size": 4, "sft.gradient_accumulation": 4},
+        {"sft.gradient_checkpointing": True},
+        {"sft.batch_size": 1, "sft.gradient_accumulation": 16, "sft.logits": "chunked"},
+    ],
+)
+def test_what_is_named_fits_costs_no_more_than_what_is_known_to_fit_and_no_part_of_it_is_idle(small, values):
+    tight, config = room_for(small, **values), base_config(small.model)
+    prices = {key: price for price, one in candidates(small, tight, ["sft"]) for key in one.items()}
+
+    def cost(chosen):
+        return sum(prices[one] for one in chosen.items() if one[0] != "sft.gradient_accumulation")
+
+    def fits(chosen):
+        return peak(changed(small, **chosen), devices=tight) <= tight.memory
+
+    tokens = assumed_tokens(small, 64)
+    found = cheapest(small, config, {"sft": stage_memory(small, config, "sft", tokens, tight)}, tokens, tight)
+    assert fits(found) and cost(found) <= cost(values)
+    for key in found:
+        less = {name: value for name, value in found.items() if name != key}
+        assert key == "sft.gradient_accumulation" or not fits(less), key
+
+
+def test_where_no_change_helps_none_is_named(small):
+    tight, config, tokens = Devices(1, 1, 1.0, 1e15, 1e12, "tight"), base_config(small.model), assumed_tokens(small, 64)
+    plans = {stage: stage_memory(small, config, stage, tokens, tight) for stage in ("sft", "grpo", "evaluation")}
+    assert cheapest(small, config, plans, tokens, tight) is None
 
 
 @pytest.mark.parametrize(("room", "batch"), [(0.97, 64), (0.6, 64)])
@@ -209,8 +235,11 @@ def test_the_named_change_makes_it_fit(small, tmp_path, room, batch):
 
 
 def test_changes_offered_are_valid_recipes():
-    for change in candidates(PAPER, H100, ["sft", "grpo", "evaluation"]):
-        assert apply(PAPER, [change]) is not None, change
+    offered = candidates(PAPER, H100, ["sft", "grpo", "evaluation"])
+    for price, values in offered:
+        assert price > 0 and apply(PAPER, values) not in (None, PAPER), values
+    assert [price for price, _ in offered] == sorted(price for price, _ in offered)
+    assert halves(96, least=8) == [(1, 48), (2, 24), (3, 12)] and halves(7) == []
 
 
 @pytest.mark.parametrize(
@@ -262,9 +291,8 @@ def test_bad_input_is_one_line(command, words):
 
 def test_fewer_devices_than_processes_are_planned_with_what_they_can_run():
     one, eight = read_devices("1x80GB"), read_devices("8x80GB")
-    assert fitted_launch(PAPER, eight) == ()
-    (change,) = fitted_launch(PAPER, one)
-    assert apply(PAPER, [change]).launch.processes == 1
+    assert fitted_launch(PAPER, eight) == {}
+    assert apply(PAPER, fitted_launch(PAPER, one)).launch.processes == 1
     assert (
         apply(PAPER, fitted_launch(PAPER, read_devices("6x80GB"))).launch.processes == 4
     )  # five and six do not share 16 prompts

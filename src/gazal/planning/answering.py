@@ -1,10 +1,11 @@
 """What asking models of a recipe costs: memory, tokens and hours on a node, before anything is downloaded.
 
-``vllm`` divides a model over the devices of a machine (as many as share its attention heads evenly) and fills ``MEMORY_SHARE`` of their memory with its weights and a cache of
-the sequences in work, ``SEQUENCES`` at most. Its speed is not modelled but bounded: a step of one token for every sequence takes
-the longer of ``bytes / (bandwidth × utilisation)`` (the weights, and the cache as it is half-way) and ``FLOPs / (peak ×
-utilisation)``, without network, scheduler and the start of the server. ``transformers`` takes one device, as in
-:mod:`gazal.planning.work`. Every completion is counted at its token limit.
+``vllm`` divides a model over the devices of a machine (as many as share its attention heads evenly). It fills
+``MEMORY_SHARE`` of their memory with the weights and a cache of the sequences in work, ``SEQUENCES`` at most. Its speed
+is not modelled but bounded, without network, scheduler and the start of the server: a step of one token for every
+sequence takes the longer of ``bytes / (bandwidth × utilisation)`` (the weights, and the cache as it is half-way) and
+``FLOPs / (peak × utilisation)``. ``transformers`` takes one device, as in :mod:`gazal.planning.work`. Every completion
+is counted at its token limit.
 """
 
 from __future__ import annotations
@@ -77,10 +78,8 @@ def load_of(recipe: Recipe, folder: Path | None) -> Load:
         raise GazalError(
             f"evaluation.benchmarks: {unknown[0]}: its size is not known here; give --benchmarks FOLDER, or a folder's items file"
         )
-    counts = {
-        name: min(section.benchmark_limit or BENCHMARK_ITEMS[name], BENCHMARK_ITEMS[name])
-        for name in section.benchmarks
-    }
+    sizes = {name: BENCHMARK_ITEMS[name] for name in section.benchmarks}
+    counts = {name: min(section.benchmark_limit or size, size) for name, size in sizes.items()}
     mean = sum(count * QUESTION_TOKENS[name] for name, count in counts.items()) / max(sum(counts.values()), 1)
     return Load(sum(counts.values()) * times, mean + fixed, False)
 
@@ -88,11 +87,9 @@ def load_of(recipe: Recipe, folder: Path | None) -> Load:
 def parameter_counts(config: PreTrainedConfig) -> tuple[int, int]:
     """All parameters, and those of the input embedding (which are looked up, not multiplied; a tied one is both)."""
     model = meta_model(config, "bfloat16")
-    tied = (
-        model.get_output_embeddings() is not None
-        and model.get_output_embeddings().weight is model.get_input_embeddings().weight
-    )
-    return sum(p.numel() for p in model.parameters()), 0 if tied else model.get_input_embeddings().weight.numel()
+    inputs, outputs = model.get_input_embeddings(), model.get_output_embeddings()
+    tied = outputs is not None and outputs.weight is inputs.weight
+    return sum(p.numel() for p in model.parameters()), 0 if tied else inputs.weight.numel()
 
 
 def stored_bytes(spec: str, config: PreTrainedConfig, parameters: int) -> float:
@@ -162,6 +159,12 @@ def in_process(one: Asked, config: PreTrainedConfig, load: Load, devices: Device
     return Served(one.name, 1, plan.parts, rows, load.prompts * (prompt + section.max_new_tokens), seconds / 3600)
 
 
+def together(hours: float, count: int, price: float | None, unpriced: str) -> str:
+    """Return the line of all ``hours`` of a device, on ``count`` devices at once, and of their cost."""
+    cost = unpriced if price is None else f", {price * hours:,.2f} USD at {price:g} USD per device hour"
+    return f"together {hours / count:,.2f} h on {count} device{'s' if count > 1 else ''}{cost}"
+
+
 def plan_answers(
     recipe: Recipe,
     devices: Devices,
@@ -172,32 +175,25 @@ def plan_answers(
     mfu: float = 0.4,
     say: Callable[[str], None] = print,
 ) -> None:
-    """Say the plan of asking ``names`` (all the recipe's models where empty) the recipe's benchmarks. Raises GazalError, at the end,
-    where one does not fit."""
+    """Say the plan of prompting ``names`` (all the recipe's models if empty) with the recipe's benchmarks.
+
+    Raises GazalError, at the end, if one does not fit.
+    """
     load = load_of(recipe, folder)
-    where = f"{devices.count} × {devices.name}"
-    speed = (
-        f", {devices.flops / 1e12:,.4g} TFLOP/s and {devices.bandwidth / 1e9:,.4g} GB/s each, both at utilisation {mfu:g}"
-        if devices.flops
-        else ""
-    )
-    say(
-        f"{recipe.name}: {load.prompts:,} prompts a model, of {load.tokens:,.0f} tokens in the mean ({'the benchmarks given' if load.known else 'measured before on the published sets'})"
-    )
+    where, speed = f"{devices.count} × {devices.name}", ""
+    if devices.flops:
+        speed = f", {devices.flops / 1e12:,.4g} TFLOP/s and {devices.bandwidth / 1e9:,.4g} GB/s each, both at utilisation {mfu:g}"
+    source = "the benchmarks given" if load.known else "measured before on the published sets"
+    say(f"{recipe.name}: {load.prompts:,} prompts a model, of {load.tokens:,.0f} tokens in the mean ({source})")
     say(f"devices: {where}{speed}" + (f"; of {devices.machines} machines one is used" if devices.machines > 1 else ""))
     say("")
     widths = (max(16, *(len(name) + 2 for name in names or recipe.models or [""])), 9, 12, 12, 10, 12, 10, 11)
-    head = (
-        "model",
-        "devices",
-        "weights, GB",
-        "cache, GB",
-        "sequences",
-        "tokens, M",
-        "hours",
-        "USD" if price is not None else "",
-    )
-    say("".join(text.ljust(widths[0]) if not at else text.rjust(widths[at]) for at, text in enumerate(head)))
+
+    def row(first: str, *cells: str) -> None:
+        say(first.ljust(widths[0]) + "".join(cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)))
+
+    usd = "" if price is None else "USD"
+    row("model", "devices", "weights, GB", "cache, GB", "sequences", "tokens, M", "hours", usd)
     failing, total = [], 0.0
     for one in asked_models(names or list(recipe.models), recipe):
         found = _plan(one, load, devices, mfu)
@@ -207,7 +203,7 @@ def plan_answers(
             continue
         total += found.hours * devices.count
         parts = found.parts or {}
-        cells = (
+        row(
             one.name,
             str(found.devices),
             f"{parts['weights'] / 1e9:,.1f}",
@@ -217,17 +213,9 @@ def plan_answers(
             f"{found.hours:,.2f}" if found.hours else "not known",
             "" if price is None or not found.hours else f"{price * found.hours * devices.count:,.2f}",
         )
-        say("".join(text.ljust(widths[0]) if not at else text.rjust(widths[at]) for at, text in enumerate(cells)))
     say("")
     if total:
-        say(
-            f"together {total / devices.count:,.2f} h on {devices.count} device{'s' if devices.count > 1 else ''}"
-            + (
-                f", {price * total:,.2f} USD at {price:g} USD per device hour"
-                if price is not None
-                else "; cost: price not given"
-            )
-        )
+        say(together(total, devices.count, price, "; cost: price not given"))
     say(
         f"GB are of each device. Every completion at its limit of tokens, an upper bound; vLLM's speed is assumed, not modelled: {SEQUENCES} sequences at once at most, a step bound by "
         "memory bandwidth or FLOPs, no network between devices, no download and no loading."

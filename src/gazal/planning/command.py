@@ -15,7 +15,7 @@ from gazal.items.prompts import build_messages, completion_text, encode_chats
 from gazal.items.reading import read_items
 from gazal.items.schema import Item
 from gazal.models.loading import base_path, load_tokenizer
-from gazal.planning.answering import plan_answers
+from gazal.planning.answering import plan_answers, together
 from gazal.planning.memory import PARTS, StageMemory, Tokens, assumed_tokens, shards, stage_memory
 from gazal.planning.model_shapes import base_config, sizes
 from gazal.planning.search import STAGES, apply, cheapest, fitted_launch, words
@@ -25,7 +25,8 @@ from gazal.runs import run_path
 from gazal.training.preflight import preflight_sft, report
 
 NAMES = {"sft": "SFT", "grpo": "GRPO", "evaluation": "evaluation"}
-PROMPT = 512  # tokens of a prompt where no data is at hand; chosen, because exam vignettes with their options rarely take more
+# tokens of a prompt if no data is at hand; chosen, because exam vignettes with their options rarely take more
+PROMPT = 512
 
 
 def run_items(folder: Path, split: str) -> list[Item]:
@@ -41,22 +42,18 @@ def data_tokens(recipe: Recipe, folder: Path, prompt: int) -> Tokens:
         return assumed_tokens(recipe, prompt)
     tokenizer = load_tokenizer(base_path(recipe.model))
 
-    def count(messages: list[list[dict[str, str]]], opening: bool) -> list[int]:
-        return [len(ids) for ids in encode_chats(tokenizer, messages, opening)]
-
-    asked = count([build_messages(item, recipe.model.system) for item in grpo], True)
-    rows = count(
+    asked = [build_messages(item, recipe.model.system) for item in grpo]
+    trained = [
         [
-            [
-                *build_messages(i, recipe.model.system),
-                {"role": "assistant", "content": completion_text(i, i.reasoning or "")},
-            ]
-            for i in sft
-        ],
-        False,
-    )
+            *build_messages(item, recipe.model.system),
+            {"role": "assistant", "content": completion_text(item, item.reasoning or "")},
+        ]
+        for item in sft
+    ]
+    prompts = [len(ids) for ids in encode_chats(tokenizer, asked, True)]
+    rows = [len(ids) for ids in encode_chats(tokenizer, trained, False)]
     rows = [length for length in rows if length <= recipe.sft.max_length] or [recipe.sft.max_length]
-    return Tokens(max(rows), sum(rows) / len(rows), max(asked), known=True)
+    return Tokens(max(rows), sum(rows) / len(rows), max(prompts), known=True)
 
 
 def _gb(size: float) -> str:
@@ -66,18 +63,15 @@ def _gb(size: float) -> str:
 def memory_table(plans: dict[str, StageMemory], devices: Devices) -> list[str]:
     """Parts by stage in GB (10^9 bytes), and whether each fits."""
     extra = sorted({part for plan in plans.values() for part in plan.parts} - set(PARTS))
-    lines = [f"{'GB per device':<16}" + "".join(f"{NAMES[stage]:>14}" for stage in plans)]
-    lines += [
-        f"{part:<16}" + "".join(f"{_gb(plan.parts.get(part, 0.0)):>14}" for plan in plans.values())
-        for part in (*PARTS, *extra)
+    some = plans.values()
+    rows = [
+        ("GB per device", [NAMES[stage] for stage in plans]),
+        *((part, [_gb(plan.parts.get(part, 0.0)) for plan in some]) for part in (*PARTS, *extra)),
+        ("peak", [_gb(plan.peak) for plan in some]),
+        ("in phase", [plan.peak_phase for plan in some]),
+        (f"of {_gb(devices.memory)}", ["fits" if plan.peak <= devices.memory else "DOES NOT FIT" for plan in some]),
     ]
-    lines.append(f"{'peak':<16}" + "".join(f"{_gb(plan.peak):>14}" for plan in plans.values()))
-    lines.append(f"{'in phase':<16}" + "".join(f"{plan.peak_phase:>14}" for plan in plans.values()))
-    return [
-        *lines,
-        f"{f'of {_gb(devices.memory)}':<16}"
-        + "".join(f"{'fits' if plan.peak <= devices.memory else 'DOES NOT FIT':>14}" for plan in plans.values()),
-    ]
+    return [f"{name:<16}" + "".join(f"{cell:>14}" for cell in cells) for name, cells in rows]
 
 
 def work_lines(works: dict[str, Work], devices: Devices, price: float | None) -> list[str]:
@@ -91,17 +85,9 @@ def work_lines(works: dict[str, Work], devices: Devices, price: float | None) ->
             + (f"; {work.model_share:.0%} of the FLOPs are the model's own" if stage != "evaluation" else "")
         )
     total = sum(work.hours for work in works.values())
-    spent = (
-        "cost: price not given"
-        if price is None
-        else f"{price * total * devices.total:,.2f} USD at {price:g} USD per device hour"
-    )
-    return [
-        *lines,
-        f"together {total:,.2f} h on {devices.total} device{'s' if devices.total > 1 else ''}, {spent}"
-        if total
-        else "hours and cost: give --tflops and --bandwidth",
-    ]
+    if not total:
+        return [*lines, "hours and cost: give --tflops and --bandwidth"]
+    return [*lines, together(total * devices.total, devices.total, price, ", cost: price not given")]
 
 
 def _head(recipe: Recipe, config: PreTrainedConfig, devices: Devices, tokens: Tokens, mfu: float) -> list[str]:
@@ -112,11 +98,8 @@ def _head(recipe: Recipe, config: PreTrainedConfig, devices: Devices, tokens: To
         if tokens.known
         else f"every example {tokens.row} tokens (sft.max_length), every prompt {tokens.prompt} (--prompt-tokens): no data of this run yet"
     )
-    where = (
-        f"{devices.machines} × {devices.count} × {devices.name}"
-        if devices.machines > 1
-        else f"{devices.count} × {devices.name}"
-    )
+    where = f"{devices.machines} × " if devices.machines > 1 else ""
+    where += f"{devices.count} × {devices.name}"
     speed = (
         f", {devices.flops / 1e12:,.4g} TFLOP/s {'measured' if devices.cpu else 'peak'} at utilisation {mfu:g}, {devices.bandwidth / 1e9:,.4g} GB/s"
         if devices.flops
@@ -141,13 +124,11 @@ def make_plan(
     prompt: int = PROMPT,
     say: Callable[[str], None] = print,
 ) -> None:
-    """Say the whole plan. GazalError, one line with the cheapest change that makes it fit, where a stage cannot fit."""
-    given = ""
-    if launch := fitted_launch(recipe, devices):
-        given = words(recipe, launch)
-        say(
-            f"{devices.total} device{'s' if devices.total > 1 else ''} for {recipe.launch.processes} processes: planned with {given}\n"
-        )
+    """Say the whole plan. Raise GazalError, with the cheapest change that makes it fit, if a stage cannot fit."""
+    asked, launch = recipe, fitted_launch(recipe, devices)
+    if launch:
+        many = f"{devices.total} device{'s' if devices.total > 1 else ''}"
+        say(f"{many} for {recipe.launch.processes} processes: planned with {words(recipe, launch)}\n")
         recipe = apply(recipe, launch)
     if Path(base_path(recipe.model)).is_dir():  # the tokenizer of a hub model is not asked for
         report(preflight_sft(recipe, run_items(folder, "sft"), run=False), say)
@@ -166,37 +147,16 @@ def make_plan(
     failing = [stage for stage, plan in plans.items() if plan.peak > devices.memory]
     if failing:
         say("looking for the cheapest change that makes it fit (a minute or two for a large model)")
-        raise GazalError(_refusal(recipe, given, config, failing, plans, tokens, devices, prompt))
+        chosen = cheapest(recipe, config, plans, tokens, devices)
+        too_much = ", ".join(f"{NAMES[stage]} takes {_gb(plans[stage].peak)} GB" for stage in failing)
+        way = "no change known to gazal plan makes it fit"
+        if chosen is not None:
+            way = f"cheapest change that makes it fit: {words(asked, launch | chosen)}"
+        raise GazalError(f"{recipe.name} does not fit: {too_much}, a device has {_gb(devices.memory)}; {way}")
     say("")
-    for line in work_lines(
-        {stage: stage_work(recipe, config, stage, tokens, devices, mfu) for stage in stages}, devices, price
-    ):
+    works = {stage: stage_work(recipe, config, stage, tokens, devices, mfu) for stage in stages}
+    for line in work_lines(works, devices, price):
         say(line)
-
-
-def _refusal(
-    recipe: Recipe,
-    given: str,
-    config: PreTrainedConfig,
-    failing: list[str],
-    plans: dict[str, StageMemory],
-    tokens: Tokens,
-    devices: Devices,
-    prompt: int,
-) -> str:
-    def lengths(changed: Recipe) -> Tokens:
-        if not tokens.known:
-            return assumed_tokens(changed, prompt)
-        return replace(
-            tokens, row=min(tokens.row, changed.sft.max_length), mean_row=min(tokens.mean_row, changed.sft.max_length)
-        )
-
-    chosen = cheapest(recipe, config, failing, lengths, devices)
-    too_much = ", ".join(f"{NAMES[stage]} takes {_gb(plans[stage].peak)} GB" for stage in failing)
-    what = f"{recipe.name} does not fit: {too_much}, a device has {_gb(devices.memory)}"
-    if chosen is None:
-        return f"{what}; no change known to gazal plan makes it fit"
-    return f"{what}; cheapest change that makes it fit: {' '.join(filter(None, (given, words(recipe, chosen))))}"
 
 
 def plan_command(
@@ -212,7 +172,10 @@ def plan_command(
     models: list[str] | None = None,
     benchmarks: Path | None = None,
 ) -> None:
-    """The command: reads the devices, with the speed given where it is. Of a recipe with ``models``, or for given ones, asking them is planned."""
+    """Run the command: read the devices, with their speed if it is given, and say the plan.
+
+    For a recipe with ``models``, or for given ones, it is the plan of prompting them.
+    """
     found = read_devices(devices)
     if (tflops is None) != (bandwidth is None):
         raise GazalError("--tflops and --bandwidth: give both, or neither")

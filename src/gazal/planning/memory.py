@@ -1,8 +1,9 @@
-"""Peak memory of a stage on one device, in parts and phases: exact counts of what stays, traced bytes of what a pass takes.
+"""Peak memory of a stage on one device: exact counts of what stays, and traced bytes of what a pass takes.
 
-Phases of a training stage: ``rollouts`` (GRPO), ``training`` (a forward and backward pass and the optimizer's step) and, on a
-CPU, ``finish`` (merge and parity load the model a second time, in fp32, beside the trainer). What the operating system's
-allocator keeps back is not predicted: glibc may hold as much again (``MALLOC_MMAP_THRESHOLD_=65536`` gives it back).
+Phases of a training stage: ``rollouts`` (GRPO) and ``training`` (a forward and backward pass and the optimizer's step).
+On a CPU there is ``finish`` too: merge and parity load the model a second time, in fp32, beside the trainer. What the
+operating system's allocator keeps back is not predicted: glibc may hold as much again
+(``MALLOC_MMAP_THRESHOLD_=65536`` gives it back).
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from transformers import PreTrainedConfig
 
 from gazal.common.devices import Devices
 from gazal.planning.model_shapes import Sizes, config_text, sizes
-from gazal.planning.trace import trace
+from gazal.planning.trace import Pass, trace
 from gazal.recipe.recipe import Recipe
+from gazal.recipe.training import AdapterSection
 from gazal.trainer.proof import POSITIONS
 from gazal.trainer.stage import PARITY_PROMPTS
 
@@ -37,7 +39,9 @@ OPTIMIZER_BYTES = {
 NF4_BYTES = (
     0.5 + 1 / 64 + 4 / (64 * 256)
 )  # QLoRA: 4 bits, a scale of 8 bits for 64 weights, one of 32 bits for 256 of those
-CPU_FRAMEWORK = 45e6  # Trainer, datasets, tokenizer and what they import late: resident between two SFT steps of the embedded shape (69 MiB over the baseline) less its weights, adapter, gradients and optimizer (23 MiB)
+# Trainer, datasets, tokenizer and what they import late: resident between two SFT steps of the embedded shape (69 MiB
+# over the baseline) less its weights, adapter, gradients and optimizer (23 MiB)
+CPU_FRAMEWORK = 45e6
 CUDA_FRAMEWORK = 1.0e9  # CUDA context, cuBLAS workspaces; chosen, because 0.5 to 0.8 GB are usual on data-centre GPUs
 NCCL_FRAMEWORK = 1.0e9  # NCCL's buffers where several processes talk; chosen, likewise
 WIDTH = {"float32": 4, "bfloat16": 2}
@@ -45,8 +49,11 @@ WIDTH = {"float32": 4, "bfloat16": 2}
 
 @dataclass(frozen=True)
 class Tokens:
-    """Lengths in tokens that a plan rests on. ``row``: the longest SFT example; ``mean_row``: an average one; ``prompt``: the longest
-    prompt of GRPO and evaluation; ``known``: whether data of the run gave them."""
+    """Lengths in tokens that a plan rests on.
+
+    ``row``: the longest SFT example; ``mean_row``: an average one; ``prompt``: the longest prompt of GRPO and
+    evaluation; ``known``: whether data of the run gave them.
+    """
 
     row: int
     mean_row: float
@@ -61,7 +68,7 @@ def assumed_tokens(recipe: Recipe, prompt: int) -> Tokens:
 
 @dataclass(frozen=True)
 class StageMemory:
-    """Bytes by phase and part on one device; ``host``: bytes of main memory that merging takes where devices are GPUs."""
+    """Bytes by phase and part on one device; ``host``: bytes of main memory that merging takes beside GPUs."""
 
     phases: dict[str, dict[str, float]]
     host: float = 0.0
@@ -84,16 +91,8 @@ class StageMemory:
 
 def weight_bytes(recipe: Recipe, size: Sizes) -> float:
     """The frozen base: 4-bit where the recipe says so (the adapted layers; embeddings and norms keep their dtype)."""
-    return (
-        size.base_bytes - size.adapted * (WIDTH[recipe.model.dtype] - NF4_BYTES)
-        if recipe.model.load_in_4bit
-        else size.base_bytes
-    )
-
-
-def adapter_bytes(recipe: Recipe, size: Sizes) -> float:
-    """The adapter: fp32 (PEFT), or bf16 on a 4-bit base (TRL casts it)."""
-    return size.trainable * 2.0 if recipe.model.load_in_4bit else float(size.adapter_bytes)
+    saved = size.adapted * (WIDTH[recipe.model.dtype] - NF4_BYTES) if recipe.model.load_in_4bit else 0
+    return size.base_bytes - saved
 
 
 def shards(recipe: Recipe) -> int:
@@ -102,11 +101,16 @@ def shards(recipe: Recipe) -> int:
 
 
 def resident(recipe: Recipe, stage: str, size: Sizes) -> dict[str, float]:
-    """What stays on a device through training. FSDP2 and ZeRO-3 divide it by the processes and hold, gathered, what is outside the
-    layers and two layers (the next one comes while one computes); DDP adds buckets as large as the gradients."""
+    """Return the bytes that stay on a device through training.
+
+    FSDP2 and ZeRO-3 divide them by the processes and hold, gathered, what is outside the layers and two layers (the
+    next one comes while one computes). DDP adds buckets as large as the gradients.
+    """
     section = getattr(recipe, stage)
-    parts, adapter = shards(recipe), adapter_bytes(recipe, size)
-    weights = weight_bytes(recipe, size)
+    parts, weights = shards(recipe), weight_bytes(recipe, size)
+    adapter = (
+        size.trainable * 2.0 if recipe.model.load_in_4bit else float(size.adapter_bytes)
+    )  # bf16 on a 4-bit base: TRL casts it
     gathered = (
         (size.outside + 2 * size.layer) * (weights + adapter) / (size.base_bytes + size.adapter_bytes)
         if parts > 1
@@ -126,24 +130,15 @@ def framework(devices: Devices, processes: int) -> float:
     return CPU_FRAMEWORK if devices.cpu else CUDA_FRAMEWORK + (NCCL_FRAMEWORK if processes > 1 else 0.0)
 
 
-def _dequantised(recipe: Recipe, size: Sizes) -> float:
-    """4-bit layers are made bf16 one at a time, once for the product and once for DoRA's norm."""
-    return 2 * 2.0 * size.widest if recipe.model.load_in_4bit else 0.0
-
-
-def training_memory(
-    recipe: Recipe, config: PreTrainedConfig, stage: str, tokens: Tokens, devices: Devices
-) -> StageMemory:
-    """Memory of ``sft`` or ``grpo`` on one of ``devices``, for the longest batch that ``tokens`` allow."""
+def training_pass(recipe: Recipe, config: PreTrainedConfig, stage: str, tokens: Tokens) -> tuple[Pass, int]:
+    """Trace one process's longest pass of ``sft`` or ``grpo``; return it and its tokens."""
     section = getattr(recipe, stage)
-    size = sizes(config, recipe.model.dtype, section.adapter)
-    text, layers = config_text(config), config.num_hidden_layers
-    rows, passes = section.per_process(recipe.launch.processes)
+    rows, _ = section.per_process(recipe.launch.processes)
     keep = section.max_completion_length if stage == "grpo" else 0
     length = tokens.prompt + keep if stage == "grpo" else tokens.row
-    one = trace(
-        text,
-        layers,
+    found = trace(
+        config_text(config),
+        config.num_hidden_layers,
         recipe.model.dtype,
         section.adapter,
         rows,
@@ -154,30 +149,44 @@ def training_memory(
         bf16=section.bf16,
         chunked=section.logits != "full",
     )
-    extra = {"framework": framework(devices, recipe.launch.processes)}
-    copy = size.adapted * WIDTH[recipe.model.dtype] if stage == "grpo" and section.rollouts == "merged" else 0.0
-    still = resident(recipe, stage, size) | extra | ({"rollout copy": copy} if copy else {})
-    phases = {
-        "training": still | {"activations": one.peak - one.logits + _dequantised(recipe, size), "logits": one.logits}
-    }
+    return found, rows * length
+
+
+def training_memory(
+    recipe: Recipe, config: PreTrainedConfig, stage: str, tokens: Tokens, devices: Devices
+) -> StageMemory:
+    """Memory of ``sft`` or ``grpo`` on one of ``devices``, for the longest batch that ``tokens`` allow."""
+    section = getattr(recipe, stage)
+    size = sizes(config, recipe.model.dtype, section.adapter)
+    one, _ = training_pass(recipe, config, stage, tokens)
+    merged = stage == "grpo" and section.rollouts == "merged"
+    rest = resident(recipe, stage, size) | {"framework": framework(devices, recipe.launch.processes)}
+    rest |= {"rollout copy": size.adapted * WIDTH[recipe.model.dtype]} if merged else {}
+    # 4-bit layers are made bf16 one at a time, once for the product and once for DoRA's norm
+    whole = 2 * 2.0 * size.widest if recipe.model.load_in_4bit else 0.0
+    phases = {"training": rest | {"activations": one.peak - one.logits + whole, "logits": one.logits}}
+    rest.pop("gradients")
     if stage == "grpo":
-        merged = section.rollouts == "merged"
-        phases["rollouts"] = {k: v for k, v in still.items() if k != "gradients"} | generation_parts(
-            recipe, config, rows * passes, tokens.prompt, section.max_completion_length, None if merged else section
+        rows, passes = section.per_process(recipe.launch.processes)
+        new = section.max_completion_length
+        phases["rollouts"] = rest | generation_parts(
+            recipe, config, rows * passes, tokens.prompt, new, None if merged else section.adapter
         )
-        if section.rollouts == "trainer" and recipe.launch.strategy == "zero3" and recipe.launch.processes > 1:
-            phases["rollouts"]["weights"] = weight_bytes(
-                recipe, size
-            )  # TRL gathers all of them to generate (ds3_gather_for_generation)
+        if not merged and recipe.launch.strategy == "zero3" and recipe.launch.processes > 1:
+            # TRL gathers all of them to generate (ds3_gather_for_generation)
+            phases["rollouts"]["weights"] = weight_bytes(recipe, size)
     finish = finish_bytes(size, tokens, config)
     if devices.cpu:
-        phases["finish"] = {k: v for k, v in still.items() if k != "gradients"} | finish
+        phases["finish"] = rest | finish
     return StageMemory(phases, 0.0 if devices.cpu else sum(finish.values()))
 
 
 def finish_bytes(size: Sizes, tokens: Tokens, config: PreTrainedConfig) -> dict[str, float]:
-    """Merge and parity: the base a second time in fp32 with its adapter, its file while that is read or written, the kept logits of two models,
-    and one prompt's twice as it is asked."""
+    """Return the bytes of merge and parity.
+
+    These are the base a second time in fp32 with its adapter, its file while that is read or written, the kept logits
+    of two models, and those of one prompt twice.
+    """
     kept, asked = 2 * PARITY_PROMPTS * POSITIONS, 2 * tokens.prompt
     return {
         "second model": 4.0 * (size.base + size.trainable),
@@ -187,20 +196,21 @@ def finish_bytes(size: Sizes, tokens: Tokens, config: PreTrainedConfig) -> dict[
 
 
 def generation_parts(
-    recipe: Recipe, config: PreTrainedConfig, rows: int, prompt: int, new: int, section: object | None
+    recipe: Recipe, config: PreTrainedConfig, rows: int, prompt: int, new: int, adapter: AdapterSection | None
 ) -> dict[str, float]:
-    """KV cache and working memory of ``rows`` completions of ``new`` tokens. The cache is 2 × layers × KV heads × head size a token; joining
-    a new token to a layer's keys or values needs these twice for a moment; sampling holds three rows × vocabulary in fp32."""
-    adapter = section.adapter if section is not None else None
+    """Return the KV cache and working memory of ``rows`` completions of ``new`` tokens.
+
+    The cache is 2 × layers × KV heads × head size a token. Joining a new token to a layer's keys or values needs these
+    twice for a moment. Sampling holds three rows × vocabulary in fp32.
+    """
     one = trace(
         config_text(config), config.num_hidden_layers, recipe.model.dtype, adapter, rows, prompt, "generate", bf16=False
     )
     cache = one.kept / prompt * (prompt + new)
-    sampling = 3 * 4.0 * rows * config.vocab_size
     return {
         "KV cache": cache * (1 + 1 / (2 * config.num_hidden_layers)),
         "activations": max(one.peak - one.kept, 0.0),
-        "logits": sampling,
+        "logits": 3 * 4.0 * rows * config.vocab_size,
     }
 
 
@@ -225,9 +235,6 @@ def stage_memory(recipe: Recipe, config: PreTrainedConfig, stage: str, tokens: T
 
 
 def least_bytes(recipe: Recipe, config: PreTrainedConfig, stage: str) -> float:
-    """What a stage takes before any pass: a bound that costs no trace."""
+    """Return what stays on a device through a stage: a bound that costs no trace."""
     size = sizes(config, recipe.model.dtype, (recipe.grpo if stage == "grpo" else recipe.sft).adapter)
-    if stage == "evaluation":
-        return float(size.base_bytes)
-    copy = size.adapted * WIDTH[recipe.model.dtype] if stage == "grpo" and recipe.grpo.rollouts == "merged" else 0.0
-    return sum(resident(recipe, stage, size).values()) + copy
+    return float(size.base_bytes) if stage == "evaluation" else sum(resident(recipe, stage, size).values())

@@ -38,8 +38,11 @@ CHUNK_BYTES = 12  # a logit, its probability and its gradient in fp32
 
 @dataclass(frozen=True)
 class Pass:
-    """What one pass needs beside weights, adapter and gradients: ``peak`` bytes, ``logits`` of them in tensors over the vocabulary,
-    ``kept`` bytes still alive after it (a KV cache), and the ``flops`` it executes."""
+    """What one pass needs beside weights, adapter and gradients.
+
+    ``peak`` bytes, ``logits`` of them in tensors over the vocabulary, ``kept`` bytes still alive after it (a KV cache),
+    and the ``flops`` it executes.
+    """
 
     peak: float
     logits: float
@@ -110,9 +113,7 @@ def _storages(model: PreTrainedModel) -> set[int]:
     return {tensor.untyped_storage()._cdata for tensor in tensors}
 
 
-def _sft_loss(
-    model: PreTrainedModel, forward: Callable[..., Any], ids: torch.Tensor, mask: torch.Tensor, keep: int
-) -> torch.Tensor:
+def _sft_loss(forward: Callable[..., Any], ids: torch.Tensor, mask: torch.Tensor, keep: int) -> torch.Tensor:
     """As TRL's SFTTrainer: the model's own loss, then entropy and accuracy of the tokens."""
     out = forward(input_ids=ids, attention_mask=mask, labels=ids, use_cache=False)
     if getattr(out, "logits", None) is not None:
@@ -123,22 +124,17 @@ def _sft_loss(
     return out.loss
 
 
-def _grpo_loss(
-    model: PreTrainedModel, forward: Callable[..., Any], ids: torch.Tensor, mask: torch.Tensor, keep: int
-) -> torch.Tensor:
+def _grpo_loss(forward: Callable[..., Any], ids: torch.Tensor, mask: torch.Tensor, keep: int) -> torch.Tensor:
     """As TRL's GRPOTrainer: log-probabilities and entropies of the last ``keep`` tokens."""
-    logits = forward(input_ids=ids, attention_mask=mask, logits_to_keep=keep + 1, use_cache=False).logits[:, :-1, :][
-        :, -keep:, :
-    ]
+    out = forward(input_ids=ids, attention_mask=mask, logits_to_keep=keep + 1, use_cache=False)
+    logits = out.logits[:, :-1, :][:, -keep:, :]
     found, _ = selective_log_softmax_and_entropy(
         logits, ids[:, -keep:], entropy_requires_grad=False, row_mask=mask[:, -keep:]
     )
     return (torch.exp(found - found.detach()) * mask[:, -keep:]).sum()
 
 
-def _without_logits(
-    model: PreTrainedModel, forward: Callable[..., Any], ids: torch.Tensor, mask: torch.Tensor, keep: int
-) -> torch.Tensor:
+def _without_logits(forward: Callable[..., Any], ids: torch.Tensor, mask: torch.Tensor, keep: int) -> torch.Tensor:
     """The decoder alone, where the logits are made in chunks (liger's kernel, or TRL's, which reads values that fake tensors lack)."""
     return forward(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state.float().sum()
 
@@ -160,8 +156,7 @@ def _run(
     model = meta_model(
         with_layers(config_of(config), layers), dtype, AdapterSection.model_validate_json(adapter) if adapter else None
     )
-    fake = FakeTensorMode(allow_non_fake_inputs=True)
-    with fake, ExitStack() as stack:
+    with FakeTensorMode(allow_non_fake_inputs=True), ExitStack() as stack:
         meta = _fake(model)
         training = task != "generate"
         model.train(training)
@@ -179,18 +174,15 @@ def _run(
             with autocast:
                 return (model.get_base_model().model if chunked else model)(**inputs)
 
-        vocabulary = model.config.vocab_size
-        live = stack.enter_context(_Live(vocabulary, _storages(model)))
+        live = stack.enter_context(_Live(model.config.vocab_size, _storages(model)))
         if task == "generate":
             stack.enter_context(torch.no_grad())
             kept = model(input_ids=ids, attention_mask=mask, logits_to_keep=1, use_cache=True)
             size = live.now
         else:
             wrapped = convert_outputs_to_fp32(forward) if bf16 else forward  # as accelerate wraps it
-            loss = (_without_logits if chunked else _sft_loss if task == "sft" else _grpo_loss)(
-                model, wrapped, ids, mask, keep
-            )
-            loss.backward()
+            loss = _without_logits if chunked else _sft_loss if task == "sft" else _grpo_loss
+            loss(wrapped, ids, mask, keep).backward()
             size, kept = 0, meta
         del kept
         return Pass(live.peak, live.logits_at_peak, size, live.flops)
