@@ -6,8 +6,7 @@ import re
 from collections.abc import Callable
 
 import pytest
-from gazal.reward_search import Find, became_correct, search
-from search import Find, became_correct, search
+from red_team.search import Find, became_correct, search
 
 from gazal.answers.extract import extract
 from gazal.recipe.rewards import RewardConfig
