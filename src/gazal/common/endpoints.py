@@ -6,6 +6,7 @@ import json
 import random
 import re
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,9 +18,7 @@ LONGEST_WAIT = 300.0  # seconds that a server may ask us to wait; more stops the
 def public_endpoint(url: str) -> str:
     """Scheme, host and port: no credentials, no path."""
     parts = urlsplit(url)
-    return f"{parts.scheme}://{f'[{parts.hostname}]' if ':' in (parts.hostname or '') else parts.hostname}" + (
-        f":{parts.port}" if parts.port else ""
-    )
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2].lower()}"
 
 
 def public_model(name: str) -> str:
@@ -28,7 +27,7 @@ def public_model(name: str) -> str:
 
 
 def same_model(asked: str, served: str) -> bool:
-    """Whether a server that says ``served`` can be taken to be ``asked``: revision, folder, provider, date and tag may differ."""
+    """Whether ``served`` can be the model ``asked``: revision, folder, provider, date and tag may differ."""
 
     def base(name: str) -> str:
         return re.split(r"[@:]", re.split(r"[/\\]", name.rstrip("/\\"))[-1])[0].casefold()
@@ -46,19 +45,12 @@ def without_secrets(text: str, endpoint: str, key: str) -> str:
 
 def retry_after(headers: Any, now: float) -> float | None:
     """Seconds to wait by ``retry-after-ms`` or ``Retry-After`` (seconds or a date); None without either."""
-    try:
-        if value := headers.get("retry-after-ms"):
-            return max(0.0, float(value) / 1000)
-        value = headers.get("retry-after")
-        return (
-            None
-            if not value
-            else max(0.0, float(value))
-            if re.fullmatch(r"\s*[\d.]+\s*", value)
-            else max(0.0, parsedate_to_datetime(value).timestamp() - now)
-        )
-    except (ValueError, TypeError, OverflowError):
-        return None
+    for name, unit in (("retry-after-ms", 1000), ("retry-after", 1)):
+        with suppress(ValueError, TypeError):
+            return max(0.0, float(headers.get(name)) / unit)
+    with suppress(ValueError, TypeError, OverflowError):
+        return max(0.0, parsedate_to_datetime(headers.get("retry-after")).timestamp() - now)
+    return None
 
 
 def back_off(tries: int, first: float, most: float = 60.0, draw: Callable[[], float] = random.random) -> float:
@@ -82,7 +74,7 @@ def said_in(body: str) -> str:
 
 
 def stream_events(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """What stands behind ``data:`` on the lines of server-sent events; a last line without its end counts for nothing."""
+    """Yield what stands behind ``data:`` in server-sent events; a last line without its end counts for nothing."""
     rest = b""
     for piece in pieces:
         *lines, rest = (rest + piece).split(b"\n")
