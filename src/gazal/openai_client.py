@@ -1,0 +1,350 @@
+"""Speak OpenAI's protocol with one server, for the evaluation engine and the teacher: send, read, retry, stop.
+
+The openai package's own retries are off, so that each retry can be said, booked and stopped:
+
+- A busy or failing server and a broken connection: after a growing wait, or the server's own wait if that is longer.
+- A server that asks for a wait: every other request waits too.
+- A request that times out: once if others were answered, else not.
+- A server that takes connections and says nothing: given up after two short probes.
+- A connection refused before the first answer, and whatever else a server says: not retried.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
+from typing import Any, TypeVar
+
+import httpx2  # what openai raises while a body is read
+import openai
+
+from gazal.common.endpoints import (
+    LONGEST_WAIT,
+    back_off,
+    passing,
+    public_model,
+    refusal,
+    retry_after,
+    said_in,
+    same_model,
+    stream_events,
+    without_secrets,
+)
+
+S, T = TypeVar("S"), TypeVar("T")
+PROBE = 30.0  # seconds that a server has for its first sign of life
+CONNECT = 10.0  # seconds
+SILENCE = 60.0  # seconds without a byte from the server between two lines that say so
+NO_CHAT = "'s answer is no chat completion"
+REFUSED = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.UnsupportedProtocol)
+BROKEN = (openai.APIConnectionError, httpx2.RequestError)
+
+
+@dataclass(eq=False)
+class Failure(Exception):
+    """A request that brought no answer: ``the server{what} ({why})``, asked ``where``.
+
+    ``again``: a retry may help; ``wait``: seconds that the server asks for; ``late``: it was out of time;
+    ``paid``: the server may charge for it; ``body``: what it sent.
+    """
+
+    why: str
+    what: str = " failed"
+    again: bool = False
+    wait: float = 0.0
+    late: bool = False
+    paid: bool = False
+    body: str = ""
+    where: str = ""
+
+    @property
+    def final(self) -> bool:
+        return not self.again or self.wait > LONGEST_WAIT
+
+    def __str__(self) -> str:
+        return self.why if self.what == " failed" else f"the server{self.what} ({self.why})"
+
+
+@dataclass
+class Answer:
+    """One answer as far as it has come. ``value`` is the JSON of one that came in one piece."""
+
+    thought: str = ""
+    text: str = ""
+    pieces: int = 0  # of a stream
+    finish: str | None = None
+    usage: Any = None
+    value: dict[str, Any] = field(default_factory=dict)
+
+    def add(self, message: dict[str, Any], finish: str | None) -> str:
+        """Add a message or a piece of one; return its text."""
+        text = message.get("content") or message.get("text") or ""
+        if not isinstance(text, str):
+            raise TypeError("its content is no text")
+        thought = str(message.get("reasoning_content") or message.get("reasoning") or "")
+        self.thought, self.text, self.finish = self.thought + thought, self.text + text, finish or self.finish
+        self.pieces += bool(thought or text)
+        return text
+
+    def count(self, name: str) -> int | None:
+        """Return the server's own count of ``completion_tokens`` or ``prompt_tokens``, None if it gives none."""
+        count = self.usage.get(name) if isinstance(self.usage, dict) else None
+        return count if type(count) is int and count >= 0 else None
+
+
+@dataclass
+class Client:
+    """One server's model, to be used in a ``with`` block; its key is ``OPENAI_API_KEY``.
+
+    ``tries`` and ``first_wait`` (seconds) shape the retries; ``timeout`` is in seconds. ``hints`` help with a field
+    that is refused, with ``late`` and with another ``model``, whose name replaces ``{}``. With ``at_interrupt`` the
+    first interrupt calls that and waits for what is in flight. ``over`` stops retries and new requests.
+    """
+
+    url: str
+    model: str
+    timeout: float
+    say: Callable[[str], None]
+    hints: dict[str, str]
+    tries: int = 5
+    first_wait: float = 0.5
+    at_interrupt: Callable[[], None] | None = None
+
+    def __post_init__(self) -> None:
+        self._key = os.environ.get("OPENAI_API_KEY") or "none"
+        self._api = openai.OpenAI(base_url=self.url, api_key=self._key, timeout=_limits(self.timeout), max_retries=0)
+        self.over, self.answered = threading.Event(), threading.Event()
+        self._lock, self._told, self._heard, self._quiet_until = threading.Lock(), {}, time.monotonic(), 0.0
+        self._limit_field = "max_tokens"
+        self._stream: dict[str, Any] = {"stream": True, "stream_options": {"include_usage": True}}
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.over.set()
+        self._api.close()
+
+    def tell(self, line: str, every: float = math.inf) -> None:
+        """Say it, again only after ``every`` seconds: requests in flight together meet the same trouble."""
+        with self._lock:
+            if (now := time.monotonic()) - self._told.get(line, -math.inf) >= every:
+                self._told[line] = now
+                self.say(line)
+
+    def together(self, work: Callable[[S], T], wanted: Iterable[S], concurrency: int) -> Iterator[T]:
+        """Yield what ``work`` returns for each of ``wanted``, as it ends; raise an error once all in flight have ended.
+
+        The threads are daemons: a pool's would hold an interrupt up until the server answers.
+        """
+        ended, queue, flying, trouble = SimpleQueue[tuple[T | None, Exception | None]](), iter(wanted), 0, None
+
+        def run(one: S) -> None:
+            try:
+                ended.put((work(one), None))
+            except Exception as error:
+                self.over.set()
+                ended.put((None, error))
+
+        self._probe()
+        while True:
+            while not self.over.is_set() and flying < concurrency and (one := next(queue, None)) is not None:
+                threading.Thread(target=run, args=(one,), daemon=True).start()
+                flying += 1
+            if not flying:
+                break
+            try:
+                result, error = ended.get(timeout=SILENCE)
+            except Empty:
+                if (silent := time.monotonic() - self._heard) >= SILENCE:
+                    line = f"nothing from the server for {silent:.0f} s; {flying} requests wait, each for up to"
+                    self.tell(f"{line} {self.timeout:g} s; {self.hints['late']}", 0)
+                continue
+            except KeyboardInterrupt as interrupt:
+                if self.at_interrupt is None:
+                    raise
+                self.over.set()
+                self.at_interrupt()
+                trouble, self.at_interrupt = trouble or interrupt, None
+                continue
+            flying -= 1
+            if error is None:
+                yield result
+            trouble = trouble or error
+        if trouble:
+            raise trouble
+
+    def retried(self, attempt: Callable[[], T], where: str = "", late_tries: int = 0) -> T:
+        """Return what ``attempt`` returns, retried as its Failure allows; raise the last Failure.
+
+        ``late_tries``: how often it may time out and be retried if nothing was answered yet.
+        """
+        tries = late = 0
+        while True:
+            self.over.wait(max(0.0, self._quiet_until - time.monotonic()))
+            try:
+                return attempt()
+            except Failure as failure:
+                tries, late, most = tries + 1, late + failure.late, self.tries
+                if failure.late:
+                    most = min(most, tries + (late <= late_tries + self.answered.is_set()))
+                pause = max(failure.wait, back_off(tries, self.first_wait))
+                if not failure.final and tries < most and not self.over.is_set():
+                    self._quiet_until = max(self._quiet_until, time.monotonic() + failure.wait)
+                    line = f"the server{failure.what} ({failure.why}); asked again, try {tries + 1} of {most}"
+                    self.tell(line + (f" in {pause:.0f} s" if failure.wait else ""), SILENCE)
+                    if not self.over.wait(pause):
+                        continue
+                asks = f"; it asks to wait {failure.wait:.0f} s" if failure.wait > LONGEST_WAIT else ""
+                failure.why += asks + (f", {tries} times" if tries > 1 else "")
+                failure.where = where
+                raise
+
+    def _probe(self) -> None:
+        """Raise Failure if nobody answers, whatever it says; a server that answered before is not probed."""
+        limit, hint = min(PROBE, self.timeout), "it takes connections and says nothing: it hangs, or is still loading"
+
+        def look() -> None:
+            try:
+                with self._api.models.with_streaming_response.list(timeout=_limits(limit)):
+                    pass
+            except openai.APIStatusError:
+                pass
+            except BROKEN as error:
+                raise self._broken(error, limit, hint) from error
+
+        if not self.answered.is_set() and not self.over.is_set():
+            self.retried(look, "before the first item", late_tries=1)
+
+    def send(self, body: dict[str, Any], enough: Callable[[str, Answer], bool] | None = None, **more: Any) -> Answer:
+        """Send a chat or plain text and return its answer; raise Failure. ``more``: options of openai's ``create``.
+
+        ``enough``, of the last piece and the answer so far, says where a stream is left. Without it none is asked for.
+        """
+        route = self._api.completions if "prompt" in body else self._api.chat.completions
+        while True:
+            words = {"model": self.model, **body, **(self._stream if enough else {})}
+            words[self._limit_field] = words.pop("max_tokens")
+            try:
+                with route.with_streaming_response.create(**words, **more) as response:
+                    headers, pieces = response.headers, self._in_time(response.iter_bytes())
+                    if enough and "event-stream" in headers.get("content-type", ""):
+                        answer = self._streamed(pieces, headers, enough)
+                    else:  # some servers answer a streamed request in one piece
+                        answer = self._whole(b"".join(pieces).decode(errors="replace"), headers)
+            except openai.APIStatusError as error:
+                text = error.response.text
+                if self._reworded(error.status_code, said_in(text), words):
+                    continue
+                hints = [self.hints[name] for name in body.get("extra_body") or {} if name in text]
+                why, again = "; ".join([refusal(error.status_code, text), *hints]), passing(error.status_code, text)
+                wait = retry_after(error.response.headers, time.time()) or 0.0
+                raise self._failure(why, again=again, wait=wait, body=text) from error
+            except BROKEN as error:
+                raise self._broken(error, self.timeout, self.hints["late"]) from error
+            except openai.OpenAIError as error:
+                raise self._failure(f"{type(error).__name__}: {error}") from error
+            self.answered.set()
+            return answer
+
+    def _reworded(self, status: int, said: str, words: dict[str, Any]) -> bool:
+        """Return whether the request is to be sent in other words, which all requests then use."""
+        if not (400 <= status < 500 or status == 501):
+            return False
+        if "max_completion_tokens" in said and "max_tokens" in words:  # the newer name, which some models insist on
+            self._limit_field = "max_completion_tokens"
+            return True
+        if "stream" in said.lower() and "stream" in words:
+            options = "stream_options" in said and "stream_options" in words
+            self._stream = {"stream": True} if options else {}
+            return True
+        return False
+
+    def _in_time(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
+        """Yield the pieces of a body; raise Failure once they, or comments alone, come for too long."""
+        deadline = time.monotonic() + self.timeout
+        for piece in pieces:
+            self._heard = time.monotonic()
+            if self._heard > deadline:
+                why = f"no whole answer within {self.timeout:g} s; {self.hints['late']}"
+                raise self._failure(why, again=True, late=True, paid=True)
+            yield piece
+
+    def _streamed(self, pieces: Iterator[bytes], headers: Any, enough: Callable[[str, Answer], bool]) -> Answer:
+        answer = Answer()
+        try:
+            for data in stream_events(pieces):
+                if data == b"[DONE]":
+                    answer.finish = answer.finish or "stop"
+                    break
+                chunk = json.loads(data)
+                self._check(chunk, data.decode(errors="replace"), headers)
+                answer.usage = chunk.get("usage") or answer.usage
+                for choice in (chunk.get("choices") or [])[:1]:
+                    if enough(answer.add(choice.get("delta") or choice, choice.get("finish_reason")), answer):
+                        return answer
+        except (ValueError, TypeError, AttributeError) as error:
+            raise self._failure(f"a broken stream ({error})", again=True, paid=True) from error
+        if answer.finish is None:
+            raise self._failure("the stream ended in the middle", again=True, paid=True)
+        return answer
+
+    def _whole(self, raw: str, headers: Any) -> Answer:
+        kind = headers.get("content-type", "")
+        try:
+            value = json.loads(raw)
+        except ValueError as error:
+            if "html" in kind or "event-stream" in kind or raw.lstrip().startswith("<"):
+                why = f"it is {kind.partition(';')[0] or 'markup'}; the URL often ends in /v1"
+                raise self._failure(why, NO_CHAT, body=raw) from error
+            raise self._failure("a broken body", again=True, paid=True, body=raw) from error
+        try:
+            self._check(value, raw, headers)
+            choice, answer = value["choices"][0], Answer(usage=value.get("usage"), value=value)
+            answer.add(choice.get("message") or {"content": choice["text"]}, choice.get("finish_reason") or "stop")
+            answer.pieces = 0
+        except (LookupError, TypeError, AttributeError, ValueError) as error:
+            why = "it has no choices" if isinstance(value, dict) and value.get("choices") == [] else "other JSON"
+            raise self._failure(why, NO_CHAT, paid=True, body=raw) from error
+        return answer
+
+    def _check(self, value: dict[str, Any], raw: str, headers: Any) -> None:
+        """Raise Failure for an error under status 200, as routers report their provider's, and for another model.
+
+        A server may add or leave out a folder, provider, revision, date or tag of the name, which is said once.
+        """
+        trouble = value.get("error")
+        if trouble and not value.get("choices"):
+            code = str(trouble.get("code")) if isinstance(trouble, dict) else ""
+            again, wait = code.isdigit() and passing(int(code), raw), retry_after(headers, time.time()) or 0.0
+            raise self._failure(f"it says {said_in(raw)}", again=again, wait=wait, body=raw)
+        served, asked = str(value.get("model") or self.model), public_model(self.model)
+        if not same_model(self.model, served):
+            what = f" answers as model {public_model(served)!r}, not {asked!r}"
+            raise self._failure(self.hints["model"].format(public_model(served)), what, paid=True, body=raw)
+        if public_model(served) != asked:
+            self.tell(f"the server answers as model {public_model(served)!r}")
+
+    def _broken(self, error: Exception, limit: float, hint: str) -> Failure:
+        """Return what became of a connection; ``limit`` is in seconds, ``hint`` for one out of time."""
+        cause = error.__cause__ or error
+        refused = isinstance(cause, REFUSED)
+        late = not refused and isinstance(cause, httpx2.TimeoutException)
+        what = "cannot be reached" if refused else f"no answer within {limit:g} s" if late else "the connection broke"
+        why = f"{what} ({type(cause).__name__}: {cause})" + (f"; {hint}" if late else "")
+        return self._failure(why, again=not refused or self.answered.is_set(), late=late, paid=not refused)
+
+    def _failure(self, why: str, what: str = " failed", *, body: str = "", **rest: Any) -> Failure:
+        """Return a Failure without secrets: ``why`` on one line, and the start of ``body``."""
+        why, body = (without_secrets(text, self.url, self._key) for text in (why, body))
+        return Failure(" ".join(why.split())[:300], what, body=body[:2000], **rest)
+
+
+def _limits(seconds: float) -> openai.Timeout:
+    return openai.Timeout(seconds, connect=min(CONNECT, seconds))
