@@ -61,6 +61,7 @@ class Script:
 
     Actions: ``ok``; a status; ``cut`` and ``chunks`` (connection closed inside the body); ``malformed``; ``html``; ``hang`` (seconds in ``hanging``); a dict: the JSON to
     answer. ``text(body)`` gives an ``ok`` answer's text or message. ``billed`` are answers under status 200, by idempotency key.
+    ``hung`` seconds go by before a look at the models is answered.
     """
 
     def __init__(self) -> None:
@@ -73,7 +74,7 @@ class Script:
         }
         self.model: str | None = None
         self.headers: dict[str, str] = {}
-        self.delay, self.hanging = 0.0, 2.0
+        self.delay, self.hanging, self.hung = 0.0, 2.0, 0.0
         self.lock, self.asked, self.billed = threading.Lock(), [], Counter()
         self.times: list[tuple[float, str, Action]] = []
         self.tokens = self.flying = self.most_flying = 0
@@ -115,6 +116,10 @@ class _Handler(BaseHTTPRequestHandler):
         finally:
             with script.lock:
                 script.flying -= 1
+
+    def do_GET(self) -> None:
+        time.sleep(self.script.hung)
+        self._send(404, b"{}")
 
     def _answer(self, action: Action, body: dict[str, Any], key: str, usage: dict[str, int] | None) -> None:
         script = self.script

@@ -148,7 +148,8 @@ def test_trouble_is_waited_out_and_what_may_have_been_paid_is_booked(server, tmp
     script.act = lambda body, number: TROUBLE[number - 3] if 3 <= number < 3 + len(TROUBLE) else "ok"
     script.headers, script.hanging = {"retry-after": "0.6"}, 1.5
     seeds = write_seeds(tmp_path / "s.jsonl", 10)
-    report, _ = run(tmp_path / "out", url, seeds, timeout=0.7)
+    report, said = run(tmp_path / "out", url, seeds, timeout=0.7)
+    assert any(line.startswith("teach: the server failed (too many requests (status 429: ") for line in said)
     assert report["counts"]["accepted"] == 10 and report["booked"]["failed_attempts"] == len(TROUBLE)
     [worst] = {line["tokens"] for line in lines(tmp_path / "out" / "sent.jsonl") if line["id"] == "teacher:s3"}
     failures = [line for line in lines(tmp_path / "out" / "responses.jsonl") if "failure" in line]
@@ -324,12 +325,12 @@ def test_a_cap_in_dollars(server, tmp_path):
         (401, r"does not accept the key in OPENAI_API_KEY \(status 401"),
         (404, "no such model or path"),
         (400, "refuses the request"),
-        ("html", r"answers with text/html, not a chat completion; an --endpoint often ends in /v1"),
-        ({"hello": 1}, "JSON that is no chat completion"),
+        ("html", r"the server's answer is no chat completion \(it is text/html; the URL often ends in /v1\)"),
+        ({"hello": 1}, r"the server's answer is no chat completion \(other JSON\)"),
         ({"_status": 429, "error": {"code": "insufficient_quota", "message": "pay first"}}, "pay first"),
         ({"_status": 401, "error": {"message": f"bad {KEY}"}}, r"bad \[key\]"),
         ({"_status": 422, "detail": "Unexpected fields"}, "status 422: Unexpected fields"),
-        ([], "no chat completion"),
+        ([], r"the server's answer is no chat completion \(it has no choices\)"),
     ],
 )
 def test_an_endpoint_that_cannot_be_used_is_one_line(server, tmp_path, action, message):
@@ -382,6 +383,39 @@ def test_a_request_that_always_fails_holds_up_no_other(server, tmp_path):
     assert len(script.asked) == 11 + 3
     script.act = lambda body, number: "ok"
     assert run(out, url, seeds)[0]["counts"]["accepted"] == 12 and len(script.asked) == 15
+
+
+def test_a_server_that_says_nothing_is_given_up_and_nothing_is_booked(server, tmp_path, monkeypatch):
+    monkeypatch.setattr("gazal.openai_client.PROBE", 0.2)
+    url, script = server
+    script.hung = 1.0
+    with pytest.raises(
+        GazalError, match="no answer within 0.2 s .*it takes connections and says nothing: .*, 2 times$"
+    ):
+        run(tmp_path / "out", url, write_seeds(tmp_path / "s.jsonl", 4))
+    assert not script.asked and not (tmp_path / "out").exists()
+
+
+def test_a_request_out_of_time_is_asked_once_more(server, tmp_path):
+    url, script = server
+    script.act = lambda body, number: "hang" if "Case 2 " in question_of(body) else "ok"
+    with pytest.raises(GazalError, match="1 requests failed at every attempt"):
+        run(tmp_path / "out", url, write_seeds(tmp_path / "s.jsonl", 5), timeout=0.4)
+    assert len(script.asked) == 4 + 2
+
+
+def test_a_second_interrupt_waits_for_nothing(server, tmp_path):
+    url, script = server
+    script.act, script.hanging = lambda body, number: "hang" if number else "ok", 20.0
+    process = teach_process(url, write_seeds(tmp_path / "s.jsonl", 9), tmp_path / "out")
+    while len(script.asked) < 5 and process.poll() is None:
+        time.sleep(0.01)
+    for _ in range(2):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.5)
+    said = process.communicate(timeout=10)[0]
+    assert process.returncode == 130 and "waiting for the 4 requests in flight" in said and "Traceback" not in said
+    assert len(lines(tmp_path / "out" / "sent.jsonl")) == 5
 
 
 def test_a_server_that_goes_down_stops_the_run_and_it_goes_on(server, tmp_path):

@@ -14,12 +14,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gazal.answers.extract import extract
+from gazal.common.endpoints import back_off, public_endpoint, public_model, retry_after, same_model
 from gazal.common.paths import ROOT
 from gazal.curation.text import words
 from gazal.items.prompts import completion_text
 from gazal.items.schema import Item, TrainingExample
 from gazal.teacher.accept import Answer, Reason, Rules, accept, completion, is_refusal, judge, parse
-from gazal.teacher.client import back_off, public_endpoint, public_model, retry_after, same_model
 from gazal.teacher.copies import NearCopies
 from gazal.teacher.plan import Question, Task, make_requests
 

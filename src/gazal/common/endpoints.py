@@ -91,14 +91,3 @@ def refusal(status: int, body: str) -> str:
         429: "too many requests",
     }.get(status, "refuses the request" if status < 500 else "failed")
     return f"{hint} (status {status}{': ' + said if said.strip() else ''})"
-
-
-def broken_connection(error: Exception, timeout: float) -> tuple[str, bool]:
-    """What became of a connection, and whether it was refused before anything was sent. ``error``: openai's ``APIConnectionError``
-    or httpx's ``TransportError``; ``timeout`` in seconds."""
-    cause = error.__cause__ or error
-    kind = type(cause).__name__
-    refused = kind in ("ConnectError", "ConnectTimeout", "PoolTimeout", "UnsupportedProtocol", "InvalidURL")
-    late = kind.endswith("Timeout") or type(error).__name__ == "APITimeoutError"
-    what = "cannot be reached" if refused else f"no answer within {timeout:g} s" if late else "the connection broke"
-    return f"{what} ({kind}: {cause})", refused

@@ -17,11 +17,12 @@ import yaml
 from pydantic import ValidationError
 
 from gazal import DISCLAIMER
+from gazal.common.endpoints import public_endpoint, public_model
 from gazal.common.errors import GazalError
 from gazal.common.files import atomic_write, write_json
 from gazal.items.writing import write_items_jsonl
 from gazal.teacher.accept import Reason, Rules, Verdict, accept
-from gazal.teacher.client import Cap, Prices, Teacher, public_endpoint, public_model
+from gazal.teacher.client import Cap, Prices, Teacher
 from gazal.teacher.ledger import Ledger
 from gazal.teacher.plan import Request, Task, make_requests, seed_tasks, topic_tasks
 
