@@ -178,7 +178,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(monkeypatch) -> Iterator[Script]:
-    monkeypatch.setattr("gazal.openai_client.back_off", lambda *_: 0.0)
+    monkeypatch.setattr("gazal.common.openai_client.back_off", lambda *_: 0.0)
     script = Script()
     served = ThreadingHTTPServer(("127.0.0.1", 0), type("Scripted", (Handler,), {"script": script}))
     served.handle_error = lambda *_: None
@@ -413,7 +413,7 @@ def test_no_server_at_all():
 
 
 def test_a_hung_server_is_given_up_after_two_short_probes(server, monkeypatch, caplog):
-    monkeypatch.setattr("gazal.openai_client.PROBE", 0.2)
+    monkeypatch.setattr("gazal.common.openai_client.PROBE", 0.2)
     server.hung, began = 1.0, time.monotonic()
     with pytest.raises(
         GazalError,
@@ -449,7 +449,7 @@ def test_each_further_try_is_said_and_one_that_the_server_puts_off_too_long_is_n
 
 
 def test_silence_is_said(server, monkeypatch, caplog):
-    monkeypatch.setattr("gazal.openai_client.SILENCE", 0.2)
+    monkeypatch.setattr("gazal.common.openai_client.SILENCE", 0.2)
     server.act = lambda body, number: 0.7
     assert len(ask(server, Prompts(ITEMS[:1], 1, Prompting()), timeout=20)) == 1
     assert any(

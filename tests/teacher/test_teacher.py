@@ -386,7 +386,7 @@ def test_a_request_that_always_fails_holds_up_no_other(server, tmp_path):
 
 
 def test_a_server_that_says_nothing_is_given_up_and_nothing_is_booked(server, tmp_path, monkeypatch):
-    monkeypatch.setattr("gazal.openai_client.PROBE", 0.2)
+    monkeypatch.setattr("gazal.common.openai_client.PROBE", 0.2)
     url, script = server
     script.hung = 1.0
     with pytest.raises(

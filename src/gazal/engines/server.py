@@ -7,7 +7,7 @@ come, and what has come is handed on before an error is raised.
 came, it is the number of pieces that the stream brought (most servers send a token a piece). Of an answer in one piece
 without a count, it is its words and marks, which are fewer than its tokens, and that is said.
 
-Every failure is one GazalError that names model, server and item. :mod:`gazal.openai_client` says what is retried.
+Every failure is one GazalError that names model, server and item. :mod:`gazal.common.openai_client` says what is retried.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from gazal.common.endpoints import (
 )
 from gazal.common.errors import GazalError
 from gazal.common.files import file_safe
+from gazal.common.openai_client import Answer, Client, Failure
 from gazal.engines.reply import Reply
 from gazal.items.prompts import Prompt
 from gazal.models.identity import identity_of
-from gazal.openai_client import Answer, Client, Failure
 from gazal.predictions.prompting import Prompt
 from gazal.recipe.evaluation import EvaluationSection
 

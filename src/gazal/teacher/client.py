@@ -18,7 +18,7 @@ from gazal.common.endpoints import (
     public_model,
 )
 from gazal.common.errors import GazalError
-from gazal.openai_client import Client, Failure
+from gazal.common.openai_client import Client, Failure
 from gazal.teacher.ledger import Bill, Ledger
 from gazal.teacher.plan import Request
 
