@@ -59,7 +59,7 @@ def where(run: Path) -> str:
             checkpoints = sorted(int(p.name.rpartition("-")[2]) for p in folder.glob(".checkpoints/checkpoint-*"))
             parts = [f"step {len(lines)}, checkpoints {', '.join(map(str, checkpoints)) or 'none'}"] if lines else []
             parts += [
-                f"{p.parent.name}/{p.stem.removesuffix('.partial')}: {len(p.read_bytes().splitlines()) - 1} batches"
+                f"{p.parent.name}/{p.stem.removesuffix('.partial')}: {len(p.read_bytes().splitlines()) - 1} replies"
                 for p in folder.rglob("*.partial.jsonl")
             ]
             return f"{stage} ({'; '.join(parts) or 'begun' if folder.exists() else 'not begun'})"

@@ -152,14 +152,17 @@ def test_an_older_header_says_what_it_does_not_say(tmp_path):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda lines: [b"{]\n"], "row 1: not of a file of partial predictions .*; remove it"),
+        (lambda lines: [b"{]\n"], r"row 1: not as written here \(.*\); remove it and all after it"),
         (lambda lines: [b"[1]\n", *lines[1:]], "does not say which model"),
         (
             lambda lines: [*lines[:2], b"\0" * 50 + b"\n", *lines[3:]],
-            "row 3: not of a file .*remove rows 3 and on to keep those before",
+            "row 3: not as written here .*; remove it and all after it to go on without",
         ),
-        (lambda lines: [*lines[:2], b'[[99, "x", 1, "stop"]]\n'], "row 3: .*no prompt 99"),
-        (lambda lines: [*lines[:2], b'[[1,"x",1,"stop"]]\n'], "row 3: .*not as written here"),
+        (lambda lines: [*lines[:2], b'[99, "x", 1, "stop"]\n'], "row 3: .*no prompt 99"),
+        (lambda lines: [*lines[:2], b'[-1, "x", 1, "stop"]\n'], "row 3: .*no prompt -1"),
+        (lambda lines: [*lines[:2], b'[1, "x", 1]\n'], "row 3: .*finish_reason"),
+        (lambda lines: [*lines[:2], b'[1, 5, 1, "stop"]\n'], "row 3: not as written here"),
+        (lambda lines: [lines[0], b'[[1, "x", 1, "stop"]]\n'], "row 2: not as written here"),  # an older version's
     ],
 )
 def test_spoilt_partial_files_are_one_line_and_stay(tmp_path, spoil, message):

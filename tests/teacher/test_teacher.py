@@ -252,13 +252,14 @@ def test_a_torn_last_line_is_set_aside(server, tmp_path):
     report, said = run(out, url, seeds)
     assert len(script.asked) == 6 and report["counts"]["accepted"] == 5
     assert any(
-        "responses.jsonl: row 5 was cut off by a kill; set aside in responses.jsonl.torn" in line for line in said
+        "responses.jsonl: its last row was cut off by a kill; set aside in responses.jsonl.torn" in line
+        for line in said
     )
     assert (out / "responses.jsonl.torn").read_text().startswith('{"attempt"') and len(
         lines(out / "responses.jsonl")
     ) == 5
     (out / "responses.jsonl").write_text("{]\n" + (out / "responses.jsonl").read_text())
-    with pytest.raises(GazalError, match="responses.jsonl: row 1: not a line of the ledger"):
+    with pytest.raises(GazalError, match="responses.jsonl: row 1: not as written here"):
         run(out, url, seeds)
 
 
@@ -612,6 +613,9 @@ def test_the_command_line(server, tmp_path, monkeypatch):
     output, problem = call("--seeds", seeds, "--max-total-tokens", 10**6, "--yes")
     assert "3 of 3 examples accepted" in output and DISCLAIMER in output and not problem
     ledger = Ledger(tmp_path / "out")
-    assert "another gazal teach is at work there" in call("--seeds", seeds, "--max-total-tokens", 10**6, "--yes")[1]
+    assert (
+        "sent.jsonl: another process is at work there"
+        in call("--seeds", seeds, "--max-total-tokens", 10**6, "--yes")[1]
+    )
     ledger.close()
     assert os.environ["OPENAI_API_KEY"] == KEY and len(read_seeds(seeds)) == 3

@@ -27,7 +27,6 @@ from gazal.common.openai_client import Answer, Client, Failure
 from gazal.engines.reply import Reply
 from gazal.items.prompts import Prompt
 from gazal.models.identity import identity_of
-from gazal.predictions.prompting import Prompt
 from gazal.recipe.evaluation import EvaluationSection
 
 MARKS = frozenset("\n}>")  # without one of these in its last piece a text has not just closed its answer

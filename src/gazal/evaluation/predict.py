@@ -1,7 +1,7 @@
 """Predictions: one row per item and sample, saved per batch while they are made, Parquet at the end.
 
 Next to ``<benchmark>.parquet`` lies ``<benchmark>.partial.jsonl`` until all is done: a header line that
-names model, benchmark and sampling, then one line per batch. A kill loses at most the batch at work.
+names model, benchmark and sampling, then one line per reply. A kill loses at most the batch at work.
 No list of all prompts or completions is held: memory grows with the items alone.
 """
 

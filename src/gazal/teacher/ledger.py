@@ -8,14 +8,11 @@ again under the same idempotency key.
 
 from __future__ import annotations
 
-import fcntl
-import json
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from gazal.common.errors import GazalError
+from gazal.append_store import AppendStore
 from gazal.teacher.plan import Request
 
 
@@ -36,110 +33,63 @@ class Ledger:
     """The two files of one folder, held by one process at a time.
 
     ``answers``: request key to its place in ``responses.jsonl``; ``booked``: all that was or may have been paid;
-    ``lost``: how many requests were in flight at a kill. Raises GazalError when another process holds the folder, when it cannot be
-    written, and for a damaged line that is not the last.
+    ``lost``: how many requests were in flight at a kill. What a kill cut short goes to ``NAME.torn``.
+    Raises GazalError as :class:`gazal.append_store.AppendStore` does.
     """
 
     def __init__(self, folder: Path, say: Callable[[str], None] = print) -> None:
-        self.folder, self.answers, self.booked = folder, {}, Bill()
+        self.folder, self.say, self.answers, self.booked = folder, say, {}, Bill()
         self.prompt_tokens = self.completion_tokens = self.counted = self.uncounted = self.failures = 0
         self.seconds = 0.0
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._sent, self._responses = (open(folder / name, "a+b") for name in ("sent.jsonl", "responses.jsonl"))
-            fcntl.flock(self._sent, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise GazalError(f"{folder}: another gazal teach is at work there") from error
-        except OSError as error:
-            raise GazalError(f"{folder}: cannot be written ({error.strerror})") from error
-        worst = {line["attempt"]: Bill(line["tokens"], line["usd"]) for _, line in self._load(self._sent, say)}
-        self._attempts = len(worst)
-        for place, line in self._load(self._responses, say):
-            worst.pop(line["attempt"], None)
-            self._book(place, line)
-        self.lost = len(worst)
-        for bill in worst.values():
+        self._unended: dict[int, Bill] = {}
+        self._sent = self._open("sent.jsonl", self._expect)
+        self._attempts = len(self._unended)
+        self._responses = self._open("responses.jsonl", self._book)
+        self.lost = len(self._unended)
+        for bill in self._unended.values():
             self.booked += bill
 
-    def _load(self, file: IO[bytes], say: Callable[[str], None]) -> Iterator[tuple[int, dict[str, Any]]]:
-        """(place, line) of each whole line; what a kill tore off at the end goes to ``NAME.torn``."""
-        path, place = Path(file.name), 0
-        file.seek(0)
-        for row, raw in enumerate(file, 1):
-            if not raw.endswith(b"\n"):
-                with open(f"{path}.torn", "ab") as torn:
-                    torn.write(raw + b"\n")
-                file.truncate(place)
-                say(f"{path.name}: row {row} was cut off by a kill; set aside in {path.name}.torn")
-                return
-            try:
-                line = json.loads(raw)
-                line["attempt"], line["tokens"], line["usd"]
-            except (ValueError, TypeError, KeyError) as error:
-                raise GazalError(f"{path}: row {row}: not a line of the ledger ({error!r})") from error
-            yield place, line
-            place += len(raw)
+    def _open(self, name: str, take: Callable[[int, Any], None]) -> AppendStore:
+        store = AppendStore(self.folder / name, take, strict=True)
+        if store.torn:
+            with open(self.folder / f"{name}.torn", "ab") as torn:
+                torn.write(store.torn + b"\n")
+            self.say(f"{name}: its last row was cut off by a kill; set aside in {name}.torn")
+        return store
 
-    def _book(self, place: int, line: dict[str, Any]) -> None:
-        self.booked += Bill(line["tokens"], line["usd"])
-        if "response" not in line:
+    def _expect(self, place: int, row: dict[str, Any]) -> None:
+        self._unended[row["attempt"]] = Bill(row["tokens"], row["usd"])
+
+    def _book(self, place: int, row: dict[str, Any]) -> None:
+        self._unended.pop(row["attempt"], None)
+        self.booked += Bill(row["tokens"], row["usd"])
+        if "response" not in row:
             self.failures += 1
             return
-        self.answers[line["key"]] = place
-        self.seconds += line["seconds"]
-        if line["usage"]:
+        self.answers[row["key"]] = place
+        self.seconds += row["seconds"]
+        if row["usage"]:
             self.counted += 1
-            self.prompt_tokens, self.completion_tokens = (
-                self.prompt_tokens + line["usage"][0],
-                self.completion_tokens + line["usage"][1],
-            )
+            self.prompt_tokens += row["usage"][0]
+            self.completion_tokens += row["usage"][1]
         else:
             self.uncounted += 1
 
-    def _append(self, file: IO[bytes], line: dict[str, Any]) -> int:
-        place = file.seek(0, os.SEEK_END)
-        try:
-            file.write(json.dumps(line).encode() + b"\n")  # ASCII: an answer may hold half a surrogate pair
-            file.flush()
-            os.fsync(file.fileno())
-        except OSError as error:
-            raise GazalError(f"{file.name}: cannot be written ({error.strerror})") from error
-        return place
-
     def send(self, request: Request, worst: Bill) -> int:
-        """Note that ``request`` is about to leave; returns the attempt's number."""
+        """Note that ``request`` is about to leave; return the attempt's number."""
         self._attempts += 1
-        self._append(
-            self._sent,
-            {
-                "attempt": self._attempts,
-                "key": request.key,
-                "id": request.task,
-                "sample": request.sample,
-                **worst._asdict(),
-            },
-        )
+        self._sent.append([_row(self._attempts, request, worst)])
         return self._attempts
 
     def end(self, attempt: int, request: Request, bill: Bill, **what: Any) -> None:
         """Note how the attempt ended: ``response``, ``usage`` and ``seconds``, or ``failure``."""
-        line = {
-            "attempt": attempt,
-            "key": request.key,
-            "id": request.task,
-            "sample": request.sample,
-            **bill._asdict(),
-            **what,
-        }
-        self._book(self._append(self._responses, line), line)
+        row = _row(attempt, request, bill) | what
+        self._book(*self._responses.append([row]), row)
 
     def read(self, request: Request) -> dict[str, Any] | None:
-        """The line of the request's answer, None where it has none."""
+        """Return the row of the request's answer, None if it has none."""
         place = self.answers.get(request.key)
-        if place is None:
-            return None
-        self._responses.seek(place)
-        return json.loads(self._responses.readline())
+        return None if place is None else self._responses.read(place)
 
     @property
     def mean_completion(self) -> float | None:
@@ -148,9 +98,11 @@ class Ledger:
 
     def close(self) -> None:
         """Let go of the folder; files in which nothing was ever written go, and the folder if it is empty then."""
-        for file in (self._responses, self._sent):
-            if not os.fstat(file.fileno()).st_size:
-                Path(file.name).unlink(missing_ok=True)
-            file.close()
+        for store in (self._responses, self._sent):
+            store.close()
         if not any(self.folder.iterdir()):
             self.folder.rmdir()
+
+
+def _row(attempt: int, request: Request, bill: Bill) -> dict[str, Any]:
+    return {"attempt": attempt, "key": request.key, "id": request.task, "sample": request.sample, **bill._asdict()}
