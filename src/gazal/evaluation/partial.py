@@ -8,14 +8,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from gazal.append_store import AppendStore
-
-if TYPE_CHECKING:
-    from gazal.engines.reply import Reply
+from gazal.common.append_store import AppendStore
+from gazal.engines.reply import Reply
 
 
 def first_line(path: Path) -> Any:
@@ -31,7 +29,7 @@ class Partial:
     """A partial file of ``total`` replies, opened to go on.
 
     ``check`` gets the header of a file that is there. ``seen`` gets the replies: first those that the file holds, then
-    each batch that :meth:`append` adds. Raises GazalError as :class:`gazal.append_store.AppendStore` does.
+    each batch that :meth:`append` adds. Raises GazalError as :class:`gazal.common.append_store.AppendStore` does.
     """
 
     def __init__(
@@ -68,13 +66,9 @@ class Partial:
 
     def read(self, index: int) -> Reply:
         """Return one saved reply."""
-        from gazal.engines.reply import Reply
-
         return Reply(*self.store.read(self.places[index]))
 
     def _take(self, place: int, row: Any) -> None:
-        from gazal.engines.reply import Reply
-
         if not place:
             return self.check(row)
         self._note(place, reply := Reply(*row))

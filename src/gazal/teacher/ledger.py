@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gazal.append_store import AppendStore
+from gazal.common.append_store import AppendStore
 from gazal.teacher.plan import Request
 
 
@@ -34,7 +34,7 @@ class Ledger:
 
     ``answers``: request key to its place in ``responses.jsonl``; ``booked``: all that was or may have been paid;
     ``lost``: how many requests were in flight at a kill. What a kill cut short goes to ``NAME.torn``.
-    Raises GazalError as :class:`gazal.append_store.AppendStore` does.
+    Raises GazalError as :class:`gazal.common.append_store.AppendStore` does.
     """
 
     def __init__(self, folder: Path, say: Callable[[str], None] = print) -> None:

@@ -7,7 +7,7 @@ import fcntl
 
 import pytest
 
-from gazal.append_store import AppendStore
+from gazal.common.append_store import AppendStore
 from gazal.common.errors import GazalError
 
 BATCHES = [[{"n": 0}, ["half a pair: \ud800", ",\n"], 2.5], [], [{"n": 1, "text": "é\u2028"}], [None, "x,"]]
