@@ -155,7 +155,7 @@ SETS = {
 LOAD = """
 import json
 from gazal.data.hub_rows import load_rows
-from gazal.recipe import load_recipe
+from gazal.recipe.load import load_recipe
 from gazal.data.listing import list_sources
 data = load_recipe("recipe.yaml").data
 for source in data.sources:
