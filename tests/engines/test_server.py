@@ -6,11 +6,10 @@ import json
 import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import SimpleNamespace
 
 import pytest
 from helpers.items import make_item
+from helpers.openai_server import Script, pieces_of, scripted_server, tokens
 
 from gazal.common.errors import GazalError
 from gazal.engines.load import load_engine
@@ -26,167 +25,12 @@ TEXT = "<think>\nStep 1: guess.\n</think>\n\n**Answer:** B\n\nAnd there is more 
 KEPT = "<think>\nStep 1: guess.\n</think>\n\n**Answer:** B"
 
 
-def pieces_of(text: str, size: int = 4) -> list[str]:
-    return [text[at : at + size] for at in range(0, len(text), size)]
-
-
-class Script(SimpleNamespace):
-    """``act(body, number)`` says what becomes of a request; ``asked`` are the bodies, ``sent`` the pieces of each stream that went out."""
-
-    def __init__(self) -> None:
-        super().__init__(
-            act=lambda body, number: "ok",
-            text=TEXT,
-            thought="",
-            usage=50,
-            model=None,
-            streams=True,
-            finish="stop",
-            delay=0.0,
-            hung=0.0,
-            retry_after="",
-        )
-        self.asked, self.paths, self.sent, self.lock = [], [], [], threading.Lock()
-
-
-class Handler(BaseHTTPRequestHandler):
-    script: Script
-    protocol_version = "HTTP/1.1"
-
-    def do_POST(self) -> None:
-        script, body = self.script, json.loads(self.rfile.read(int(self.headers["content-length"])))
-        with script.lock:
-            number = len(script.asked)
-            script.asked.append(body)
-            script.paths.append(self.path)
-            script.sent.append(0)
-        action = script.act(body, number)
-        try:
-            if isinstance(action, float):
-                time.sleep(action)
-                action = "ok"
-            if isinstance(action, tuple):
-                self.whole(
-                    action[0], action[1].encode(), "text/html" if action[1].startswith("<") else "application/json"
-                )
-            elif body.get("stream") and script.streams:
-                self.stream(body, number, action)
-            else:
-                self.in_one_piece(body)
-        except OSError:
-            self.close_connection = True
-
-    def do_GET(self) -> None:
-        time.sleep(self.script.hung)
-        self.whole(404, b"{}")
-
-    def message(self, body, kind: str, content: str | None, thought: str | None = None) -> dict:
-        if "prompt" in body:
-            return {"text": content or ""}
-        return {kind: {"role": "assistant", "content": content, **({"reasoning_content": thought} if thought else {})}}
-
-    def head(self, body) -> dict:
-        return {"id": "x", "object": "chat.completion", "created": 0, "model": self.script.model or body["model"]}
-
-    def in_one_piece(self, body) -> None:
-        script = self.script
-        choice = {
-            "index": 0,
-            "finish_reason": script.finish,
-            **self.message(body, "message", script.text, script.thought),
-        }
-        usage = (
-            {"usage": {"prompt_tokens": 3, "completion_tokens": script.usage, "total_tokens": 3 + script.usage}}
-            if script.usage
-            else {}
-        )
-        self.whole(200, json.dumps(self.head(body) | {"choices": [choice]} | usage).encode())
-
-    def whole(self, status: int, raw: bytes, kind: str = "application/json") -> None:
-        self.send_response(status)
-        wait = {"retry-after": self.script.retry_after} if self.script.retry_after else {"retry-after-ms": "1"}
-        for name, value in {"content-type": kind, "content-length": str(len(raw)), **wait}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(raw)
-
-    def stream(self, body, number: int, action: str) -> None:
-        script = self.script
-        self.send_response(200)
-        self.send_header("content-type", "text/event-stream")
-        self.send_header("transfer-encoding", "chunked")
-        self.end_headers()
-        while action == "comments":
-            self.chunk(b": still there\n\n")
-            time.sleep(0.05)
-        parts = [("thought", piece) for piece in pieces_of(script.thought)] + [
-            ("text", piece) for piece in pieces_of(script.text)
-        ]
-        for at, (kind, piece) in enumerate(parts):
-            if action in ("cut", "silent end", "garbage", "error inside") and at == len(parts) // 2:
-                break
-            content, thought = (piece, None) if kind == "text" else (None, piece)
-            self.event(
-                {
-                    **self.head(body),
-                    "choices": [{"index": 0, "finish_reason": None, **self.message(body, "delta", content, thought)}],
-                }
-            )
-            script.sent[number] += 1
-            time.sleep(script.delay)
-        if action == "cut":
-            self.close_connection = True
-            return self.connection.close()
-        if action == "garbage":
-            self.chunk(b"data: {not json\n\n")
-        elif action == "error inside":
-            self.event({"error": {"message": "the model crashed"}})
-        elif action == "done alone":
-            self.chunk(b"data: [DONE]\n\n")
-        elif action != "silent end":
-            self.event(
-                {
-                    **self.head(body),
-                    "choices": [{"index": 0, "finish_reason": script.finish, **self.message(body, "delta", "")}],
-                }
-            )
-            if script.usage and "stream_options" in body:
-                self.event(
-                    {
-                        **self.head(body),
-                        "choices": [],
-                        "usage": {
-                            "prompt_tokens": 3,
-                            "completion_tokens": script.usage,
-                            "total_tokens": 3 + script.usage,
-                        },
-                    }
-                )
-            self.chunk(b"data: [DONE]\n\n")
-        self.wfile.write(b"0\r\n\r\n")
-
-    def event(self, value) -> None:
-        self.chunk(f"data: {json.dumps(value)}\n\n".encode())
-
-    def chunk(self, raw: bytes) -> None:
-        self.wfile.write(f"{len(raw):x}\r\n".encode() + raw + b"\r\n")
-        self.wfile.flush()
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
 @pytest.fixture
 def server(monkeypatch) -> Iterator[Script]:
     monkeypatch.setattr("gazal.common.openai_client.back_off", lambda *_: 0.0)
-    script = Script()
-    served = ThreadingHTTPServer(("127.0.0.1", 0), type("Scripted", (Handler,), {"script": script}))
-    served.handle_error = lambda *_: None
-    threading.Thread(target=served.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
-    script.url = f"http://127.0.0.1:{served.server_port}/v1"
-    yield script
-    served.shutdown()
-    served.server_close()
+    with scripted_server() as (_, script):
+        script.text, script.usage, script.headers = TEXT, tokens(3, 50), {"retry-after-ms": "1"}
+        yield script
 
 
 def ask(server: Script, prompts=CHATS, model="my-model", done=(), retries=2, **settings):
@@ -242,7 +86,7 @@ def test_plain_text_is_asked_as_plain_text(server):
 
 
 def test_the_stream_is_left_where_the_answer_is_closed(server):
-    server.text, server.delay = TEXT + "word " * 2000, 0.001
+    server.text, server.pace = TEXT + "word " * 2000, 0.001
     replies = ask(server, Prompts(ITEMS[:3], 1, Prompting()))
     assert {(reply.text, reply.finish_reason) for reply in replies} == {(KEPT, "stop")}
     needed = len(pieces_of(TEXT[: len(KEPT) + 1]))
@@ -281,7 +125,7 @@ def test_a_think_block_that_the_prompt_opened_is_not_cut(server):
 
 
 def test_without_a_count_pieces_or_words_are_counted_and_the_latter_said(server, caplog):
-    server.usage = 0
+    server.usage = None
     assert {reply.n_tokens for reply in ask(server, stop_when_answered=False)} == {len(pieces_of(TEXT))}
     assert not caplog.records
     server.streams, server.text = False, "**Answer:** B"
@@ -414,13 +258,13 @@ def test_no_server_at_all():
 
 def test_a_hung_server_is_given_up_after_two_short_probes(server, monkeypatch, caplog):
     monkeypatch.setattr("gazal.common.openai_client.PROBE", 0.2)
-    server.hung, began = 1.0, time.monotonic()
+    server.hung = 1.0
     with pytest.raises(
         GazalError,
         match=r"^model my-model: the server failed \(before the first item, .*no answer within 0.2 s .*it takes connections and says nothing: .*, 2 times\)$",
     ):
         ask(server, timeout=600)
-    assert time.monotonic() - began < 5 and server.asked == []
+    assert server.asked == []
     assert ["asked again, try 2 of 2" in record.message for record in caplog.records] == [True]
 
 
@@ -442,7 +286,7 @@ def test_each_further_try_is_said_and_one_that_the_server_puts_off_too_long_is_n
         ask(server)
     said = "my-model: the server failed (too many requests (status 429: slow down)); asked again, try {} of 3 in 0 s"
     assert [record.message for record in caplog.records] == [said.format(2), said.format(3)]
-    asked, server.retry_after = len(server.asked), "3600"
+    asked, server.headers = len(server.asked), {"retry-after": "3600"}
     with pytest.raises(GazalError, match=r"it asks to wait 3600 s\)$"):
         ask(server)
     assert len(server.asked) - asked <= 3
@@ -489,34 +333,22 @@ def test_replies_come_as_they_end_and_none_twice(server):
 
 
 def test_an_interrupt_waits_for_no_answer(server):
-    before = set(threading.enumerate())
-    server.act = lambda body, number: "ok" if number == 0 else 1.0
+    before, never = set(threading.enumerate()), threading.Event()
+    server.act = lambda body, number: "ok" if number == 0 else never
     batches = OpenAIEngine(server.url, "my-model").complete(
         CHATS, EvaluationSection(max_new_tokens=64, concurrency=3), 5, ()
     )
     next(batches)
-    began = time.monotonic()
     waiting = set(threading.enumerate()) - before
-    batches.close()
-    assert waiting and all(thread.daemon for thread in waiting) and time.monotonic() - began < 0.9
+    batches.close()  # comes back, though no answer does
+    never.set()
+    assert waiting and all(thread.daemon for thread in waiting)
 
 
 def test_as_many_at_once_as_the_settings_say(server):
-    flying, most, lock = 0, 0, threading.Lock()
-
-    def act(body, number):
-        nonlocal flying, most
-        with lock:
-            flying += 1
-            most = max(most, flying)
-        time.sleep(0.05)
-        with lock:
-            flying -= 1
-        return "ok"
-
-    server.act = act
+    server.delay = 0.05
     ask(server, concurrency=5)
-    assert most == 5
+    assert server.most_flying == 5
 
 
 def test_a_spec_names_url_and_model(server):

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from helpers.openai_server import scripted_server, tokens
 
 from gazal.common.errors import GazalError
 from gazal.common.files import sha256
@@ -153,74 +152,46 @@ def test_bad_requests_leave_nothing_behind(model, benchmark, message, quiz, tmp_
     assert not (tmp_path / "out" / "scores.json").exists()
 
 
-class Server(BaseHTTPRequestHandler):
-    """Answers B; fails with 500 at every third request's first try, and after ``limit`` answers; ``html`` gets HTML, ``strict`` takes no top_k."""
-
-    tries, answered, limit, lock = 0, 0, 10**9, threading.Lock()
-
-    def do_POST(self):
-        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        with self.lock:
-            type(self).tries += 1
-            broken = self.answered >= self.limit or (
-                self.headers["x-stainless-retry-count"] == "0" and self.tries % 3 == 0
-            )
-            type(self).answered += not broken
-        message = {"role": "assistant", "content": "**Answer:** B", "reasoning_content": "Step 1: guess."}
-        answer = json.dumps(
-            {
-                "id": "x",
-                "object": "chat.completion",
-                "created": 0,
-                "model": body["model"],
-                "choices": [{"index": 0, "finish_reason": "stop", "message": message}],
-                "usage": {"completion_tokens": 7, "prompt_tokens": 1, "total_tokens": 8},
-            }
-        )
-        answer = "<html>hello</html>" if body["model"] == "html" else answer
-        refused = body["model"] == "strict" and "top_k" in body
-        answer = '{"detail": "Unexpected fields in the request: {top_k}"}' if refused else answer
-        self.send_response(422 if refused else 500 if broken and body["model"] != "html" else 200)
-        self.send_header("content-type", "text/html" if body["model"] == "html" else "application/json")
-        self.send_header("retry-after-ms", "1")
-        self.send_header("content-length", str(len(answer)))
-        self.end_headers()
-        self.wfile.write(answer.encode())
-
-    def log_message(self, *_):
-        pass
-
-
 @pytest.fixture
 def server():
     pytest.importorskip("openai")
-    handler = type("Handler", (Server,), {})
-    served = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=served.serve_forever, daemon=True).start()
-    yield f"openai:http://127.0.0.1:{served.server_port}/v1", handler
-    served.shutdown()
+    with scripted_server() as (url, script):
+        script.text, script.thought, script.usage = "**Answer:** B", "Step 1: guess.", tokens(1, 7)
+        script.streams, script.headers = False, {"retry-after-ms": "1"}
+        yield f"openai:{url}", script
 
 
 def test_an_openai_server_with_retries_and_resuming(server, quiz, tmp_path):
-    url, handler = server
-    handler.limit = 40  # then it breaks for good
+    url, script = server
+    answered, limit = 0, 40  # then it breaks for good
+
+    def act(body, number):
+        nonlocal answered
+        broken = answered >= limit or number % 3 == 2
+        answered += not broken
+        return 500 if broken else "ok"
+
+    script.act = act
     with pytest.raises(GazalError, match="model my-model: the server failed"):
         evaluate(f"{url}#my-model", [quiz], tmp_path, samples=4)
-    handler.limit = 10**9
+    limit = 10**9
     scores, said = evaluate(f"{url}#my-model", [quiz], tmp_path, samples=4)
     assert "goes on at 40/48" in said[0]
-    assert handler.answered == 48 and handler.tries > handler.answered
+    assert answered == 48 < len(script.asked)
     score = scores["models"]["my-model"]["benchmarks"]["quiz"]
     assert (score["unparsed"], score["format"], score["mean_tokens"]) == (0, 1, 7)
     assert read_predictions(tmp_path / "my-model" / "quiz.parquet")["letter"].eq("B").all()
 
 
 def test_a_server_that_answers_html_is_one_line(server, quiz, tmp_path):
+    server[1].act = lambda body, number: "html"
     with pytest.raises(GazalError, match="model html: the server's answer is no chat completion"):
         evaluate(f"{server[0]}#html", [quiz], tmp_path)
 
 
 def test_a_server_that_takes_no_top_k_says_what_to_set(server, quiz, tmp_path):
+    refusal = {"_status": 422, "detail": "Unexpected fields in the request: {top_k}"}
+    server[1].act = lambda body, number: refusal if "top_k" in body else "ok"
     with pytest.raises(
         GazalError, match=r"model strict: the server failed .*; it takes no top_k: set evaluation.top_k=0"
     ):

@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 import torch
-from helpers.scripted_teacher import scripted_server
+from helpers.openai_server import scripted_server
 from typer.testing import CliRunner
 
 from gazal.cli import app

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.scripted_teacher import good_answer, question_of, scripted_server
+from helpers.openai_server import scripted_server
+from helpers.teacher_answers import good_answer, question_of
 from typer.testing import CliRunner
 
 from gazal import DISCLAIMER
@@ -133,20 +134,20 @@ def test_a_whole_run(server, tmp_path):
     assert (
         script.authorization <= {f"Bearer {KEY}", "Basic dXNlcjpwYXNz"}
         and script.most_flying <= 4
-        and len(set(script.asked)) == 8
+        and len(set(script.keys)) == 8
     )
     for path in (tmp_path / "out").iterdir():
         text = path.read_text()
         assert KEY not in text and "user:pass" not in text and str(tmp_path) not in text, path.name
 
 
-TROUBLE = [500, 429, "cut", "chunks", "malformed", "hang", 503, 408, {"error": {"code": 502, "message": "upstream"}}]
+TROUBLE = [500, 429, "cut", "chunks", "malformed", 1.5, 503, 408, {"error": {"code": 502, "message": "upstream"}}]
 
 
 def test_trouble_is_waited_out_and_what_may_have_been_paid_is_booked(server, tmp_path):
     url, script = server
     script.act = lambda body, number: TROUBLE[number - 3] if 3 <= number < 3 + len(TROUBLE) else "ok"
-    script.headers, script.hanging = {"retry-after": "0.6"}, 1.5
+    script.headers = {"retry-after": "0.6"}
     seeds = write_seeds(tmp_path / "s.jsonl", 10)
     report, said = run(tmp_path / "out", url, seeds, timeout=0.7)
     assert any(line.startswith("teach: the server failed (too many requests (status 429: ") for line in said)
@@ -156,14 +157,14 @@ def test_trouble_is_waited_out_and_what_may_have_been_paid_is_booked(server, tmp
     paid = [line for line in failures if line["tokens"]]
     assert (
         len(paid) == 4 and abs(worst - paid[0]["tokens"]) < 100
-    )  # cut, chunks, malformed, hang; the others are refused by status
+    )  # cut, chunks, malformed, late; the others are refused by status
     assert report["booked"]["tokens"] == 10 * 500 + sum(line["tokens"] for line in paid)
     assert len(script.asked) == 10 + len(TROUBLE) == len(lines(tmp_path / "out" / "responses.jsonl"))
     for number, (at, key, action) in enumerate(script.times):  # Retry-After holds for the request and for every other
         if isinstance(action, int):
             assert min(later for later, other, _ in script.times[number + 1 :] if other == key) - at > 0.58
             assert not [later for later, *_ in script.times if at + 0.3 < later < at + 0.58]
-    waits = {key: [at for at, other, _ in script.times if other == key] for key in script.asked}
+    waits = {key: [at for at, other, _ in script.times if other == key] for key in script.keys}
     assert max(map(len, waits.values())) > 1 and all(
         two - one > 0.02 for times in waits.values() for one, two in zip(times, times[1:], strict=False)
     )
@@ -209,13 +210,13 @@ def test_a_kill_pays_no_answer_twice(server, tmp_path):
         assert not (out / "examples.jsonl").exists()
         time.sleep(0.3)  # the server ends what it was at
         with script.lock:
-            asked_before, saved = list(script.asked), [line["key"] for line in lines(out / "responses.jsonl")]
+            asked_before, saved = list(script.keys), [line["key"] for line in lines(out / "responses.jsonl")]
     in_flight = len(asked_before) - len(saved)
     assert 0 < len(saved) < 24 and 0 <= in_flight <= 8
     process = teach_process(url, seeds, out)
     said = process.communicate(timeout=30)[0]
     assert process.returncode == 0, said
-    assert not set(script.asked[len(asked_before) :]) & set(saved)  # what has an answer is not sent again
+    assert not set(script.keys[len(asked_before) :]) & set(saved)  # what has an answer is not sent again
     assert (
         len(script.billed) == 24 and len(script.asked) == 24 + in_flight
     )  # with idempotency keys, each is charged once
@@ -289,11 +290,11 @@ def test_the_cap_is_never_passed(server, tmp_path, cap):
     assert max(over) <= cap and script.tokens == report["booked"]["tokens"] <= cap
     assert report["booked"]["tokens"] + worst > cap  # and it is used up: not even one more fits
     first, before = len(script.asked), report["counts"]["accepted"]
-    assert before == first == len(set(script.asked))
+    assert before == first == len(set(script.keys))
     report, said = run(out, url, seeds, cap=Cap(usd=1.0), prices=Prices(1.0, 2.0))
     assert (
         report["counts"]["accepted"] == 40
-        and len(script.asked) == 40 == len(set(script.asked))
+        and len(script.asked) == 40 == len(set(script.keys))
         and report["stopped"] is None
     )
     assert f"{first} of 40 answered before" in said[0] and f"(the mean of {first} answers so far)" in said[1]
@@ -365,10 +366,8 @@ def test_a_server_that_asks_to_wait_too_long_or_is_not_there(server, tmp_path):
     script.act, script.headers = lambda body, number: 429, {"retry-after": "7200"}
     with pytest.raises(GazalError, match="too many requests .*it asks to wait 7200 s"):
         run(tmp_path / "out", url, write_seeds(tmp_path / "s.jsonl", 4))
-    began = time.monotonic()
     with pytest.raises(GazalError, match="http://127.0.0.1:9: cannot be reached"):
         run(tmp_path / "out", "http://127.0.0.1:9/v1", tmp_path / "s.jsonl")
-    assert time.monotonic() - began < 3
 
 
 def test_a_request_that_always_fails_holds_up_no_other(server, tmp_path):

@@ -9,7 +9,7 @@ import random
 
 import pytest
 from helpers.items import make_item
-from helpers.scripted_teacher import WORDS, good_answer
+from helpers.teacher_answers import WORDS, good_answer
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
