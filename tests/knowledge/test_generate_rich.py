@@ -1,5 +1,5 @@
 """Rich knowledge-derived items: wordings, lay terms, negatives, ages, shortcuts and scale. Keys and traces are worked
-out again from the question's own words and the sources; what is shared with the plain ones is in test_synth.py."""
+out again from the question's own words and the sources; what is shared with the plain ones is in helpers/knowledge_sources.py."""
 
 import json
 import re
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_synth import annotated, by_option, calculator, gain, level, rate, renal, steps, words  # noqa: F401 (annotated is a fixture)
+from helpers.knowledge_sources import by_option, calculator, gain, level, rate, renal, steps, words
 
 from gazal.answers.extract import extract
 from gazal.items.options import parse_options

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import readme_tables as bench
 from helpers.items import make_item
-from test_faithfulness import write
+from helpers.predictions import write
 
 from gazal.common.errors import GazalError
 from gazal.items.prompts import completion_text

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import nbformat
 import papermill
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
+from helpers.predictions import folder as prediction_folder
+from helpers.predictions import row
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -32,8 +32,7 @@ from gazal.notebook.browse import (
     parts,
     read_samples,
 )
-from gazal.predictions.file import SCHEMA, fingerprint
-from gazal.predictions.folder import save_items
+from gazal.predictions.file import fingerprint
 
 NOTEBOOK = ROOT / "notebooks" / "explore_predictions.ipynb"
 ATTACK = "<script>alert(1)</script><img src=x onerror='alert(2)'></details></div>\"&amp;"
@@ -71,25 +70,18 @@ def write(
         "sampling": {"method": "generate"},
         "prompt": {"opens_think": False},
     }
-    rows = [
-        {
-            "item_id": items[n // samples].id,
-            "sample": n % samples,
-            "completion": text,
-            "n_tokens": len(text.split()),
-            "finish_reason": "length" if n == 3 else "stop",
-            "letter": None,
-            "reason": "ok",
-            "correct": False,
-        }
+    made = [
+        row(
+            items[n // samples],
+            text,
+            n % samples,
+            n_tokens=len(text.split()),
+            finish_reason="length" if n == 3 else "stop",
+            reason="ok",
+        )
         for n, text in enumerate(texts)
     ]
-    (root / model).mkdir(parents=True, exist_ok=True)
-    pq.write_table(
-        pa.Table.from_pylist(rows, SCHEMA.with_metadata({"gazal": json.dumps(header)})),
-        root / model / f"{name}.parquet",
-    )
-    save_items(root, name, items)
+    prediction_folder(root, items, name, header=header, **{model: made})
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ import pytest
 import typst
 import yaml
 from helpers.paper_run import build_run, scores
+from helpers.paper_text import paper_text
 
 from gazal.common.errors import GazalError
 from gazal.common.paths import PAPER
@@ -251,24 +252,6 @@ def test_paper_has_pages_and_states_what_it_is(run: Path) -> None:
     pages = re.search(rb"/Type\s*/Pages\s*/Count (\d+)", pdf)
     assert pages and 2 <= int(pages[1]) <= 7
     assert set(figure_jobs(read_results(run))) >= set(FIGURES)
-
-
-def words(content: object) -> str:
-    """The text of a typst content tree, as typst.query returns it."""
-    if isinstance(content, list):
-        return "".join(map(words, content))
-    if not isinstance(content, dict):
-        return ""
-    if content.get("func") in ("text", "raw", "symbol"):
-        return content["text"]
-    return " " if content.get("func") == "space" else words([content.get(key) for key in ("children", "child", "body")])
-
-
-def paper_text(run: Path) -> str:
-    """All paragraphs of the paper, as typst lays them out."""
-    with stage_sources(read_results(run)) as (root, inputs):
-        found = typst.query(str(root / "main.typ"), "par", root=str(root), sys_inputs=inputs, ignore_system_fonts=True)
-    return " ".join(" ".join(words(paragraph["body"]) for paragraph in json.loads(found)).split())
 
 
 def test_paper_says_beats_only_where_the_test_does(run: Path, tmp_path: Path) -> None:

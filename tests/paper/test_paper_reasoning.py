@@ -8,9 +8,9 @@ from pathlib import Path
 
 import matplotlib.image
 import pytest
+from helpers.paper_text import paper_text
 from helpers.planted_errors import ERRORS, numbered
-from test_faithfulness import write
-from test_paper import paper_text
+from helpers.predictions import write
 
 from gazal.common.errors import GazalError
 from gazal.items.prompts import completion_text

@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from helpers.items import make_item
+from helpers.scripted_engine import Scripted
 from hypothesis import given
 from hypothesis import strategies as st
-from test_predictions import Scripted
 
 from gazal.answers.extract import Extraction, Reason
 from gazal.common.errors import GazalError

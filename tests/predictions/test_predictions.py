@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from helpers.items import make_item
+from helpers.scripted_engine import Scripted
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -33,29 +34,6 @@ from gazal.recipe.evaluation import EvaluationSection
 
 SETTINGS = EvaluationSection(samples=2)
 ITEMS = [make_item(n) for n in range(10)]
-
-
-class Scripted:
-    """Answers item n's sample s with its key when s is 0, with nothing readable otherwise; batches of three."""
-
-    def __init__(self, identity: str = "one", stop_after: int = 10**9, think: bool | None = None) -> None:
-        self.name, self.identity, self.stop_after, self.think, self.asked = "scripted", identity, stop_after, think, []
-
-    def opens_think(self, messages):
-        return self.think
-
-    def complete(self, prompts, settings, seed, done):
-        batches = [range(at, min(at + 3, len(prompts))) for at in range(0, len(prompts), 3)]
-        for count, batch in enumerate(b for b in reversed(batches) if not set(b) <= set(done)):
-            if count == self.stop_after:
-                raise KeyboardInterrupt
-            self.asked += batch
-            yield [self.reply(i, settings.samples, prompts[i]) for i in batch]
-
-    def reply(self, index, samples, messages):
-        key = "ABCD"[int(messages[-1]["content"].split()[1].rstrip("?")) % 4]
-        text = "I do not know." if index % samples else f"<think>\nStep 1: x\n</think>\n\n**Answer:** {key}"
-        return Reply(index, text, 5 + index, "length" if index % samples else "stop")
 
 
 def run(out, engine, items=ITEMS, settings=SETTINGS, **options):
@@ -347,6 +325,7 @@ SCALE = """
 import resource, sys
 from pathlib import Path
 from helpers.items import make_item
+from helpers.scripted_engine import Scripted
 from gazal.engines.reply import Reply
 from gazal.evaluation.predict import predict
 from gazal.predictions.prompting import Prompting

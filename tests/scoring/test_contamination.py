@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from helpers.items import make_item
-from test_scoring import ITEMS, folder, rows
+from helpers.predictions import ITEMS, folder, rows
 
 from gazal.common.errors import GazalError
 from gazal.common.files import write_json

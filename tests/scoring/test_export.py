@@ -12,13 +12,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from helpers.items import make_item
-from test_predictions import Scripted
+from helpers.predictions import folder as prediction_folder
+from helpers.predictions import row
+from helpers.scripted_engine import Scripted
 from typer.testing import CliRunner
 
 from gazal.cli import app
 from gazal.common.errors import GazalError
 from gazal.evaluation.predict import predict
-from gazal.predictions.file import SCHEMA
+from gazal.predictions.file import fingerprint
 from gazal.predictions.folder import save_items
 from gazal.predictions.prompting import Prompting
 from gazal.recipe.evaluation import EvaluationSection
@@ -253,31 +255,17 @@ def by_loglik(root, norm="sum"):
         "sampling": {"method": "loglik", "loglik_norm": norm, "loglik_choice": "letter", "seed": 1},
         "prompt": {"style": "plain", "system": ""},
     }
-    from gazal.predictions.file import fingerprint
-
     header["benchmark"] = fingerprint(ITEMS)
+    found = zip("ABCD", (2.5, 1.25, 3, 4), strict=True)
+    answer = json.dumps({k: [-v, 1] if norm == "characters" else -v for k, v in found})
+    fields = {"n_tokens": 0, "letter": "B", "reason": "ok"}
     rows = [
-        {
-            "item_id": item.id,
-            "sample": 0,
-            "n_tokens": 0,
-            "finish_reason": "stop" if n else "length",
-            "letter": "B",
-            "reason": "ok",
-            "correct": item.answer_idx == "B",
-            "completion": json.dumps(
-                {k: [-v, 1] if norm == "characters" else -v for k, v in zip("ABCD", (2.5, 1.25, 3, 4), strict=True)}
-            )
-            if n
-            else "",
-        }
+        row(
+            item, answer if n else "", **fields, finish_reason="stop" if n else "length", correct=item.answer_idx == "B"
+        )
         for n, item in enumerate(ITEMS)
     ]
-    (root / "m").mkdir(parents=True)
-    pq.write_table(
-        pa.Table.from_pylist(rows, SCHEMA.with_metadata({"gazal": json.dumps(header)})), root / "m" / "quiz.parquet"
-    )
-    save_items(root, "quiz", ITEMS)
+    prediction_folder(root, ITEMS, "quiz", header=header, m=rows)
 
 
 @pytest.mark.parametrize(("norm", "metric"), [("sum", "acc"), ("characters", "acc_norm")])

@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from helpers.predictions import folder, row
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gazal.items.schema import Item
 from gazal.notebook.story import prompt_shown, reasons_table, results_shown, settings_table
-from gazal.predictions.file import SCHEMA
-from gazal.predictions.folder import read_answers, save_items
+from gazal.predictions.folder import read_answers
 from gazal.recipe.load import load_recipe
 from gazal.scoring.lengths import measure_lengths, of_completions
 
@@ -107,22 +107,15 @@ def made_run(root: Path, model: str, lengths: list[int]) -> None:
         )
         for n in range(len(lengths))
     ]
-    save_items(root, "test", items)
-    rows = [
-        {
-            "item_id": item.id,
-            "sample": 0,
-            "completion": f"<think>\nStep 1.\n</think>\n\n**Answer:** {'ABCD'[n // 2 % 4]}" if n else "I do not know.",
-            "n_tokens": tokens,
-            "finish_reason": "stop",
-            "letter": None,
-            "reason": "ok",
-            "correct": False,
-        }
+    made = [
+        row(
+            item,
+            f"<think>\nStep 1.\n</think>\n\n**Answer:** {'ABCD'[n // 2 % 4]}" if n else "I do not know.",
+            n_tokens=tokens,
+        )
         for n, (item, tokens) in enumerate(zip(items, lengths, strict=True))
     ]
-    (root / model).mkdir(parents=True, exist_ok=True)
-    pd.DataFrame(rows)[list(SCHEMA.names)].to_parquet(root / model / "test.parquet")
+    folder(root, items, **{model: made})
 
 
 def test_the_file_is_pure_and_takes_what_was_read_before(tmp_path: Path) -> None:

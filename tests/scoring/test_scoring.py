@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from helpers.items import make_item
+from helpers.predictions import ITEMS, KINDS, folder, rows, write_rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from statsmodels.stats.proportion import proportion_confint
@@ -24,47 +25,6 @@ from gazal.predictions.folder import read_answers, save_items, save_not_run, sav
 from gazal.scoring.protocol_comparison import compare_protocols
 from gazal.scoring.report import details_table, results_table
 from gazal.scoring.score import score_folder
-
-KINDS = ("diagnosis", "treatment")
-ITEMS = [make_item(n, reasoning_type=KINDS[n % 2]) for n in range(12)]
-
-
-def rows(outcomes: str, items=ITEMS, samples=1) -> list[dict]:
-    """One character per completion: r right, w wrong, u unreadable. The stored letters lie: scoring reads completions."""
-    made = []
-    for at, outcome in enumerate(outcomes):
-        item = items[at // samples]
-        letter = {
-            "r": item.answer_idx,
-            "w": list(item.options)[("ABCD".index(item.answer_idx) + 1) % len(item.options)],
-        }.get(outcome)
-        text = (
-            f"<think>\nStep 1: weigh.\n</think>\n\n## Clinical Assessment\n**Answer:** {letter}. {item.options[letter]}"
-            if letter
-            else "It depends."
-        )
-        made.append(
-            {
-                "item_id": item.id,
-                "sample": at % samples,
-                "completion": text,
-                "n_tokens": 10,
-                "finish_reason": "stop" if letter else "length",
-                "letter": "A",
-                "reason": "ok",
-                "correct": False,
-            }
-        )
-    return made
-
-
-def folder(root: Path, items=ITEMS, benchmark: str = "test", beside: bool = True, **models: list[dict]) -> Path:
-    for model, made in models.items():
-        (root / model).mkdir(parents=True, exist_ok=True)
-        pq.write_table(pa.Table.from_pylist(made, SCHEMA), root / model / f"{benchmark}.parquet")
-    if beside:
-        save_items(root, benchmark, items)
-    return root
 
 
 def test_schema_and_counts(tmp_path):
@@ -218,7 +178,7 @@ def test_a_single_models_folder_is_scored(tmp_path, monkeypatch):
     assert (tmp_path / "eval" / "base" / "scores.json").exists()
     flat = tmp_path / "flat"
     save_items(flat, "test", ITEMS)
-    write(flat / "test.parquet", rows("rrrwwwwwwuuu"))
+    write_rows(flat / "test.parquet", rows("rrrwwwwwwuuu"))
     assert score_folder(flat)["models"] == {"flat": several}
     monkeypatch.chdir(flat)
     assert score_folder(".")["models"] == {"flat": several}
@@ -304,13 +264,6 @@ def test_chance_of_each_group_is_that_of_its_own_items(tmp_path):
 def test_names_do_not_break_the_table(tmp_path):
     table = results_table(score_folder(folder(tmp_path, benchmark="t", **{"a|b": rows("r" * 12)})))
     assert "| a\\|b " in table
-
-
-def write(path: Path, made: list[dict], header: dict | None = None) -> None:
-    """Predictions with a header, as ours are."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    schema = SCHEMA.with_metadata({"gazal": json.dumps(header)}) if header else SCHEMA
-    pq.write_table(pa.Table.from_pylist(made, schema), path)
 
 
 def test_holm_and_power_stand_in_every_row_of_paired(tmp_path):
@@ -445,7 +398,7 @@ def permuted(root: Path, model: str, chooses, orders: int = 2) -> list:
             rest = {"n_tokens": 9, "finish_reason": "stop", "letter": None, "reason": "ok", "correct": False}
             made.append({"item_id": turned.id, "sample": 0, "completion": text, **rest})
     save_items(root, "permuted/test", items)
-    write(root / model / "permuted" / "test.parquet", made)
+    write_rows(root / model / "permuted" / "test.parquet", made)
     return items
 
 
@@ -511,7 +464,7 @@ def test_log_likelihoods_are_read_and_no_protocol_rereads_them(tmp_path):
         "benchmark": fingerprint(ITEMS),
         "sampling": {"method": "loglik", "loglik_norm": "sum", "max_new_tokens": 8},
     }
-    write(root / "likely" / "test.parquet", likely, header)
+    write_rows(root / "likely" / "test.parquet", likely, header)
     scores = score_folder(root)
     score = scores["models"]["likely"]["benchmarks"]["test"]
     assert (
@@ -522,7 +475,7 @@ def test_log_likelihoods_are_read_and_no_protocol_rereads_them(tmp_path):
     )
     assert set(compare_protocols(root)["benchmarks"]["test"]["likely"].values()) == {score["accuracy"]}
     assert scores["paired"][0]["n"] == 12 and "–" in details_table(scores)
-    write(root / "likely" / "test.parquet", [{**row, "completion": "C"} for row in likely], header)
+    write_rows(root / "likely" / "test.parquet", [{**row, "completion": "C"} for row in likely], header)
     with pytest.raises(
         GazalError, match=r"likely/test.parquet: item 'item-0': completion 'C': not the log-likelihoods"
     ):
@@ -539,7 +492,7 @@ def test_answers_are_read_once(tmp_path, monkeypatch):
 
 def test_the_table_says_what_it_takes_to_read_it(tmp_path):
     root = folder(tmp_path, base=rows("rrrwwwwwwuuu"), sft=rows("rrrrrrwwwwww"))
-    write(
+    write_rows(
         root / "cut" / "test.parquet",
         rows("rrruuuuuuuuu"),
         {"benchmark": fingerprint(ITEMS), "sampling": {"max_new_tokens": 160}},

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from test_resume import kill_anywhere, whole  # noqa: F401  the fixture
+from helpers.resume import kill_anywhere
 
 
 @pytest.mark.parametrize("stage", ["grpo", "figures"])
-def test_killed_anywhere_a_stage_ends_in_the_same_bytes(whole, stage, tmp_path):  # noqa: F811
+def test_killed_anywhere_a_stage_ends_in_the_same_bytes(whole, stage, tmp_path):
     kill_anywhere(whole, stage, tmp_path)
