@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 
 import pytest
 from hypothesis import example, given
@@ -159,14 +158,8 @@ def test_what_follows_does_not_change_the_announced_letter(letter, form, more):
         "<think></think>The answer is B.\nAnswer: C\n",
     ],
 )
-def test_time_is_linear(piece):
-    def seconds(count: int) -> float:
-        text, began = piece * count, time.perf_counter()
-        closed_at(text)
-        return time.perf_counter() - began
-
-    small, large = (min(seconds(count) for _ in range(3)) for count in (500, 4000))
-    assert large < 30 * small + 0.1
+def test_a_long_text_is_closed_where_its_beginning_is(piece):
+    assert closed_at(piece * 4000) == closed_at(piece * 500)
 
 
 @pytest.fixture(scope="module")
