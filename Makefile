@@ -4,7 +4,7 @@ SHELL := bash
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-builtin-rules
 .DELETE_ON_ERROR:
-.PHONY: help .venv reproduce evaluate test lab paper embedded-base bench-rewards bench-curation bench-synth bench-training bench-plan bench-evaluation gpu-pack gpu-check strip lock clean distclean
+.PHONY: help .venv reproduce evaluate test test-all lab paper embedded-base bench-rewards bench-curation bench-synth bench-training bench-plan bench-evaluation gpu-pack gpu-check strip lock clean distclean
 
 PYTHON ?= python3
 RECIPE = embedded
@@ -41,8 +41,13 @@ evaluate: $(STAMP) ## Ask models and score them; MODELS="gazal-r1 qwen-3-32b" RE
 	@$(OPTIONS); set -f; for model in $$MODELS; do options+=(--model "$$model"); done; set +f; $(PY) -m gazal evaluate "$${options[@]}"
 
 # One file a worker, one torch thread a worker: two threads each on two cores would be slower than one.
-test: $(STAMP) ## All tests (PYTEST="-k rewards" passes options on)
-	@OMP_NUM_THREADS=1 $(PY) -m pytest -q -n auto --maxprocesses 8 --dist loadfile $$PYTEST
+# The files come in the order that tests/conftest.py gives them, the long ones first.
+WORKERS = OMP_NUM_THREADS=1 $(PY) -m pytest -q -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+test: $(STAMP) ## The tests to run before a commit: all but the slow ones (PYTEST="-k rewards" passes options on)
+	@$(WORKERS) -m "not slow" $$PYTEST
+
+test-all: $(STAMP) ## All tests: kills, the long search, large inputs, real servers and several processes too
+	@$(WORKERS) $$PYTEST
 
 lab: $(STAMP) ## JupyterLab on the notebooks, in the same environment
 	@if [ "$$(id -u)" = 0 ]; then root=--allow-root; fi; $(PY) -m jupyterlab $${root:-} notebooks

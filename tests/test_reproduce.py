@@ -79,8 +79,9 @@ def test_run_folder_of_another_recipe_is_refused(run):
         (["score", "/no/such/folder"], "/no/such/folder"),
     ],
 )
-def test_bad_input_is_one_line_and_exit_code_one(arguments, message, tmp_path):
-    done = subprocess.run([sys.executable, "-m", "gazal", *arguments], cwd=tmp_path, capture_output=True, text=True)
+def test_bad_input_is_one_line_and_exit_code_one(gazal, monkeypatch, arguments, message, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    done = gazal(*arguments)
     assert done.returncode == 1 and message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1 and not list(tmp_path.iterdir())
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import numpy as np
 import pytest
@@ -265,13 +265,7 @@ def test_a_run_without_honest_completions_has_no_agreement(folder: Path) -> None
     assert compare_protocols(folder)["honest"] == {"completions": 0, "agreement": {}}
 
 
-def gazal(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "gazal", *map(str, arguments)], capture_output=True, text=True, check=False
-    )
-
-
-def test_command_line(folder: Path) -> None:
+def test_command_line(folder: Path, gazal: Callable[..., CompletedProcess[str]]) -> None:
     ours = gazal("score", folder)
     assert ours.returncode == 0 and (folder / "scores.json").exists() and (folder / "protocols.json").exists()
     other = gazal("score", folder, "--protocol", "default_a")

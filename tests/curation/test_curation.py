@@ -448,6 +448,7 @@ def test_a_killed_run_leaves_no_half_file_and_can_be_run_again(tmp_path: Path) -
     assert len(kept) == 5 and len(removals) == 1 and sorted(p.name for p in out.iterdir()) == sorted(NAMES)
 
 
+@pytest.mark.slow
 def test_a_large_array_is_never_whole_in_memory(tmp_path: Path) -> None:
     path = tmp_path / "big.json"
     with open(path, "w", encoding="utf-8") as handle:

@@ -38,6 +38,7 @@ def ask(engine, prompts, settings=SETTINGS) -> list[Reply]:
     return sorted(reply for batch in engine.complete(prompts, settings, 1, ()) for reply in batch)
 
 
+@pytest.mark.slow
 def test_chats_are_answered_alike(served, here):
     prompts = Prompts(ITEMS, 1, Prompting(SYSTEM))
     mine, theirs = ask(here, prompts), ask(load_engine(served), prompts)
@@ -46,11 +47,13 @@ def test_chats_are_answered_alike(served, here):
     assert mine == theirs
 
 
+@pytest.mark.slow
 def test_plain_text_is_continued_alike(served, here):
     prompts = Prompts(ITEMS[:10], 1, Prompting(style="plain"))
     assert ask(here, prompts) == ask(load_engine(served), prompts)
 
 
+@pytest.mark.slow
 def test_a_server_pinned_to_another_model_is_one_line(served):
     url = served.partition("#")[0]
     with pytest.raises(

@@ -64,6 +64,7 @@ def pack(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_every_step_runs_on_a_cpu(pack, tmp_path):
     done = check(tmp_path / "out", "--cpu", "--pack", pack, "--work", tmp_path / "work")
     lines = read(tmp_path / "out" / "lines.jsonl")
@@ -101,6 +102,7 @@ def test_every_step_runs_on_a_cpu(pack, tmp_path):
     )  # two lines of head, without pack and machine
 
 
+@pytest.mark.slow
 @NO_GPU
 def test_without_a_gpu_or_a_whole_pack_one_line_says_so(pack, tmp_path):
     assert check(tmp_path / "a", "--pack", tmp_path / "none", "--work", tmp_path / "work").returncode == 1
@@ -159,6 +161,7 @@ def scripted(tmp_path, monkeypatch) -> Lines:
     return Lines(tmp_path / "lines.jsonl")
 
 
+@pytest.mark.slow
 def test_a_step_that_hangs_dies_or_breaks_costs_a_worker_and_no_other_step(scripted, tmp_path):
     steps = tuple(
         Step(name, name, 0, 1 if name == "hangs" else 30)
@@ -186,6 +189,7 @@ def running(pid: int) -> bool:
     return path.exists() and path.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "number, nohup", [(signal.SIGTERM, False), (signal.SIGHUP, False), (signal.SIGHUP, True), (signal.SIGINT, False)]
 )
@@ -298,6 +302,7 @@ def fetch(folder: Path, *names: str) -> int:
     ).returncode
 
 
+@pytest.mark.slow
 def test_the_pack_is_under_60_mib_and_its_wheels_are_whole(tmp_path):
     if fetch(tmp_path / "probe", "typing-inspection==0.4.5"):
         pytest.skip("no package index")
@@ -340,6 +345,7 @@ def test_the_pack_is_under_60_mib_and_its_wheels_are_whole(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_wheels_that_are_there_already_are_not_installed(tmp_path):
     from importlib.metadata import version
 

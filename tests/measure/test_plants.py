@@ -74,6 +74,7 @@ def test_a_thousand_plants_in_stated_shares() -> None:
     assert known.issuperset(plants.KNOWN)
 
 
+@pytest.mark.slow
 @real
 def test_recall_and_false_positives(tmp_path: Path) -> None:
     """What the page states, on other plants: at least 98 % found, under 0.2 % of the real other questions flagged."""

@@ -219,6 +219,7 @@ def test_the_notebook_takes_two_parameters() -> None:
         read_parameters({"RECIPE": "embedded"}, ("RECIPE", "SET"))
 
 
+@pytest.mark.slow
 def test_notebook_runs_headless(tmp_path: Path) -> None:
     notebook = papermill.execute_notebook(
         str(NOTEBOOK), str(tmp_path / "lab.ipynb"), parameters={"SET": ["grpo.rewards.length_kind=overlong", "grpo.rewards.accuracy_weight=3.0"]}, kernel_name="python3",

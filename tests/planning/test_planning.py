@@ -213,6 +213,7 @@ def test_where_no_change_helps_none_is_named(small):
     assert cheapest(small, config, plans, tokens, tight) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("room", "batch"), [(0.97, 64), (0.6, 64)])
 def test_the_named_change_makes_it_fit(small, tmp_path, room, batch):
     recipe = changed(small, sft__batch_size=batch)

@@ -269,6 +269,7 @@ class Logged(Scripted):
                 yield batch
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills a fork")
 def test_killed_at_any_moment_nothing_is_asked_twice(tmp_path):
     items, chance, log, out = (
@@ -325,7 +326,6 @@ SCALE = """
 import resource, sys
 from pathlib import Path
 from helpers.items import make_item
-from helpers.scripted_engine import Scripted
 from gazal.engines.reply import Reply
 from gazal.evaluation.predict import predict
 from gazal.predictions.prompting import Prompting
@@ -349,6 +349,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in KiB on Linux alone")
 def test_a_hundred_thousand_items_stay_under_a_gibibyte_and_a_half(tmp_path):
     done = subprocess.run(

@@ -42,6 +42,7 @@ def ours(options: dict[str, str], key: str, **limit: float) -> Find:
     return search(reward, honest_wrong(options, key), options, key, seed=3, sign=sign, **limit)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_a_minute_of_search_finds_nothing_that_earns_like_an_honest_correct_answer(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -197,6 +197,7 @@ def teach_process(url: str, seeds: Path, out: Path, *options: str) -> subprocess
     )
 
 
+@pytest.mark.slow
 def test_a_kill_pays_no_answer_twice(server, tmp_path):
     url, script = server
     script.delay = 0.15

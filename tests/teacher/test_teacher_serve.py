@@ -42,6 +42,7 @@ def write_seeds(path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_real_server(served, tmp_path):
     seeds, out = write_seeds(tmp_path / "seeds.jsonl"), tmp_path / "out"
     command = [
@@ -113,6 +114,7 @@ def test_a_real_server(served, tmp_path):
     assert "0 requests to send, 6 of 6 answered before" in said[0]
 
 
+@pytest.mark.slow
 def test_a_real_servers_refusal_is_one_line(served, tmp_path):
     with pytest.raises(
         GazalError, match="refuses the request .status 400: Server is pinned to .*requested 'another-model'"

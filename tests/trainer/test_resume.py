@@ -21,6 +21,7 @@ from gazal.runs import CHECKPOINTS, RunFolder
 from gazal.trainer.checkpoints import EXTRA, KEPT, WHOLE, checkpoints, is_whole, newest_whole, seal
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["sft", "eval"])
 def test_killed_anywhere_a_stage_ends_in_the_same_bytes(whole, stage, tmp_path):
     kill_anywhere(whole, stage, tmp_path)
@@ -40,6 +41,7 @@ SPOILS: dict[str, Callable[[Path], None]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spoil", SPOILS.values(), ids=SPOILS)
 def test_a_torn_checkpoint_is_recognised(whole, spoil, tmp_path):
     folder = whole.cut_sft(tmp_path / "run") / "sft" / CHECKPOINTS
@@ -54,6 +56,7 @@ def test_a_torn_checkpoint_is_recognised(whole, spoil, tmp_path):
     assert newest_whole(folder, made_from, lines.append) is None and not checkpoints(folder)
 
 
+@pytest.mark.slow
 def test_the_checkpoint_before_a_torn_one_gives_the_same_bytes(whole, tmp_path):
     path = whole.cut_sft(tmp_path / "run")
     truncate(path / "sft" / CHECKPOINTS / "checkpoint-6" / "adapter_model.safetensors")
@@ -65,6 +68,7 @@ def test_the_checkpoint_before_a_torn_one_gives_the_same_bytes(whole, tmp_path):
     assert left(path, "sft") == left(whole.run, "sft")
 
 
+@pytest.mark.slow
 def test_from_the_last_steps_checkpoint_nothing_is_trained(whole, tmp_path):
     path = whole.cut_sft(tmp_path / "run")
     said = whole.finish("sft", path)
@@ -75,6 +79,7 @@ def test_from_the_last_steps_checkpoint_nothing_is_trained(whole, tmp_path):
     assert not any("goes on" in line for line in whole.finish("sft", path))
 
 
+@pytest.mark.slow
 def test_checkpoints_of_other_data_are_not_used(whole, tmp_path):
     path = whole.cut_sft(tmp_path / "run")
     items = read_items(path / "data" / "sft.parquet", training=True)

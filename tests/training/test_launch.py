@@ -202,6 +202,7 @@ def half_alone(make) -> RunFolder:
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
 def test_two_processes_train_as_one_and_one_goes_on_from_their_checkpoint(strategy, make, together, alone) -> None:
     run = make(grpo={"rollouts": "trainer"})
@@ -218,6 +219,7 @@ def test_two_processes_train_as_one_and_one_goes_on_from_their_checkpoint(strate
     assert_as_alone(run, alone)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
 def test_two_processes_go_on_from_the_checkpoint_of_one(strategy, half_alone, together, alone, tmp_path) -> None:
     run = RunFolder(shutil.copytree(half_alone.path, tmp_path / "run"), half_alone.recipe)
@@ -236,6 +238,7 @@ def soon_ending(alone: RunFolder, tmp_path_factory: pytest.TempPathFactory) -> P
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("strategy", "rollouts"), [("ddp", "merged"), ("fsdp2", "trainer")])
 def test_grpo_in_two_processes(strategy, rollouts, make, together, soon_ending) -> None:
     run = make(TWO | {"strategy": strategy}, grpo={"rollouts": rollouts})
@@ -249,6 +252,7 @@ def test_grpo_in_two_processes(strategy, rollouts, make, together, soon_ending) 
     assert kept.groupby("step").size().to_list() == [2, 2]  # one of each group of the first process
 
 
+@pytest.mark.slow
 def test_launched_from_a_cell_killed_and_gone_on_with(make, alone) -> None:
     run = make(TWO)
     pids: list[int] = []
@@ -279,6 +283,7 @@ def test_launched_from_a_cell_killed_and_gone_on_with(make, alone) -> None:
     assert not (run / "sft" / ".workers.log").exists()
 
 
+@pytest.mark.slow
 def test_a_workers_error_comes_back_as_its_one_line(make) -> None:
     run = make(TWO, sft={"max_length": 16})
     with pytest.raises(GazalError) as caught:
