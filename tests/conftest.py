@@ -15,7 +15,6 @@ import torch
 from hypothesis import HealthCheck, settings
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from gazal import cli
 from gazal.items.prompts import SYSTEM, completion_text, question_text
 from gazal.knowledge.base_tokenizer import train_tokenizer
 from gazal.knowledge.generate import synthesize
@@ -50,6 +49,8 @@ def pytest_make_parametrize_id(val: object) -> str | None:
 @pytest.fixture
 def gazal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., CompletedProcess[str]]:
     """Run a command line in this process, which has imported everything; returns what a process of its own would."""
+
+    from gazal import cli  # not above: the GPU check runs tests without the command line's packages
 
     def run(*arguments: str | Path) -> CompletedProcess[str]:
         monkeypatch.setattr("sys.argv", ["gazal", *map(str, arguments)])
