@@ -21,7 +21,7 @@ from gazal.common.files import atomic_write
 from gazal.paper.evaluation_tables import results_table
 from gazal.paper.inputs import STAGES, TEST, Results, read_results
 from gazal.paper.reasoning import COLUMNS, faithfulness_table
-from gazal.paper.table import NONE, Table, percent, points, with_interval
+from gazal.scoring.table import NONE, Table, percent, points, with_interval
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 REAL = {"medqa": "MedQA", "medmcqa": "MedMCQA", "pubmedqa": "PubMedQA", "mmlu_pro_medical": "MMLU-Pro medical"}

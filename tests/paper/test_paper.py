@@ -24,9 +24,8 @@ from gazal.paper.evaluation_tables import benchmarks_table, evaluation_table, pa
 from gazal.paper.figures import caption, fig_benchmarks, fig_stages, figure_jobs, make_figures
 from gazal.paper.inputs import read_results
 from gazal.paper.style import save_figure
-from gazal.paper.table import Table, escape_latex, escape_markdown, p_value, percent
 from gazal.paper.tables import contamination_table, make_tables
-from gazal.scoring.report import in_percent
+from gazal.scoring.table import Table, escape_latex, escape_markdown, in_percent, p_value, percent
 
 FIGURES = ("sft_loss", "grpo_rewards", "stages", "benchmarks", "deltas", "subjects", "lengths", "data_composition")
 NEW = ("p_holm", "n", "detectable")  # of a paired test; a run scored before them still gives its paper

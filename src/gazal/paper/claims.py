@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gazal.common.errors import GazalError
+from gazal.scoring.table import NONE, signed
 
 NOT_MEASURED = "not measured"
 
@@ -55,7 +56,7 @@ def _measured(
 ) -> str:
     """``yes``, ``no`` or ``undecided`` with the difference that says so: by the 95 % interval of the paired differences."""
     if claim["check"] == "size":
-        return "–"
+        return NONE
     others = [key for key in models if key != claim["model"]] if claim["check"] == "highest" else [claim["than"]]
     found = {
         key: _difference(scores, benchmark, claim["model"], key)
@@ -76,7 +77,7 @@ def _measured(
             if any(one[2] < 0 for one in found.values())
             else "undecided"
         )
-    numbers = f"{delta:+.1f} [{low:+.1f}, {high:+.1f}]".replace("-", "−")
+    numbers = f"{signed(delta)} [{signed(low)}, {signed(high)}]"
     return f"{word}: {numbers} against {models[key]['name']}" if len(others) > 1 else f"{word}: {numbers}"
 
 

@@ -22,8 +22,8 @@ from gazal.paper.evaluation_tables import evaluation_table
 from gazal.paper.figures import make_figures
 from gazal.paper.inputs import BASELINES, STAGES, TYPES, Results, read_results
 from gazal.paper.reasoning import faithfulness_table, judged
-from gazal.paper.table import Table
 from gazal.paper.tables import make_tables
+from gazal.scoring.table import Table
 
 SOURCES = ("main.typ", "numbers.typ", "published.yaml", "captions.yaml", "references.yml")
 INPUTS = ("eval/scores.json", "data/report.json", "recipe.yaml", "figures/*.pdf")

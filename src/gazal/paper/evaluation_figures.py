@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
-from gazal.paper.inputs import STAGES, TEST, TYPES, Change, Results
+from gazal.paper.inputs import STAGES, TEST, TYPES, Change, Results, model_label
 from gazal.paper.style import COLOURS, COLUMN, GREY, INK, LIGHT, MARKERS, PAGE, SERIES, house_style, new_figure, tidy
-from gazal.paper.table import model_label, p_value
+from gazal.scoring.table import p_value
 
 FEW = 20  # items below which a cell is grey: its interval is wider than 40 points
 DIVERGING = "PuOr"  # ColorBrewer's, safe for all common colour visions; white is chance

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-from gazal.paper.inputs import BASELINES, TEST, TYPES, Results
-from gazal.paper.table import NONE, Table, model_label, p_value, percent, points, with_interval
+from gazal.paper.inputs import BASELINES, TEST, TYPES, Results, model_label
+from gazal.scoring.report import how_answered
+from gazal.scoring.table import NONE, Table, group_rules, number, p_value, percent, points, with_interval
 
 
 def results_table(results: Results) -> Table:
@@ -16,7 +16,6 @@ def results_table(results: Results) -> Table:
         entry = results.score(model, TEST)
         if entry:
             by = entry.get("by", {})
-            tokens = f"{entry['mean_tokens']:.0f}" if entry.get("mean_tokens") is not None else NONE
             rows.append(
                 [
                     model_label(model),
@@ -25,7 +24,7 @@ def results_table(results: Results) -> Table:
                     percent(entry.get("format")),
                     percent(entry["unparsed"]),
                     percent(entry["truncated"]),
-                    tokens,
+                    number(entry.get("mean_tokens")),
                 ]
             )
     stages = len(rows)
@@ -126,10 +125,7 @@ def _measured(results: Results, model: str, names: dict[str, str]) -> list[list[
             [
                 "… macro-F1",
                 NONE,
-                *(
-                    with_interval({"accuracy": f1[b]["value"], "ci95": f1[b]["ci95"]}) if b in f1 else NONE
-                    for b in names
-                ),
+                *(with_interval(f1.get(b)) for b in names),
             ]
         )
     return rows
@@ -157,10 +153,6 @@ def benchmarks_table(results: Results) -> Table:
     )
 
 
-def _tokens(value: float | None, digits: int) -> str:
-    return NONE if value is None else f"{value:.{digits}f}"
-
-
 def _at_k(score: dict[str, Any], kind: str) -> str:
     found = score.get("at_k", {}).get(kind, {})
     return f"{with_interval(found[last])}, k = {last}" if (last := max(found, key=int, default=None)) else NONE
@@ -176,41 +168,28 @@ def _bias(order: dict[str, Any]) -> str:
 def evaluation_table(results: Results) -> Table:
     """How models answered, on each benchmark: shares without an answer, tokens, right answers for them; with several samples
     maj@k and pass@k, with several orders of the options how far they matter."""
-    columns: dict[str, Callable[[dict[str, Any], dict[str, Any]], str]] = {
-        "Items": lambda s, _: f"{s['n']:,}",
-        "Samples": lambda s, _: str(s.get("samples", NONE)),
-        "Accuracy": lambda s, _: with_interval(s),
-        "Unparsed": lambda s, _: percent(s["unparsed"]),
-        "Truncated": lambda s, _: percent(s["truncated"]),
-        "Empty": lambda s, _: percent(s.get("empty")),
-        "Tokens": lambda s, _: _tokens(s.get("mean_tokens"), 0),
-        "Right per 1,000 tokens": lambda s, _: _tokens(s.get("right_per_1k_tokens"), 2),
-        "Maj@k": lambda s, _: _at_k(s, "maj"),
-        "Pass@k": lambda s, _: _at_k(s, "pass"),
-        "Orders": lambda _, o: str(o.get("orders", NONE)),
-        "Over orders": lambda _, o: (
-            f"{percent(o['accuracy']['lowest'])}–{percent(o['accuracy']['highest'])}" if o else NONE
-        ),
-        "Same answer": lambda _, o: percent(o.get("same_answer")),
-        "Letter bias": lambda _, o: _bias(o),
-    }
-    names = results.benchmark_names
-    cells = [
-        (b, m, s, results.scores.get("robustness", {}).get(m, {}).get(b, {}))
-        for b in names
-        for m in results.models
-        if (s := results.score(m, b))
+    header = [
+        *("Benchmark", "Model", "Items", "Samples", "Accuracy", "Unparsed", "Truncated", "Empty", "Tokens"),
+        *("Right per 1,000 tokens", "Maj@k", "Pass@k", "Orders", "Over orders", "Same answer", "Letter bias"),
     ]
-    always = list(columns)[:8]
-    shown = [name for name in columns if name in always or any(columns[name](s, o) != NONE for _, _, s, o in cells)]
-    rows = [[names[b], model_label(m), *(columns[name](s, o) for name in shown)] for b, m, s, o in cells]
-    ends = frozenset(i for i, (one, two) in enumerate(zip(cells, cells[1:], strict=False)) if one[0] != two[0])
+    rows = []
+    for benchmark, name in results.benchmark_names.items():
+        for model in results.models:
+            if score := results.score(model, benchmark):
+                order = results.scores.get("robustness", {}).get(model, {}).get(benchmark, {})
+                over = order and f"{percent(order['accuracy']['lowest'])}–{percent(order['accuracy']['highest'])}"
+                asked = [f"{score['n']:,}", str(score.get("samples", NONE)), with_interval(score)]
+                orders = [str(order.get("orders", NONE)), over or NONE, percent(order.get("same_answer")), _bias(order)]
+                at_k = [_at_k(score, "maj"), _at_k(score, "pass")]
+                rows.append([name, model_label(model), *asked, *how_answered(score), *at_k, *orders])
+    kept = [at for at in range(len(header)) if at < header.index("Maj@k") or any(row[at] != NONE for row in rows)]
+    header, *rows = ([row[at] for at in kept] for row in (header, *rows))
     notes = [
         "Unparsed, truncated and empty are percent of completions, tokens their mean length; right answers per 1,000 completion tokens."
     ]
-    if "Maj@k" in shown:
+    if "Maj@k" in header:
         notes.append("Maj@k: the commonest answer of k completions, ties shared; pass@k: any of k is right.")
-    if "Orders" in shown:
+    if "Orders" in header:
         notes.append(
             "Over orders: lowest and highest accuracy over the orders of the options; same answer: percent of items answered by the same option in all orders; "
             "letter bias: the letter chosen more or less often than it is right by most, in points."
@@ -218,9 +197,9 @@ def evaluation_table(results: Results) -> Table:
     return Table(
         "evaluation",
         "How models answered: accuracy in percent with 95 % intervals, completions without an answer, length.",
-        ["Benchmark", "Model", *shown],
+        header,
         rows,
         text_columns=2,
-        rules=ends,
+        rules=group_rules(rows),
         notes=notes,
     )

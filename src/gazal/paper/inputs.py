@@ -16,7 +16,7 @@ from gazal.common.files import read_jsonl
 from gazal.common.paths import PAPER
 from gazal.items.types import REASONING_TYPES
 from gazal.scoring.contamination import unclean
-from gazal.scoring.report import in_percent
+from gazal.scoring.table import in_percent
 
 TEST = "test"  # the embedded test's name in scores.json
 STAGES = {"base": "Base", "sft": "SFT", "grpo": "GRPO"}
@@ -30,6 +30,11 @@ BASELINES = {
     "matched_findings": "Matched findings",
 }
 assert tuple(TYPES) == REASONING_TYPES
+
+
+def model_label(name: str) -> str:
+    """Return a model's name for readers."""
+    return STAGES.get(name, name)
 
 
 @dataclass(frozen=True)

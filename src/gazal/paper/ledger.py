@@ -6,16 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from gazal.common.files import atomic_write
 from gazal.common.paths import PAPER
 from gazal.data.benchmarks import PARTS, SOURCES
 from gazal.evaluation.targets import read_asked
 from gazal.paper.claims import check_claims
 from gazal.paper.inputs import read_yaml
-from gazal.paper.table import NONE, Table, percent, with_interval
 from gazal.recipe.load import load_recipe
 from gazal.runs import relative
-from gazal.scoring.report import in_percent
+from gazal.scoring.table import NONE, Table, group_rules, in_percent, percent, signed, with_interval
 
 NOT_RUN = "not run"
 PROTOCOL_WORDS = {
@@ -65,7 +63,7 @@ def _verdict(reported: float, cell: dict[str, Any], stand_in: str | None, how: d
 
 def ledger_table(published: dict[str, Any], scores: dict[str, Any], asked: dict[str, dict[str, Any]]) -> Table:
     """Models by benchmarks: reported, measured with its 95 % interval and n, difference in points, share cut, verdict."""
-    others, rows, ends = stand_ins(asked), [], set()
+    others, rows = stand_ins(asked), []
     for key, model in published["models"].items():
         cells = scores["models"].get(key, {}).get("benchmarks", {}) if key in asked else {}
         for benchmark, name in published["benchmarks"].items():
@@ -76,7 +74,7 @@ def ledger_table(published: dict[str, Any], scores: dict[str, Any], asked: dict[
                 rows.append([model["name"], name, f"{reported:.1f}", NOT_RUN, NONE, NONE, NONE, NOT_RUN])
                 continue
             n, whole = cell["n"], _whole(benchmark)
-            off = f"{in_percent(cell['accuracy']) - reported:+.1f}".replace("-", "−")
+            off = signed(in_percent(cell["accuracy"]) - reported)
             size = f"{n:,}" if n == whole or whole is None else f"{n:,} of {whole:,}"
             rows.append(
                 [
@@ -90,7 +88,6 @@ def ledger_table(published: dict[str, Any], scores: dict[str, Any], asked: dict[
                     _verdict(reported, cell, others.get(key), asked[key]),
                 ]
             )
-        ends.add(len(rows) - 1)
     source = published["source"]
     return Table(
         "ledger",
@@ -99,7 +96,7 @@ def ledger_table(published: dict[str, Any], scores: dict[str, Any], asked: dict[
         ["Model", "Benchmark", "Reported", "Measured", "n", "Difference", "Cut", "Verdict"],
         rows,
         text_columns=2,
-        rules=frozenset(ends - {len(rows) - 1}),
+        rules=group_rules(rows),
         notes=_notes(published, asked, others),
     )
 
@@ -162,11 +159,7 @@ def write_ledger(
         return []
     written = []
     for table in (ledger_table(published, scores, asked), claims_ledger(published, scores, asked)):
-        for suffix, text in (("md", table.markdown()), ("tex", table.latex())):
-            path = folder / "tables" / f"{table.name}.{suffix}"
-            with atomic_write(path) as handle:
-                handle.write(text)
-            written.append(path)
+        written += table.write(folder / "tables")
         if table.name == "ledger":
             for row in table.rows:
                 if row[3] != NOT_RUN:

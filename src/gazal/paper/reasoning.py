@@ -9,9 +9,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from gazal.paper.evaluation_figures import look
-from gazal.paper.inputs import STAGES, TEST, TYPES, Results
+from gazal.paper.inputs import STAGES, TEST, TYPES, Results, model_label
 from gazal.paper.style import GREY, LIGHT, PAGE, house_style, new_figure, tidy
-from gazal.paper.table import NONE, Table, model_label, percent
+from gazal.scoring.table import Table, group_rules, with_interval
 
 Rate = dict[str, Any]
 
@@ -107,11 +107,6 @@ def fig_faithfulness(results: Results) -> Figure:
     return figure
 
 
-def rate_text(rate: Rate | None) -> str:
-    """``71.5 [68.6, 74.2]``, percent; None (nothing to judge) is a dash."""
-    return f"{percent(rate['value'])} [{percent(rate['ci95'][0])}, {percent(rate['ci95'][1])}]" if rate else NONE
-
-
 COLUMNS = {
     "accuracy": "Accuracy",
     "precision": "Claims true",
@@ -125,7 +120,7 @@ COLUMNS = {
 def faithfulness_table(results: Results) -> Table:
     """Models by reasoning type (as a whole, where they make no claims): completions, claims, accuracy, each measure with its interval."""
     benchmark, cells = judged(results)
-    rows, ends = [], set()
+    rows = []
     for model, cell in cells.items():
         groups = {
             "All items": cell,
@@ -134,17 +129,16 @@ def faithfulness_table(results: Results) -> Table:
         for label, found in groups.items():
             claims = sum(count["made"] for count in found["claims"].values())
             outcomes = (found["wrong_reasons"], found["outcomes"]["wrong_from_right_steps"])
+            rates = [*(found[name] for name in COLUMNS), *outcomes]
             rows.append(
                 [
                     model_label(model),
                     label,
                     f"{found['completions']:,}",
                     f"{claims:,}",
-                    *(rate_text(found[name]) for name in COLUMNS),
-                    *map(rate_text, outcomes),
+                    *map(with_interval, rates),
                 ]
             )
-        ends.add(len(rows) - 1)
     return Table(
         "faithfulness",
         f"Reasoning held against the source, {results.benchmark_names.get(benchmark, benchmark).lower()}: percent with 95 % intervals, by model and reasoning type.",
@@ -159,7 +153,7 @@ def faithfulness_table(results: Results) -> Table:
         ],
         rows,
         text_columns=2,
-        rules=frozenset(ends - {len(rows) - 1}),
+        rules=group_rules(rows),
         notes=[
             "Claims true: of the claims made. Needed claims covered: of those that the full traces need; a brief trace covers few. Arithmetic right: of the "
             "sums, gains and comparisons, whatever their numbers. All claims true: of completions. Answer follows: of the completions that make claims and "
@@ -183,7 +177,7 @@ PARTS = {
 def structure_table(results: Results) -> Table:
     """Benchmarks, models and reasoning types: the share of completions that keep each part of the card's structure, and of steps
     that could not be read as claims."""
-    rows, ends, models = [], set(), results.faithfulness.get("models", {})
+    rows, models = [], results.faithfulness.get("models", {})
     for benchmark, name in results.benchmark_names.items():
         for model in results.models:
             if cell := models.get(model, {}).get("benchmarks", {}).get(benchmark):
@@ -198,17 +192,16 @@ def structure_table(results: Results) -> Table:
                             model_label(model),
                             label,
                             f"{found['completions']:,}",
-                            *map(rate_text, [*shares, found.get("unread")]),
+                            *map(with_interval, [*shares, found.get("unread")]),
                         ]
                     )
-                ends.add(len(rows) - 1)
     return Table(
         "structure",
         "The card's structure, part by part: percent of completions with 95 % intervals, by benchmark, model and reasoning type.",
         ["Benchmark", "Model", "Type", "Completions", *PARTS.values(), "Steps not read"],
         rows,
         text_columns=3,
-        rules=frozenset(ends - {len(rows) - 1}),
+        rules=group_rules(rows, 2),
         notes=[
             "Numbered steps: the think block is steps numbered Step 1 to n in order, none empty. Four sections: the card's, in order, none empty, the management numbered; "
             "knowledge-derived items have none. Steps not read: percent of the steps some part of which is in no form of the generator's traces, such as prose; "

@@ -6,13 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from gazal.answers.protocols import PROTOCOLS
-from gazal.common.files import atomic_write
 from gazal.paper.claims import check_claims
 from gazal.paper.curves import SPLITS
 from gazal.paper.evaluation_tables import benchmarks_table, evaluation_table, paired_table, results_table
-from gazal.paper.inputs import TYPES, Results, read_results
+from gazal.paper.inputs import TYPES, Results, model_label, read_results
 from gazal.paper.reasoning import faithfulness_table, structure_table
-from gazal.paper.table import NONE, Table, model_label, percent, with_interval
+from gazal.scoring.table import NONE, Table, group_rules, percent, with_interval
 
 
 def data_table(results: Results) -> Table:
@@ -52,11 +51,6 @@ def claims_table(results: Results) -> Table:
 def protocols_table(results: Results) -> Table:
     """Stages and benchmarks by protocol: accuracy, and the span between the most and the least generous."""
     rows, names = results.protocol_rows, results.benchmark_names
-    ends = frozenset(
-        i
-        for i, (row, following) in enumerate(zip(rows, rows[1:], strict=False))
-        if row.benchmark != following.benchmark
-    )
     cells = [
         [
             names[row.benchmark],
@@ -73,7 +67,7 @@ def protocols_table(results: Results) -> Table:
         ["Benchmark", "Model", *(p.label for p in PROTOCOLS.values()), "Span"],
         cells,
         text_columns=2,
-        rules=ends,
+        rules=group_rules(cells),
         notes=[f"{p.label}: {p.rule}." for p in PROTOCOLS.values()],
     )
 
@@ -194,10 +188,6 @@ def make_tables(run: str | Path, progress: Callable[[str], None] = lambda line: 
         *(build for file, tables in OPTIONAL.items() if getattr(results, file) for build in tables.values()),
     ):
         table = build(results)
-        for suffix, text in (("md", table.markdown()), ("tex", table.latex())):
-            path = Path(run) / "tables" / f"{table.name}.{suffix}"
-            with atomic_write(path) as handle:
-                handle.write(text)
-            written.append(path)
+        written += table.write(Path(run) / "tables")
         progress(f"tables/{table.name}")
     return written

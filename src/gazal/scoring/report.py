@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from gazal.answers.protocols import protocol
+from gazal.scoring.table import Table, number, percent, signed, with_interval
 
 NOTED = 0.2  # a share of unread or cut completions from which the table says so
 LISTED = 8  # differences that are named
-NONE = "–"
 
 
 def results_table(scores: dict[str, Any]) -> str:
@@ -28,22 +27,22 @@ def results_table(scores: dict[str, Any]) -> str:
 
     def shortcut(row: dict[str, float]) -> str:
         name = max(row, key=row.__getitem__)  # chance comes first and wins ties
-        return "none above chance" if name == "chance" else f"{_percent(row[name])} ({name})"
+        return "none above chance" if name == "chance" else f"{percent(row[name])} ({name})"
 
-    rows = [["accuracy, % (95 % interval)", *map(size, benchmarks)]]
-    for model, entry in scores["models"].items():
-        rows.append(
-            [model, *(_accuracy(entry["benchmarks"][b]) if b in entry["benchmarks"] else "not run" for b in benchmarks)]
-        )
+    rows = [
+        [model, *(_interval(entry["benchmarks"][b]) if b in entry["benchmarks"] else "not run" for b in benchmarks)]
+        for model, entry in scores["models"].items()
+    ]
     known = scores.get("baselines", {})
     if known:
-        rows.append(["chance", *(_percent(known[b]["chance"]) if b in known else "" for b in benchmarks)])
+        rows.append(["chance", *(percent(known[b]["chance"]) if b in known else "" for b in benchmarks)])
         rows.append(["best shortcut", *(shortcut(known[b]) if b in known else "" for b in benchmarks)])
     notes = [f"{name} not run: {reason}" for name, reason in not_run.items()]
     notes += [note for about in NOTES for note in about(scores)]
     if "protocol" in scores:
         notes.append(f"Scored by the protocol {scores['protocol']}, not by ours: {protocol(scores['protocol']).rule}.")
-    return "\n\n".join([_markdown(rows), "\n".join(notes)] if notes else [_markdown(rows)])
+    table = Table("", "", ["accuracy, % (95 % interval)", *map(size, benchmarks)], rows).terminal()
+    return "\n\n".join([table, "\n".join(notes)] if notes else [table])
 
 
 def details_table(scores: dict[str, Any]) -> str:
@@ -64,44 +63,24 @@ def details_table(scores: dict[str, Any]) -> str:
     for benchmark in dict.fromkeys(b for m in scores["models"].values() for b in m["benchmarks"]):
         for model, entry in scores["models"].items():
             if score := entry["benchmarks"].get(benchmark):
-                shares = [
-                    _percent(score[name]) if name in score else NONE for name in ("unparsed", "truncated", "empty")
-                ]
-                rate = score.get("right_per_1k_tokens")
-                tokens = [f"{score['mean_tokens']:.0f}", NONE if rate is None else f"{rate:.2f}"]
-                rows.append([benchmark, model, str(score["n"]), _accuracy(score), *shares, *tokens, *_at_k(score)])
-    return _markdown([[*header, *(["maj@k", "pass@k"] if any(len(row) > len(header) for row in rows) else [])], *rows])
+                rows.append([benchmark, model, str(score["n"]), _interval(score), *how_answered(score), *_at_k(score)])
+    more = ["maj@k", "pass@k"] if any(len(row) > len(header) for row in rows) else []
+    return Table("", "", [*header, *more], rows).terminal()
 
 
-def in_percent(share: float, digits: int = 1) -> float:
-    """A share as percent as it is printed: halves go away from zero, as the paper's own arithmetic has it (0.0625 is 6.3), and what
-    binary fractions lose does not count (0.2875 is 28.8)."""
-    return math.copysign(math.floor(round(abs(share) * 10 ** (digits + 2), 6) + 0.5) / 10**digits, share)
+def how_answered(score: dict[str, Any]) -> list[str]:
+    """Return five cells: completions unparsed, truncated and empty in %, mean tokens, right answers per 1,000 tokens."""
+    shares = [percent(score.get(name)) for name in ("unparsed", "truncated", "empty")]
+    return [*shares, number(score.get("mean_tokens")), number(score.get("right_per_1k_tokens"), 2)]
 
 
-def _percent(share: float) -> str:
-    return f"{in_percent(share):.1f}"
-
-
-def _accuracy(score: dict[str, Any]) -> str:
-    return f"{_percent(score['accuracy'])} ({_percent(score['ci95'][0])}–{_percent(score['ci95'][1])})"
+def _interval(score: dict[str, Any]) -> str:
+    return with_interval(score, "{} ({}–{})")
 
 
 def _at_k(score: dict[str, Any]) -> list[str]:
     last = str(score.get("samples", 1))
-    return [f"{_accuracy(score['at_k'][kind][last])}, k={last}" for kind in ("maj", "pass")] if "at_k" in score else []
-
-
-def _markdown(rows: list[list[str]]) -> str:
-    """The first row is the header; rows that are too short are filled up."""
-    rows = [row + [""] * (len(rows[0]) - len(row)) for row in rows]
-    rows = [[text.replace("|", "\\|") for text in row] for row in rows]
-    widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))]
-    lines = [
-        "| " + " | ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) + " |" for row in rows
-    ]
-    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    return "\n".join(lines)
+    return [f"{_interval(score['at_k'][kind][last])}, k={last}" for kind in ("maj", "pass")] if "at_k" in score else []
 
 
 def _cells(scores: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
@@ -132,7 +111,7 @@ def _hold(scores: dict[str, Any]) -> Iterator[str]:
     """Which paired differences are left after Holm's correction."""
     tested = [row for row in scores.get("paired", []) if "p_holm" in row]
     found = [
-        f"{row['a']} to {row['b']} on {row['benchmark']} {100 * row['delta']:+.1f}".replace("-", "−")
+        f"{row['a']} to {row['b']} on {row['benchmark']} {signed(100 * row['delta'])}"
         for row in tested
         if row["p_holm"] <= 0.05
     ]
@@ -152,7 +131,7 @@ def _cut(scores: dict[str, Any]) -> Iterator[str]:
     for model, benchmark, score in _cells(scores):
         limit, not_asked = (score.get("sampling") or {}).get("max_new_tokens"), score.get("not_asked", 0)
         if not_asked:
-            yield f"{model} on {benchmark}: {_percent(not_asked)} % of prompts left no room in the model's context: not asked, and wrong."
+            yield f"{model} on {benchmark}: {percent(not_asked)} % of prompts left no room in the model's context: not asked, and wrong."
         if (cut := score["truncated"] - not_asked) >= NOTED:
             remedy = (
                 f"{limit} tokens; raise evaluation.max_new_tokens"
@@ -177,10 +156,7 @@ def _macro_f1(scores: dict[str, Any]) -> Iterator[str]:
     found: dict[str, list[str]] = {}
     for model, benchmark, score in _cells(scores):
         if "macro_f1" in score:
-            low, high = score["macro_f1"]["ci95"]
-            found.setdefault(benchmark, []).append(
-                f"{model} {_percent(score['macro_f1']['value'])} ({_percent(low)}–{_percent(high)})"
-            )
+            found.setdefault(benchmark, []).append(f"{model} {_interval(score['macro_f1'])}")
     for benchmark, values in found.items():
         yield f"{benchmark}, macro-F1 in %: {', '.join(values)}."
 
@@ -190,7 +166,7 @@ def _deduplicated(scores: dict[str, Any]) -> Iterator[str]:
     for model, benchmark, score in _cells(scores):
         part = score.get("deduplicated")
         if part and part["n"] < score["n"] and part["accuracy"] != score["accuracy"]:
-            found.setdefault((benchmark, part["n"]), []).append(f"{model} {_accuracy(part)}")
+            found.setdefault((benchmark, part["n"]), []).append(f"{model} {_interval(part)}")
     for (benchmark, n), values in found.items():
         yield f"{benchmark} without repeated items (n = {n}): {', '.join(values)}."
 
@@ -206,7 +182,7 @@ def _robust(scores: dict[str, Any]) -> Iterator[str]:
                 else ""
             )
             yield (
-                f"{model} on {benchmark} in {found['orders']} orders of the options: accuracy {_percent(accuracy['lowest'])} to {_percent(accuracy['highest'])}, "
+                f"{model} on {benchmark} in {found['orders']} orders of the options: accuracy {percent(accuracy['lowest'])} to {percent(accuracy['highest'])}, "
                 f"same answer in all orders {100 * found['same_answer']:.0f} %{likes}."
             )
 

@@ -1,12 +1,14 @@
-"""What a table is: cells as plain text, written as Markdown and as LaTeX (booktabs); and how numbers stand in them."""
+"""The one table of results and its cells: plain text, written for the terminal, as Markdown and as LaTeX (booktabs)."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
-from gazal.paper.inputs import STAGES
-from gazal.scoring.report import in_percent
+from gazal.common.files import atomic_write
 
 NONE = "–"
 LATEX = {
@@ -63,6 +65,15 @@ class Table:
     rules: frozenset[int] = frozenset()
     notes: list[str] = field(default_factory=list)
 
+    def terminal(self) -> str:
+        """Markdown whose columns line up, without caption and notes; rows that are too short are filled up."""
+        rows = [row + [""] * (len(self.header) - len(row)) for row in (self.header, *self.rows)]
+        rows = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = ["| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in rows]
+        lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+        return "\n".join(lines)
+
     def markdown(self) -> str:
         """A GitHub table under its caption, notes below."""
         align = [":--" if i < self.text_columns else "--:" for i in range(len(self.header))]
@@ -97,31 +108,53 @@ class Table:
         lines += [rf"  \par\smallskip\footnotesize {escape_latex(note)}" for note in self.notes]
         return "\n".join([*lines, r"\end{table*}", ""])
 
+    def write(self, folder: Path) -> list[Path]:
+        """Write ``<name>.md`` and ``<name>.tex`` into ``folder``; return the paths."""
+        texts = {folder / f"{self.name}.md": self.markdown(), folder / f"{self.name}.tex": self.latex()}
+        for path, text in texts.items():
+            with atomic_write(path) as handle:
+                handle.write(text)
+        return list(texts)
+
+
+def group_rules(rows: list[list[str]], columns: int = 1) -> frozenset[int]:
+    """Return the numbers of rows after which one of the first ``columns`` cells changes."""
+    return frozenset(n for n, (row, after) in enumerate(pairwise(rows)) if row[:columns] != after[:columns])
+
+
+def in_percent(share: float, digits: int = 1) -> float:
+    """Return a share as percent as it is printed: 0.0625 is 6.3, as halves go away from zero in the paper's arithmetic.
+
+    What binary fractions lose does not count: 0.2875 is 28.8.
+    """
+    return math.copysign(math.floor(round(abs(share) * 10 ** (digits + 2), 6) + 0.5) / 10**digits, share)
+
 
 def percent(share: float | None, digits: int = 1) -> str:
     """A share as percent without the sign: 0.7154 → ``71.5``; None → a dash."""
     return NONE if share is None else f"{in_percent(share, digits):.{digits}f}"
 
 
+def number(value: float | None, digits: int = 0) -> str:
+    """A plain number; None → a dash."""
+    return NONE if value is None else f"{value:.{digits}f}"
+
+
+def signed(value: float, digits: int = 1) -> str:
+    """A number with its sign, minus as typographers set it."""
+    return f"{value:+.{digits}f}".replace("-", "−")
+
+
 def points(share: float) -> str:
     """A difference in percentage points with its sign: −0.051 → ``−5.1``."""
-    return f"{in_percent(share):+.1f}".replace("-", "−")
+    return signed(in_percent(share))
 
 
-def with_interval(entry: dict[str, Any] | None) -> str:
-    """Accuracy with its 95 % interval, percent: ``71.5 [68.6, 74.2]``."""
-    return (
-        NONE
-        if not entry
-        else f"{percent(entry['accuracy'])} [{percent(entry['ci95'][0])}, {percent(entry['ci95'][1])}]"
-    )
+def with_interval(entry: dict[str, Any] | None, form: str = "{} [{}, {}]") -> str:
+    """An entry's accuracy, or else its value, with its 95 % interval in percent: ``71.5 [68.6, 74.2]``; None → a dash."""
+    return form.format(*map(percent, (entry.get("accuracy", entry.get("value")), *entry["ci95"]))) if entry else NONE
 
 
 def p_value(p: float) -> str:
     """Two significant digits, never a bare zero."""
     return "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
-
-
-def model_label(name: str) -> str:
-    """A model's name for readers."""
-    return STAGES.get(name, name)
