@@ -2,49 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from gazal.paper.inputs import BASELINES, TEST, TYPES, Results, model_label
 from gazal.scoring.report import how_answered
-from gazal.scoring.table import NONE, Table, group_rules, number, p_value, percent, points, with_interval
+from gazal.scoring.table import NONE, Table, count, group_rules, number, p_value, percent, points, with_interval, with_n
 
 
 def results_table(results: Results) -> Table:
     """Stages by overall and per-type accuracy, format, unparsed, truncated, tokens; shortcuts below."""
+    scores = {model: score for model in results.models if (score := results.score(model, TEST))}
     rows = []
-    for model in results.models:
-        entry = results.score(model, TEST)
-        if entry:
-            by = entry.get("by", {})
-            rows.append(
-                [
-                    model_label(model),
-                    with_interval(entry),
-                    *(with_interval(by.get(k)) for k in TYPES),
-                    percent(entry.get("format")),
-                    percent(entry["unparsed"]),
-                    percent(entry["truncated"]),
-                    number(entry.get("mean_tokens")),
-                ]
-            )
-    stages = len(rows)
+    for model, score in scores.items():
+        accuracy = [score, *(score.get("by", {}).get(kind) for kind in TYPES)]
+        shares = [score.get("format"), score["unparsed"], score["truncated"]]
+        tokens = number(score.get("mean_tokens"))
+        rows.append([model_label(model), *map(with_interval, accuracy), *map(percent, shares), tokens])
     for name, label in BASELINES.items():
         if results.baseline(name) is not None:
-            rows.append(
-                [
-                    f"Shortcut: {label.lower()}",
-                    percent(results.baseline(name)),
-                    *(percent(results.baseline(name, k)) for k in TYPES),
-                    *[NONE] * 4,
-                ]
-            )
-    sizes = {results.score(m, TEST)["n"] for m in results.models if results.score(m, TEST)}
+            shares = [results.baseline(name, kind) for kind in (None, *TYPES)]
+            rows.append([f"Shortcut: {label.lower()}", *map(percent, shares), *[NONE] * 4])
+    sizes = {score["n"] for score in scores.values()}
     return Table(
         "results",
         f"Embedded test{', n = ' + str(sizes.pop()) if len(sizes) == 1 else ''}: accuracy in percent with 95 % intervals, by stage and reasoning type.",
         ["Model", "All items", *TYPES.values(), "Format", "Unparsed", "Truncated", "Tokens"],
         rows,
-        rules=frozenset({stages - 1} if 0 < stages < len(rows) else ()),
+        rules=frozenset({len(scores) - 1} if 0 < len(scores) < len(rows) else ()),
         notes=[
             "Accuracy counts every item: an unparsed answer is wrong. Format, unparsed and truncated are percent of completions; tokens is the mean length. "
             "The items are knowledge-derived, no clinical vignettes and no proxy for MedQA."
@@ -52,11 +37,17 @@ def results_table(results: Results) -> Table:
     )
 
 
+def _columns(rows: list[list[str]], kept: Iterable[int]) -> list[list[str]]:
+    """Return rows of these columns alone, in this order."""
+    kept = list(kept)
+    return [[row[at] for at in kept] for row in rows]
+
+
 def paired_table(results: Results) -> Table:
     """Every saved paired test: difference in points, 95 % interval, p, and where the run holds them Holm's p and what could have been seen."""
     names, saved = results.benchmark_names, results.scores.get("paired", [])
     corrected = any("p_holm" in row for row in saved)
-    rows = []
+    rows = [["Benchmark", "Models", "Difference", "95 % interval", "p", "Items", "Holm's p", "Could have seen"]]
     for row in saved:
         name, models = (
             names.get(row["benchmark"], row["benchmark"]),
@@ -64,27 +55,13 @@ def paired_table(results: Results) -> Table:
         )
         by = row.get("by", {}) if row["benchmark"] == TEST else {}
         for label, test in [(name, row), *((f"{name}, {TYPES[k].lower()}", by[k]) for k in TYPES if k in by)]:
-            cells = [
-                label,
-                models,
-                points(test["delta"]),
-                f"[{points(test['ci95'][0])}, {points(test['ci95'][1])}]",
-                p_value(test["p"]),
-            ]
-            if corrected:
-                holm = test.get("p_holm")
-                cells = [
-                    *cells[:2],
-                    f"{test['n']:,}" if "n" in test else NONE,
-                    *cells[2:],
-                    NONE if holm is None else p_value(holm),
-                    percent(test.get("detectable")),
-                ]
-            rows.append(cells)
-    header = ["Benchmark", "Models", "Difference", "95 % interval", "p"]
+            low, high = map(points, test["ci95"])
+            cells = [label, models, points(test["delta"]), f"[{low}, {high}]", p_value(test["p"])]
+            more = [count(test.get("n")), p_value(test.get("p_holm")), percent(test.get("detectable"))]
+            rows.append([*cells, *more])
+    header, *rows = _columns(rows, (0, 1, 5, 2, 3, 4, 6, 7) if corrected else range(5))
     notes = ["Two-sided p, not corrected for the number of tests."]
     if corrected:
-        header = [*header[:2], "Items", *header[2:], "Holm's p", "Could have seen"]
         notes = [
             "Two-sided p: exact McNemar, a permutation test where several completions an item are sampled. Holm's p corrects for all comparisons of whole sets; those by reasoning "
             "type are no part of that family and stay uncorrected. Could have seen: the smallest true difference in points that a test at 0.05 on so many items shows with 80 % power, where the "
@@ -102,33 +79,12 @@ def paired_table(results: Results) -> Table:
 
 def _measured(results: Results, model: str, names: dict[str, str]) -> list[list[str]]:
     """A model's measured row; below it the same without repeated items and macro-F1, where there is such a score."""
-    scores = {b: results.score(model, b) for b in names}
-    rows = [
-        [
-            f"{model_label(model)} (this run)",
-            NONE,
-            *(f"{with_interval(s)}, n = {s['n']:,}" if s else "not run" for s in scores.values()),
-        ]
-    ]
-    parts = {b: part for b, s in scores.items() if s and (part := s.get("deduplicated")) and part["n"] < s["n"]}
-    if parts:
-        rows.append(
-            [
-                "… without repeated items",
-                NONE,
-                *(f"{with_interval(parts[b])}, n = {parts[b]['n']:,}" if b in parts else NONE for b in names),
-            ]
-        )
-    f1 = {b: s["macro_f1"] for b, s in scores.items() if s and s.get("macro_f1")}
-    if f1:
-        rows.append(
-            [
-                "… macro-F1",
-                NONE,
-                *(with_interval(f1.get(b)) for b in names),
-            ]
-        )
-    return rows
+    scores = {b: results.score(model, b) or {} for b in names}
+    parts = {b: part for b, s in scores.items() if (part := s.get("deduplicated")) and part["n"] < s["n"]}
+    f1 = [s.get("macro_f1") for s in scores.values()]
+    rows = [[f"{model_label(model)} (this run)", NONE, *(with_n(s, "not run") for s in scores.values())]]
+    rows += [["… without repeated items", NONE, *(with_n(parts.get(b)) for b in names)]] if parts else []
+    return rows + ([["… macro-F1", NONE, *map(with_interval, f1)]] if any(f1) else [])
 
 
 def benchmarks_table(results: Results) -> Table:
@@ -158,11 +114,13 @@ def _at_k(score: dict[str, Any], kind: str) -> str:
     return f"{with_interval(found[last])}, k = {last}" if (last := max(found, key=int, default=None)) else NONE
 
 
-def _bias(order: dict[str, Any]) -> str:
-    """The letter that is chosen more or less often than it is right by most, with that excess in points."""
-    bias = order.get("letter_bias") or {}
+def _over_orders(found: dict[str, Any]) -> list[str]:
+    """Return four cells: orders, their lowest and highest accuracy, same answers, and the letter of the greatest bias in points."""
+    low, high = (percent(found["accuracy"][name]) for name in ("lowest", "highest"))
+    bias = found.get("letter_bias") or {}
     letter = max(bias, key=lambda k: abs(bias[k]), default=None)
-    return NONE if letter is None else f"{letter} {points(bias[letter])}"
+    cells = [str(found.get("orders", NONE)), f"{low}–{high}", percent(found.get("same_answer"))]
+    return [*cells, NONE if letter is None else f"{letter} {points(bias[letter])}"]
 
 
 def evaluation_table(results: Results) -> Table:
@@ -176,14 +134,12 @@ def evaluation_table(results: Results) -> Table:
     for benchmark, name in results.benchmark_names.items():
         for model in results.models:
             if score := results.score(model, benchmark):
-                order = results.scores.get("robustness", {}).get(model, {}).get(benchmark, {})
-                over = order and f"{percent(order['accuracy']['lowest'])}–{percent(order['accuracy']['highest'])}"
-                asked = [f"{score['n']:,}", str(score.get("samples", NONE)), with_interval(score)]
-                orders = [str(order.get("orders", NONE)), over or NONE, percent(order.get("same_answer")), _bias(order)]
-                at_k = [_at_k(score, "maj"), _at_k(score, "pass")]
-                rows.append([name, model_label(model), *asked, *how_answered(score), *at_k, *orders])
+                asked = [count(score["n"]), str(score.get("samples", NONE)), with_interval(score)]
+                order = results.scores.get("robustness", {}).get(model, {}).get(benchmark)
+                more = [_at_k(score, "maj"), _at_k(score, "pass"), *(_over_orders(order) if order else [NONE] * 4)]
+                rows.append([name, model_label(model), *asked, *how_answered(score), *more])
     kept = [at for at in range(len(header)) if at < header.index("Maj@k") or any(row[at] != NONE for row in rows)]
-    header, *rows = ([row[at] for at in kept] for row in (header, *rows))
+    header, *rows = _columns([header, *rows], kept)
     notes = [
         "Unparsed, truncated and empty are percent of completions, tokens their mean length; right answers per 1,000 completion tokens."
     ]

@@ -13,7 +13,7 @@ from gazal.paper.claims import check_claims
 from gazal.paper.inputs import read_yaml
 from gazal.recipe.load import load_recipe
 from gazal.runs import relative
-from gazal.scoring.table import NONE, Table, group_rules, in_percent, percent, signed, with_interval
+from gazal.scoring.table import NONE, Table, count, group_rules, in_percent, number, percent, signed, with_interval
 
 NOT_RUN = "not run"
 PROTOCOL_WORDS = {
@@ -71,23 +71,14 @@ def ledger_table(published: dict[str, Any], scores: dict[str, Any], asked: dict[
             if reported is None:
                 continue
             if cell is None:
-                rows.append([model["name"], name, f"{reported:.1f}", NOT_RUN, NONE, NONE, NONE, NOT_RUN])
+                rows.append([model["name"], name, number(reported, 1), NOT_RUN, NONE, NONE, NONE, NOT_RUN])
                 continue
             n, whole = cell["n"], _whole(benchmark)
             off = signed(in_percent(cell["accuracy"]) - reported)
-            size = f"{n:,}" if n == whole or whole is None else f"{n:,} of {whole:,}"
-            rows.append(
-                [
-                    model["name"],
-                    name,
-                    f"{reported:.1f}",
-                    with_interval(cell),
-                    size,
-                    off,
-                    percent(cell["truncated"]),
-                    _verdict(reported, cell, others.get(key), asked[key]),
-                ]
-            )
+            size = count(n) if n == whole or whole is None else f"{count(n)} of {count(whole)}"
+            verdict = _verdict(reported, cell, others.get(key), asked[key])
+            found = [number(reported, 1), with_interval(cell), size, off, percent(cell["truncated"]), verdict]
+            rows.append([model["name"], name, *found])
     source = published["source"]
     return Table(
         "ledger",

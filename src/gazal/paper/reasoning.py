@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from gazal.paper.evaluation_figures import look
 from gazal.paper.inputs import STAGES, TEST, TYPES, Results, model_label
 from gazal.paper.style import GREY, LIGHT, PAGE, house_style, new_figure, tidy
-from gazal.scoring.table import Table, group_rules, with_interval
+from gazal.scoring.table import Table, count, group_rules, with_interval
 
 Rate = dict[str, Any]
 
@@ -117,28 +117,24 @@ COLUMNS = {
 }
 
 
+def _groups(cell: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return all of a model's items, then its reasoning types, by their labels."""
+    return {"All items": cell} | {
+        label: cell["by"][kind] for kind, label in TYPES.items() if kind in cell.get("by", {})
+    }
+
+
 def faithfulness_table(results: Results) -> Table:
     """Models by reasoning type (as a whole, where they make no claims): completions, claims, accuracy, each measure with its interval."""
     benchmark, cells = judged(results)
     rows = []
     for model, cell in cells.items():
-        groups = {
-            "All items": cell,
-            **{TYPES[kind]: cell["by"][kind] for kind in TYPES if kind in cell["by"] and cell["precision"]},
-        }
-        for label, found in groups.items():
+        for label, found in _groups(cell).items() if cell["precision"] else [("All items", cell)]:
             claims = sum(count["made"] for count in found["claims"].values())
             outcomes = (found["wrong_reasons"], found["outcomes"]["wrong_from_right_steps"])
             rates = [*(found[name] for name in COLUMNS), *outcomes]
-            rows.append(
-                [
-                    model_label(model),
-                    label,
-                    f"{found['completions']:,}",
-                    f"{claims:,}",
-                    *map(with_interval, rates),
-                ]
-            )
+            counts = [count(found["completions"]), count(claims)]
+            rows.append([model_label(model), label, *counts, *map(with_interval, rates)])
     return Table(
         "faithfulness",
         f"Reasoning held against the source, {results.benchmark_names.get(benchmark, benchmark).lower()}: percent with 95 % intervals, by model and reasoning type.",
@@ -181,20 +177,10 @@ def structure_table(results: Results) -> Table:
     for benchmark, name in results.benchmark_names.items():
         for model in results.models:
             if cell := models.get(model, {}).get("benchmarks", {}).get(benchmark):
-                for label, found in {
-                    "All items": cell,
-                    **{TYPES[kind]: cell["by"][kind] for kind in TYPES if kind in cell.get("by", {})},
-                }.items():
-                    shares = [found["structure"].get(part) for part in PARTS]
-                    rows.append(
-                        [
-                            name,
-                            model_label(model),
-                            label,
-                            f"{found['completions']:,}",
-                            *map(with_interval, [*shares, found.get("unread")]),
-                        ]
-                    )
+                for label, found in _groups(cell).items():
+                    rates = [*(found["structure"].get(part) for part in PARTS), found.get("unread")]
+                    about = [name, model_label(model), label, count(found["completions"])]
+                    rows.append([*about, *map(with_interval, rates)])
     return Table(
         "structure",
         "The card's structure, part by part: percent of completions with 95 % intervals, by benchmark, model and reasoning type.",

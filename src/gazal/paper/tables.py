@@ -11,7 +11,7 @@ from gazal.paper.curves import SPLITS
 from gazal.paper.evaluation_tables import benchmarks_table, evaluation_table, paired_table, results_table
 from gazal.paper.inputs import TYPES, Results, model_label, read_results
 from gazal.paper.reasoning import faithfulness_table, structure_table
-from gazal.scoring.table import NONE, Table, group_rules, percent, with_interval
+from gazal.scoring.table import NONE, Table, count, group_rules, percent, with_interval, with_n
 
 
 def data_table(results: Results) -> Table:
@@ -79,13 +79,12 @@ def readings_table(results: Results) -> Table:
     def cells(name: str) -> list[str]:
         row = red.get("protocols", {}).get(name, {})
         worst = f"{row['family']} ({percent(row['family_key'], 0)})" if "family" in row else NONE
-        return [
-            PROTOCOLS[name].label,
-            *(percent(found.get("agreement", {}).get(name)) for found in (honest, forms)),
-            percent(row.get("letter")),
-            percent(row.get("key")),
-            worst,
+        shares = [
+            *(found.get("agreement", {}).get(name) for found in (honest, forms)),
+            row.get("letter"),
+            row.get("key"),
         ]
+        return [PROTOCOLS[name].label, *map(percent, shares), worst]
 
     notes = [
         "Every reading of a protocol must be ours to agree. The last three columns are of red-team completions in which our extractor reads no answer; "
@@ -101,48 +100,31 @@ def readings_table(results: Results) -> Table:
     )
 
 
+COUNTS = {
+    "items": "Items",
+    "training_documents": "Training documents",
+    "removed_exact": "Removed, exact",
+    "removed_near": "Removed, near",
+    "matched": "Still matched",
+    "pairs_exact": "Exact pairs inside",
+    "pairs_near": "Near pairs inside",
+    "clean": "Clean items",
+}
+
+
 def contamination_table(results: Results) -> Table:
     """Each benchmark against the training data: what was removed, what is left, duplicates inside, accuracy on all and on clean items."""
     rows = []
     for row in results.contamination_rows:
-        removed = [NONE if row[key] is None else f"{row[key]:,}" for key in ("removed_exact", "removed_near")]
-        counts = [
-            f"{row['items']:,}",
-            f"{row['training_documents']:,}",
-            *removed,
-            f"{row['matched']:,}",
-            f"{row['pairs_exact']:,}",
-            f"{row['pairs_near']:,}",
-            f"{row['clean']:,}",
-        ]
-        for at, (model, found) in enumerate(row["scores"].items()):
-            clean = found["clean"]
-            rows.append(
-                [
-                    *([row["name"], *counts] if not at else [""] * 9),
-                    model_label(model),
-                    with_interval(found["all"]),
-                    f"{with_interval(clean)}, n = {clean['n']:,}" if clean else NONE,
-                ]
-            )
+        about = [row["name"], *(count(row[name]) for name in COUNTS)]
+        for model, found in row["scores"].items():
+            rows.append([*about, model_label(model), with_interval(found["all"]), with_n(found["clean"])])
+            about = [""] * len(about)
     not_compared = results.data.get("curation", {}).get("not_compared", {})
     return Table(
         "contamination",
         "Contamination: each whole benchmark against this run's training data, and accuracy in percent on all asked items and on the clean ones.",
-        [
-            "Benchmark",
-            "Items",
-            "Training documents",
-            "Removed, exact",
-            "Removed, near",
-            "Still matched",
-            "Exact pairs inside",
-            "Near pairs inside",
-            "Clean items",
-            "Model",
-            "All",
-            "Clean",
-        ],
+        ["Benchmark", *COUNTS.values(), "Model", "All", "Clean"],
         rows,
         notes=[
             "Removed: training documents that matched an item of the benchmark and were taken out before training. Clean: without items that a training document "

@@ -140,6 +140,11 @@ def number(value: float | None, digits: int = 0) -> str:
     return NONE if value is None else f"{value:.{digits}f}"
 
 
+def count(value: int | None) -> str:
+    """A number of things, thousands apart; None → a dash."""
+    return NONE if value is None else f"{value:,}"
+
+
 def signed(value: float, digits: int = 1) -> str:
     """A number with its sign, minus as typographers set it."""
     return f"{value:+.{digits}f}".replace("-", "−")
@@ -155,6 +160,11 @@ def with_interval(entry: dict[str, Any] | None, form: str = "{} [{}, {}]") -> st
     return form.format(*map(percent, (entry.get("accuracy", entry.get("value")), *entry["ci95"]))) if entry else NONE
 
 
-def p_value(p: float) -> str:
-    """Two significant digits, never a bare zero."""
-    return "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
+def with_n(entry: dict[str, Any] | None, none: str = NONE) -> str:
+    """:func:`with_interval` and the number of items behind it; None → ``none``."""
+    return f"{with_interval(entry)}, n = {count(entry['n'])}" if entry else none
+
+
+def p_value(p: float | None) -> str:
+    """Two significant digits, never a bare zero; None → a dash."""
+    return NONE if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
