@@ -55,7 +55,10 @@ def reward_components(log: pd.DataFrame) -> list[str]:
 
 
 def fig_grpo_rewards(log: pd.DataFrame) -> Figure:
-    """Each reward with its spread; below, total reward, length, truncation with zero-signal share, entropy. Two columns wide."""
+    """Draw each reward with its spread; below, total, length, truncation with zero-signal share, entropy.
+
+    Two columns wide.
+    """
     names = reward_components(log)
     with house_style():
         figure = new_figure(PAGE, 3.0)
@@ -68,18 +71,14 @@ def fig_grpo_rewards(log: pd.DataFrame) -> Figure:
         total, length, shares, entropy, *rest = grid[1]
         _curve(total, log, "reward", "#222222", "reward_std")
         total.set(title="Total", ylabel="Weighted reward")
+        lost = {
+            "frac_reward_zero_std": (SERIES[1], "equal rewards"),
+            "zero_signal/accuracy": (SERIES[2], "equal accuracy"),
+            "completions/clipped_ratio": (SERIES[0], "truncated"),
+        }
         for ax, title, unit, lines in (
             (length, "Completion length", "Tokens", {"completions/mean_length": (SERIES[0], "")}),
-            (
-                shares,
-                "Lost signal",
-                "Share",
-                {
-                    "frac_reward_zero_std": (SERIES[1], "equal rewards"),
-                    "zero_signal/accuracy": (SERIES[2], "equal accuracy"),
-                    "completions/clipped_ratio": (SERIES[0], "truncated"),
-                },
-            ),
+            (shares, "Lost signal", "Share", lost),
             (entropy, "Entropy", "Nats per token", {"entropy": (SERIES[2], "")}),
         ):
             logged = [column for column in lines if column in log]
@@ -100,63 +99,38 @@ def fig_grpo_rewards(log: pd.DataFrame) -> Figure:
 def fig_data_composition(
     counts: dict[str, dict[str, int]], pass_rates: dict[str, float], kept: tuple[float, float] = (0.0, 1.0)
 ) -> Figure:
-    """Items by split and reasoning type; beside it a histogram of pass rates where they were measured, those outside ``kept`` pale. Two columns wide."""
+    """Draw items by split and reasoning type; beside it a histogram of pass rates, if they were measured.
+
+    Pass rates outside ``kept`` are pale. Two columns wide.
+    """
     splits = [s for s in SPLITS if s in counts] + [s for s in counts if s not in SPLITS]
     kinds = [k for k in TYPES if any(k in counts[s] for s in splits)]
     kinds += sorted({k for s in splits for k in counts[s]} - set(kinds))
-    rows = pd.DataFrame(
-        [
-            {"split": SPLITS.get(s, s), "Reasoning type": TYPES.get(k, k), "items": counts[s].get(k, 0)}
-            for s in splits
-            for k in kinds
-        ]
-    )
+    cells = [(SPLITS.get(s, s), TYPES.get(k, k), counts[s].get(k, 0)) for s in splits for k in kinds]
+    rows = pd.DataFrame(cells, columns=["split", "Reasoning type", "items"])
     with house_style():
         figure = new_figure(PAGE if pass_rates else COLUMN, 1.9)
-        axes = figure.subplots(
-            1, 2 if pass_rates else 1, squeeze=False, width_ratios=[1.35, 1] if pass_rates else None
-        )[0]
-        sns.barplot(
-            rows,
-            x="split",
-            y="items",
-            hue="Reasoning type",
-            palette=SERIES[: len(kinds)],
-            ax=axes[0],
-            saturation=1,
-            width=0.82,
-        )
-        for bars in axes[0].containers:
-            axes[0].bar_label(
-                bars, fontsize=5.5, padding=2, color=GREY, rotation=90
-            )  # four digits are wider than a bar
-        axes[0].set(xlabel="Split", ylabel="Items", ylim=(0, 1.25 * rows["items"].max()))
-        sns.move_legend(
-            axes[0], "lower center", bbox_to_anchor=(0.5, 1.0), ncol=4 if pass_rates else 2, title=None, columnspacing=1
-        )
-        tidy(axes[0])
-        if pass_rates:
+        widths = [1.35, 1] if pass_rates else [1]
+        ax, *beside = figure.subplots(1, len(widths), squeeze=False, width_ratios=widths)[0]
+        above = {"bbox_to_anchor": (0.5, 1.0), "columnspacing": 1}
+        bars = {"palette": SERIES[: len(kinds)], "saturation": 1, "width": 0.82}
+        sns.barplot(rows, x="split", y="items", hue="Reasoning type", ax=ax, **bars)
+        for bar in ax.containers:  # four digits are wider than a bar
+            ax.bar_label(bar, fontsize=5.5, padding=2, color=GREY, rotation=90)
+        ax.set(xlabel="Split", ylabel="Items", ylim=(0, 1.25 * rows["items"].max()))
+        sns.move_legend(ax, "lower center", ncol=4 if pass_rates else 2, title=None, **above)
+        tidy(ax)
+        for ax in beside:
             values = np.array(list(pass_rates.values()), float)
             levels = np.unique(values)
             step = float(np.diff(levels).min()) if len(levels) > 1 else 0.25
             edges = np.arange(-step / 2, 1 + step, max(step, 0.05))
             inside = (values >= kept[0]) & (values <= kept[1])
-            for chosen, label, look in (
-                (inside, "trained on", {"color": COLOURS["sft"]}),
-                (~inside, "set aside", {"color": LIGHT}),
-            ):
+            for chosen, label, colour in ((inside, "trained on", COLOURS["sft"]), (~inside, "set aside", LIGHT)):
                 if chosen.any():
-                    sns.histplot(
-                        x=values[chosen],
-                        bins=edges,
-                        ax=axes[1],
-                        alpha=1,
-                        shrink=0.85,
-                        lw=0,
-                        label=f"{label}: {chosen.sum()}",
-                        **look,
-                    )
-            axes[1].legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncol=2, columnspacing=1)
-            axes[1].set(xlabel="Pass rate of the SFT model (share of rollouts)", ylabel="GRPO items")
-            tidy(axes[1])
+                    look = {"color": colour, "label": f"{label}: {chosen.sum()}", "alpha": 1, "shrink": 0.85, "lw": 0}
+                    sns.histplot(x=values[chosen], bins=edges, ax=ax, **look)
+            ax.legend(loc="lower center", ncol=2, **above)
+            ax.set(xlabel="Pass rate of the SFT model (share of rollouts)", ylabel="GRPO items")
+            tidy(ax)
     return figure

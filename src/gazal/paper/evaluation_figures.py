@@ -1,4 +1,4 @@
-"""Figures of the evaluation: stage deltas with what could have been seen, accuracy by subject, length against correctness."""
+"""Figures of the evaluation: stage deltas with what could have been seen, accuracy by subject and by length."""
 
 from __future__ import annotations
 
@@ -12,7 +12,23 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
 from gazal.paper.inputs import STAGES, TEST, TYPES, Change, Results, model_label
-from gazal.paper.style import COLOURS, COLUMN, GREY, INK, LIGHT, MARKERS, PAGE, SERIES, house_style, new_figure, tidy
+from gazal.paper.style import (
+    BELOW,
+    COLOURS,
+    COLUMN,
+    DASHED,
+    GREY,
+    INK,
+    LIGHT,
+    MARKERS,
+    PAGE,
+    SERIES,
+    house_style,
+    new_figure,
+    rows_of_names,
+    tidy,
+    to_ends,
+)
 from gazal.scoring.table import p_value
 
 FEW = 20  # items below which a cell is grey: its interval is wider than 40 points
@@ -30,6 +46,12 @@ def look(results: Results, model: str) -> tuple[str, str]:
     )
 
 
+def model_handle(results: Results, model: str, **more: Any) -> Line2D:
+    """Return a model's line of a legend."""
+    colour, marker = look(results, model)
+    return Line2D([], [], color=colour, marker=marker, label=model_label(model), **more)
+
+
 def stage_pairs(results: Results) -> list[tuple[str, str]]:
     """Neighbouring stages that this run compares, in order; always SFT with GRPO, for which others report values."""
     pairs = [("base", "sft"), ("sft", "grpo")] if "sft" in results.models else [("base", "grpo"), ("sft", "grpo")]
@@ -42,43 +64,24 @@ def stage_pairs(results: Results) -> list[tuple[str, str]]:
 
 def _delta(ax: Axes, y: float, change: Change, colour: str, marker: str) -> None:
     if change.detectable is not None:
-        ax.add_patch(
-            Rectangle(
-                (-100 * change.detectable, y - 0.18),
-                200 * change.detectable,
-                0.36,
-                fc=LIGHT,
-                alpha=0.55,
-                lw=0,
-                zorder=0.8,
-            )
-        )
-    error = [[100 * max(change.delta - change.low, 0)], [100 * max(change.high - change.delta, 0)]]
-    ax.errorbar(
-        100 * change.delta,
-        y,
-        xerr=error,
-        fmt=marker,
-        ms=4.5,
-        color=colour,
-        mfc=colour if change.shown else "white",
-        mew=1,
-        elinewidth=1,
-        capsize=2,
-    )
-    ax.annotate(
-        p_value(change.p if change.p_holm is None else change.p_holm),
-        (1.02, y),
-        xycoords=("axes fraction", "data"),
-        va="center",
-        fontsize=6.5,
-        fontweight="bold" if change.shown else "normal",
-    )
+        corner, width = (-100 * change.detectable, y - 0.18), 200 * change.detectable
+        ax.add_patch(Rectangle(corner, width, 0.36, fc=LIGHT, alpha=0.55, lw=0, zorder=0.8))
+    error, face = to_ends(change.delta, (change.low, change.high)), colour if change.shown else "white"
+    mark = {"fmt": marker, "ms": 4.5, "color": colour, "mfc": face, "mew": 1}
+    ax.errorbar(100 * change.delta, y, xerr=error, elinewidth=1, capsize=2, **mark)
+    p = p_value(change.p if change.p_holm is None else change.p_holm)
+    _beside(ax, y, p, fontweight="bold" if change.shown else "normal")
+
+
+def _beside(ax: Axes, y: float, text: str, **more: Any) -> None:
+    ax.annotate(text, (1.02, y), xycoords=("axes fraction", "data"), va="center", fontsize=6.5, **more)
 
 
 def fig_deltas(results: Results) -> Figure:
-    """Accuracy gained from stage to stage, paired, with 95 % intervals, Holm's p and the difference that could have been
-    seen; beside SFT to GRPO what the authors report. Two columns wide."""
+    """Draw accuracy gained from stage to stage, paired: 95 % intervals, Holm's p, what could have been seen.
+
+    Beside SFT to GRPO stands what the authors report. Two columns wide.
+    """
     published, counterpart = results.published, results.published["stages"]
     names, pairs = results.benchmark_names, stage_pairs(results)
     reported = published["benchmarks"]
@@ -97,41 +100,25 @@ def fig_deltas(results: Results) -> Figure:
                 if change:
                     _delta(ax, y + 0.13 * others, change, *look(results, b))
                 else:
-                    ax.annotate(
-                        "not run",
-                        (1.02, y),
-                        xycoords=("axes fraction", "data"),
-                        va="center",
-                        fontsize=6.5,
-                        style="italic",
-                        color=GREY,
-                    )
+                    _beside(ax, y, "not run", style="italic", color=GREY)
             ax.axvline(0, color=INK, lw=0.7)
             left, right = ax.get_xlim()
-            ax.set(
-                yticks=range(len(rows)),
-                yticklabels=[names[r] for r in rows],
-                ylim=(len(rows) - 0.45, -0.55),
-                xlim=(min(left, -2), max(right, 3)),
-                xlabel="Difference in accuracy (percentage points)",
-                title=f"{STAGES[a]} → {STAGES[b]}",
-            )
+            ax.set(xlim=(min(left, -2), max(right, 3)), xlabel="Difference in accuracy (percentage points)")
             ax.annotate(
                 "Holm's p" if corrected else "p", (1.02, 1.02), xycoords="axes fraction", fontsize=6.5, color=GREY
             )
-            ax.tick_params(axis="y", length=0)
-            tidy(ax, "x")
+            labels = [names[row] for row in rows]
+            rows_of_names(ax, labels, ylim=(len(rows) - 0.45, -0.55), title=f"{STAGES[a]} → {STAGES[b]}")
         line: dict[str, Any] = {"marker": "D", "ls": "-", "lw": 1, "ms": 4.5, "color": GREY}
         measured = any(results.change(*pair, b) for pair in pairs for b in rows)
-        handles: list[Any] = (
-            [Line2D([], [], label="This run, p < 0.05", **line), Line2D([], [], mfc="white", label="p ≥ 0.05", **line)]
-            if measured
-            else []
-        )
+        handles: list[Any] = []
+        if measured:
+            handles = [Line2D([], [], label="This run, p < 0.05", **line)]
+            handles += [Line2D([], [], mfc="white", label="p ≥ 0.05", **line)]
         handles += [Line2D([], [], marker="o", ls="", ms=4, mfc="white", mec=INK, mew=0.9, label="Reported")]
         if any(row.get("detectable") is not None for row in results.scores.get("paired", [])):
             handles.append(Patch(fc=LIGHT, alpha=0.55, label="too small for this n (80 % power)"))
-        figure.legend(handles=handles, loc="outside lower center", ncol=2 * len(pairs), columnspacing=1.4)
+        figure.legend(handles=handles, ncol=2 * len(pairs), **BELOW)
     return figure
 
 
@@ -170,37 +157,24 @@ def _grid(ax: Axes, results: Results, benchmark: str, scale: ScalarMappable) -> 
             if cell:
                 apart = not few and not cell["ci95"][0] <= chance <= cell["ci95"][1]
                 dark = not few and 0.3 * colour[0] + 0.59 * colour[1] + 0.11 * colour[2] < 0.5
-                ax.text(
-                    x,
-                    y,
-                    f"{100 * cell['accuracy']:.0f}",
-                    ha="center",
-                    va="center",
-                    fontsize=6,
-                    fontweight="bold" if apart else "normal",
-                    color=GREY if few else "white" if dark else INK,
-                )
-    ax.set(
-        xlim=(-0.5, len(models) - 0.5),
-        ylim=(len(groups) - 0.5, -0.5),
-        xticks=range(len(models)),
-        yticks=range(len(groups)),
-        title=results.benchmark_names[benchmark],
-    )
-    ax.set_xticklabels(
-        [model_label(m) for m in models],
-        rotation=0 if len(models) <= 4 else 45,
-        ha="center" if len(models) <= 4 else "right",
-    )
+                colour = GREY if few else "white" if dark else INK
+                text = {"ha": "center", "va": "center", "fontsize": 6, "fontweight": "bold" if apart else "normal"}
+                ax.text(x, y, f"{100 * cell['accuracy']:.0f}", color=colour, **text)
+    ax.set(xlim=(-0.5, len(models) - 0.5), ylim=(len(groups) - 0.5, -0.5), title=results.benchmark_names[benchmark])
+    ax.set(xticks=range(len(models)), yticks=range(len(groups)))
+    turned = {"rotation": 0, "ha": "center"} if len(models) <= 4 else {"rotation": 45, "ha": "right"}
+    ax.set_xticklabels([model_label(m) for m in models], **turned)
     ax.set_yticklabels([f"{TYPES.get(g, g[:1].upper() + g[1:])} ({n})" for g, n in zip(groups, counts, strict=True)])
     ax.tick_params(length=0, labelsize=6.5)
     ax.grid(False)
-    for spine in ax.spines.values():
-        spine.set_visible(False)
+    ax.spines[:].set_visible(False)
 
 
 def fig_subjects(results: Results) -> Figure:
-    """Accuracy by reasoning type and subject, model by model, coloured against chance; cells of few items are grey. Two columns wide."""
+    """Draw accuracy by reasoning type and subject, model by model, coloured against chance.
+
+    Cells of few items are grey. Two columns wide.
+    """
     scale = ScalarMappable(Normalize(-1, 1), DIVERGING)
     stacks = _stacks(results)
     around = 2.2 if len(results.models) <= 4 else 4.5  # a panel's title and its models' names, in rows
@@ -217,14 +191,10 @@ def fig_subjects(results: Results) -> Figure:
                 _grid(ax, results, benchmark, scale)
             for ax in axes[len(stack) :]:
                 ax.set_axis_off()
-        bar = below.colorbar(
-            scale, cax=below.add_axes((0.36, 0.55, 0.28, 0.25)), orientation="horizontal", ticks=[-0.45, 0, 1]
-        )
-        for label, side in zip(
-            bar.ax.set_xticklabels(["below", "chance", "all right"], fontsize=6.5),
-            ("right", "center", "left"),
-            strict=True,
-        ):
+        place = below.add_axes((0.36, 0.55, 0.28, 0.25))
+        bar = below.colorbar(scale, cax=place, orientation="horizontal", ticks=[-0.45, 0, 1])
+        labels = bar.ax.set_xticklabels(["below", "chance", "all right"], fontsize=6.5)
+        for label, side in zip(labels, ("right", "center", "left"), strict=True):
             label.set_horizontalalignment(side)
         bar.ax.set_xlim(-0.5, 1)
         bar.ax.tick_params(length=0)
@@ -233,7 +203,10 @@ def fig_subjects(results: Results) -> Figure:
 
 
 def _by_length(ax: Axes, found: dict[str, Any], results: Results, value: str, chance: float | None) -> None:
-    """Fifths of the completions that ended, joined by a line; those cut at the limit as one open mark; few items: pale."""
+    """Draw fifths of the completions that ended, joined by a line, and those cut at the limit as one open mark.
+
+    Marks of few items are pale.
+    """
     for model in (m for m in results.models if m in found):
         colour, marker = look(results, model)
         cells = found[model]["fifths" if value == "accuracy" else "within"]
@@ -241,51 +214,27 @@ def _by_length(ax: Axes, found: dict[str, Any], results: Results, value: str, ch
         x = "tokens" if value == "accuracy" else "fifth"
         ax.plot([c[x] for c in cells], [100 * c[value] for c in cells], color=colour, lw=0.9, alpha=0.6)
         for cell in [*cells, *([truncated] if truncated else [])]:
-            error = [[100 * max(cell[value] - cell["ci95"][0], 0)], [100 * max(cell["ci95"][1] - cell[value], 0)]]
-            ax.errorbar(
-                cell[x],
-                100 * cell[value],
-                yerr=error,
-                fmt=marker,
-                ms=3.2,
-                color=colour,
-                mfc="white" if cell is truncated else colour,
-                elinewidth=0.7,
-                capsize=1.2,
-                mew=0.8,
-                alpha=1 if cell["items"] >= FEW else 0.35,
-            )
+            error, face = to_ends(cell[value], cell["ci95"]), "white" if cell is truncated else colour
+            mark = {"fmt": marker, "ms": 3.2, "color": colour, "mfc": face, "mew": 0.8}
+            mark["alpha"] = 1 if cell["items"] >= FEW else 0.35
+            ax.errorbar(cell[x], 100 * cell[value], yerr=error, elinewidth=0.7, capsize=1.2, **mark)
     if chance is not None:
-        ax.axhline(100 * chance, color=GREY, lw=0.8, ls=(0, (4, 2)), zorder=0.9)
+        ax.axhline(100 * chance, zorder=0.9, **DASHED)
     tidy(ax)
 
 
 def _per_thousand(ax: Axes, results: Results, benchmarks: list[str]) -> None:
     """Right answers per 1,000 completion tokens, benchmark by benchmark."""
-    models = [
-        m
-        for m in results.models
-        if any((results.score(m, b) or {}).get("right_per_1k_tokens") is not None for b in benchmarks)
-    ]
-    step = min(0.16, 0.8 / max(len(models), 1))
-    for i, model in enumerate(models):
+    scores = {m: [(results.score(m, b) or {}).get("right_per_1k_tokens") for b in benchmarks] for m in results.models}
+    rates = {m: found for m, found in scores.items() if any(rate is not None for rate in found)}
+    step = min(0.16, 0.8 / max(len(rates), 1))
+    for i, (model, found) in enumerate(rates.items()):
         colour, marker = look(results, model)
-        points = [
-            (y + step * (i - (len(models) - 1) / 2), value)
-            for y, b in enumerate(benchmarks)
-            if (value := (results.score(model, b) or {}).get("right_per_1k_tokens")) is not None
-        ]
-        ax.plot([value for _, value in points], [y for y, _ in points], marker, color=colour, ms=4, ls="")
-    ax.set(
-        yticks=range(len(benchmarks)),
-        yticklabels=[results.benchmark_names[b] for b in benchmarks],
-        ylim=(len(benchmarks) - 0.5, -0.5),
-        xlabel="Right answers per 1,000 tokens",
-        title="Right for its length",
-    )
+        points = [(y + step * (i - (len(rates) - 1) / 2), rate) for y, rate in enumerate(found) if rate is not None]
+        ax.plot([rate for _, rate in points], [y for y, _ in points], marker, color=colour, ms=4, ls="")
+    ax.set(xlabel="Right answers per 1,000 tokens", title="Right for its length")
     ax.set_xlim(left=0)
-    ax.tick_params(axis="y", length=0)
-    tidy(ax, "x")
+    rows_of_names(ax, [results.benchmark_names[b] for b in benchmarks], ylim=(len(benchmarks) - 0.5, -0.5))
 
 
 def fig_lengths(results: Results) -> Figure:
@@ -313,21 +262,16 @@ def fig_lengths(results: Results) -> Figure:
                 xticklabels=["shortest", "", "middle", "", "longest"],
                 xlabel="Fifth by length within its type or subject",
                 ylabel="Accuracy less the\ngroup's (points)",
-                title=f"{results.benchmark_names[within]}: within types"
-                if within == TEST
-                else f"{results.benchmark_names[within]}: within subjects",
+                title=f"{results.benchmark_names[within]}: within {'types' if within == TEST else 'subjects'}",
             )
         else:
             left.set_axis_off()
         _per_thousand(right, results, benchmarks)
         shown = [m for m in results.models if any(m in results.lengths[b] for b in benchmarks)]
-        handles = [
-            Line2D([], [], color=look(results, m)[0], marker=look(results, m)[1], ms=4, lw=0.9, label=model_label(m))
-            for m in shown
-        ]
+        handles = [model_handle(results, m, ms=4, lw=0.9) for m in shown]
         handles += [
             Line2D([], [], color=GREY, marker="o", mfc="white", ms=4, ls="", label="cut at the token limit"),
-            Line2D([], [], color=GREY, ls=(0, (4, 2)), lw=0.8, label="chance"),
+            Line2D([], [], label="chance", **DASHED),
         ]
-        figure.legend(handles=handles, loc="outside lower center", ncol=min(len(handles), 6), columnspacing=1.4)
+        figure.legend(handles=handles, ncol=min(len(handles), 6), **BELOW)
     return figure

@@ -17,7 +17,9 @@ from gazal.paper.evaluation_figures import fig_deltas, fig_lengths, fig_subjects
 from gazal.paper.inputs import BASELINES, STAGES, TEST, TYPES, Results, read_results, read_yaml
 from gazal.paper.reasoning import fig_faithfulness, judged
 from gazal.paper.style import (
+    BELOW,
     COLOURS,
+    DASHED,
     GREY,
     HATCHES,
     INK,
@@ -28,6 +30,7 @@ from gazal.paper.style import (
     new_figure,
     save_figure,
     tidy,
+    to_ends,
 )
 
 SHORTCUT_MARKS = {
@@ -39,10 +42,11 @@ SHORTCUT_MARKS = {
 }
 
 
-def _interval(entry: dict[str, Any]) -> tuple[float, list[list[float]]]:
-    """Accuracy and its distances to the interval's ends, in percent, as matplotlib wants them."""
-    accuracy, (low, high) = entry["accuracy"], entry["ci95"]
-    return 100 * accuracy, [[100 * max(accuracy - low, 0)], [100 * max(high - accuracy, 0)]]
+def _stage_bar(ax: Axes, x: float, stage: str, percent: float, width: float, above: float = 0) -> None:
+    """Draw a stage's bar with its number on top, or as far above it as its error bar reaches."""
+    ax.bar(x, percent, width, color=COLOURS[stage], hatch=HATCHES[stage], edgecolor="white", lw=0.3)
+    place: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "va": "bottom", "fontsize": 6}
+    ax.annotate(f"{percent:.0f}", (x, percent + above), (0, 1), **place)
 
 
 def _stage_entries(results: Results) -> Iterator[tuple[int, str, float, dict[str, Any]]]:
@@ -66,18 +70,9 @@ def fig_stages(results: Results) -> Figure:
         stages: list[str] = []
         for group, stage, offset, entry in _stage_entries(results):
             stages += [stage] if stage not in stages else []
-            value, error = _interval(entry)
-            left.bar(group + offset, value, 0.19, color=COLOURS[stage], hatch=HATCHES[stage], edgecolor="white", lw=0.3)
+            value, error = 100 * entry["accuracy"], to_ends(entry["accuracy"], entry["ci95"])
+            _stage_bar(left, group + offset, stage, value, 0.19, error[1][0])
             left.errorbar(group + offset, value, yerr=error, fmt="none", ecolor=INK, elinewidth=0.8, capsize=1.6)
-            left.annotate(
-                f"{value:.0f}",
-                (group + offset, value + error[1][0]),
-                (0, 1),
-                textcoords="offset points",
-                ha="center",
-                va="bottom",
-                fontsize=6,
-            )
         for group, kind in enumerate([None, *TYPES]):
             # One slot to the right of the bars, marks dodged sideways so that equal values stay apart.
             for i, (name, mark) in enumerate(shortcuts.items()):
@@ -86,67 +81,35 @@ def fig_stages(results: Results) -> Figure:
                     left.plot(group + 0.17 + 0.065 * i, 100 * value, mark, ms=4.5, mfc=GREY, mec="white", mew=0.3)
             chance = results.baseline("chance", kind)  # treatment's items have other numbers of options
             if chance is not None:
-                left.plot(
-                    [group - 0.5, group + 0.5], [100 * chance] * 2, color=GREY, lw=0.8, ls=(0, (4, 2)), zorder=0.9
-                )
+                left.plot([group - 0.5, group + 0.5], [100 * chance] * 2, zorder=0.9, **DASHED)
         left.axvline(0.5, color=LIGHT, lw=0.8)
-        left.set(
-            xticks=range(1 + len(TYPES)),
-            xticklabels=["All items", *TYPES.values()],
-            ylabel="Accuracy (%)",
-            ylim=(0, 105),
-            xlim=(-0.6, 4.55),
-            title="Accuracy",
-        )
-        left.tick_params(axis="x", length=0)
+        left.set(xticks=range(1 + len(TYPES)), xticklabels=["All items", *TYPES.values()], xlim=(-0.6, 4.55))
+        left.set(ylabel="Accuracy (%)", title="Accuracy")
         handles: list[Any] = [Patch(fc=COLOURS[s], hatch=HATCHES[s], ec="white", label=STAGES[s]) for s in stages]
-        handles += (
-            [Line2D([], [], color=GREY, ls=(0, (4, 2)), lw=0.8, label="Chance")]
-            if results.chance(TEST) is not None
-            else []
-        )
-        handles += [
-            Line2D([], [], color=GREY, marker=m, ms=4.5, ls="", label=BASELINES[n]) for n, m in shortcuts.items()
-        ]
-        figure.legend(handles=handles, loc="outside lower center", ncol=5, columnspacing=1.4)
+        handles += [Line2D([], [], label="Chance", **DASHED)] if results.chance(TEST) is not None else []
+        shortcut: dict[str, Any] = {"color": GREY, "ms": 4.5, "ls": ""}
+        handles += [Line2D([], [], marker=mark, label=BASELINES[n], **shortcut) for n, mark in shortcuts.items()]
+        figure.legend(handles=handles, ncol=5, **BELOW)
         for i, stage in enumerate(stages):
             share = results.score(stage, TEST).get("format")
             if share is not None:
-                right.bar(i, 100 * share, 0.7, color=COLOURS[stage], hatch=HATCHES[stage], edgecolor="white", lw=0.3)
-                right.annotate(
-                    f"{100 * share:.0f}",
-                    (i, 100 * share),
-                    (0, 1),
-                    textcoords="offset points",
-                    ha="center",
-                    va="bottom",
-                    fontsize=6,
-                )
-        right.set(
-            xticks=range(len(stages)),
-            xticklabels=[STAGES[s] for s in stages],
-            ylabel="In format (%)",
-            ylim=(0, 105),
-            title="Format",
-        )
-        right.tick_params(axis="x", length=0)
-        tidy(left), tidy(right)
+                _stage_bar(right, i, stage, 100 * share, 0.7)
+        right.set(xticks=range(len(stages)), xticklabels=[STAGES[s] for s in stages])
+        right.set(ylabel="In format (%)", title="Format")
+        for ax in (left, right):
+            ax.set_ylim(0, 105)
+            ax.tick_params(axis="x", length=0)
+            tidy(ax)
     return figure
 
 
 def _reported_rows(ax: Axes, models: dict[str, Any], benchmark: str) -> None:
     for y, (key, model) in enumerate(models.items()):
         ours = key.startswith("gazal")
-        ax.hlines(y, 0, model[benchmark], color=LIGHT, lw=0.7)
-        ax.plot(model[benchmark], y, "o", ms=4.2, color="#222222" if ours else "#9A9A9A")
-        ax.text(
-            model[benchmark] + 3.5,
-            y,
-            f"{model[benchmark]:.1f}",
-            va="center",
-            fontsize=6,
-            fontweight="bold" if ours else "normal",
-        )
+        value, weight = model[benchmark], "bold" if ours else "normal"
+        ax.hlines(y, 0, value, color=LIGHT, lw=0.7)
+        ax.plot(value, y, "o", ms=4.2, color="#222222" if ours else "#9A9A9A")
+        ax.text(value + 3.5, y, f"{value:.1f}", va="center", fontsize=6, fontweight=weight)
 
 
 def fig_benchmarks(results: Results) -> Figure:
@@ -164,32 +127,17 @@ def fig_benchmarks(results: Results) -> Figure:
             measured = [(first + i, s, results.score(s, benchmark)) for i, s in enumerate(stages)]
             for y, stage, entry in measured:
                 if entry:
-                    value, error = _interval(entry)
-                    ax.errorbar(
-                        value,
-                        y,
-                        xerr=error,
-                        fmt=MARKERS[stage],
-                        ms=4.2,
-                        mfc="white",
-                        mec=COLOURS[stage],
-                        mew=1.1,
-                        ecolor=COLOURS[stage],
-                        elinewidth=1,
-                        capsize=1.8,
+                    value, error, colour = (
+                        100 * entry["accuracy"],
+                        to_ends(entry["accuracy"], entry["ci95"]),
+                        COLOURS[stage],
                     )
-                    ax.text(value + error[1][0] + 3.5, y, f"{value:.1f}", va="center", fontsize=6, color=COLOURS[stage])
+                    mark = {"fmt": MARKERS[stage], "ms": 4.2, "mfc": "white", "mec": colour, "mew": 1.1}
+                    ax.errorbar(value, y, xerr=error, ecolor=colour, elinewidth=1, capsize=1.8, **mark)
+                    ax.text(value + error[1][0] + 3.5, y, f"{value:.1f}", va="center", fontsize=6, color=colour)
             if not any(entry for _, _, entry in measured) and stages:
-                ax.text(
-                    50,
-                    first + (len(stages) - 1) / 2,
-                    "not run",
-                    ha="center",
-                    va="center",
-                    fontsize=7,
-                    style="italic",
-                    color=GREY,
-                )
+                centred = {"ha": "center", "va": "center", "fontsize": 7, "style": "italic", "color": GREY}
+                ax.text(50, first + (len(stages) - 1) / 2, "not run", **centred)
             chance = results.chance(benchmark)
             if chance is not None:
                 ax.plot([100 * chance] * 2, [-0.6, first + len(stages) - 0.5], color=GREY, lw=0.9, ls=":", zorder=0.9)

@@ -1,23 +1,24 @@
-"""Reasoning quality in the paper: accuracy against faithfulness as a figure and a table, from ``eval/faithfulness.json``."""
+"""Reasoning quality in the paper: accuracy against faithfulness (``eval/faithfulness.json``), a figure and a table."""
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
-from gazal.paper.evaluation_figures import look
+from gazal.paper.evaluation_figures import look, model_handle
 from gazal.paper.inputs import STAGES, TEST, TYPES, Results, model_label
-from gazal.paper.style import GREY, LIGHT, PAGE, house_style, new_figure, tidy
+from gazal.paper.style import DASHED, GREY, LIGHT, PAGE, house_style, new_figure, tidy, to_ends
 from gazal.scoring.table import Table, count, group_rules, with_interval
-
-Rate = dict[str, Any]
 
 
 def judged(results: Results) -> tuple[str, dict[str, dict[str, Any]]]:
-    """The benchmark whose think blocks were judged (the embedded test, where it was) and each model's cell on it; ("", {}) for none."""
+    """Return the benchmark whose think blocks were judged and each model's cell on it; ("", {}) for none.
+
+    If the embedded test was judged, it is that.
+    """
     models = results.faithfulness.get("models", {})
     found = {b for entry in models.values() for b, cell in entry["benchmarks"].items() if "precision" in cell}
     benchmark = TEST if TEST in found else min(found, default="")
@@ -28,58 +29,31 @@ def judged(results: Results) -> tuple[str, dict[str, dict[str, Any]]]:
     }
 
 
-def _ends(rate: Rate) -> list[list[float]]:
-    value, (low, high) = rate["value"], rate["ci95"]
-    return [[100 * max(value - low, 0)], [100 * max(high - value, 0)]]
+def _ends(rate: dict[str, Any]) -> list[list[float]]:
+    return to_ends(rate["value"], rate["ci95"])
 
 
 def _panel(ax: Axes, results: Results, cells: dict[str, dict[str, Any]], kind: str) -> None:
-    ax.plot([0, 100], [0, 100], color=GREY, lw=0.8, ls=(0, (4, 2)), zorder=0.8)
+    ax.plot([0, 100], [0, 100], zorder=0.8, **DASHED)
     points = {model: cell["by"][kind] for model, cell in cells.items() if kind in cell["by"]}
-    path = [
-        (100 * points[s]["faultless"]["value"], 100 * points[s]["accuracy"]["value"]) for s in STAGES if s in points
-    ]
-    for start, end in zip(path, path[1:], strict=False):
-        ax.annotate(
-            "",
-            end,
-            start,
-            arrowprops={
-                "arrowstyle": "-|>,head_width=0.16,head_length=0.3",
-                "color": LIGHT,
-                "lw": 1,
-                "shrinkA": 3,
-                "shrinkB": 4,
-            },
-            zorder=0.9,
-        )
-    for size, (model, found) in zip(
-        range(len(points), 0, -1), points.items(), strict=True
-    ):  # a later stage on the same place leaves a rim
+    path = [[100 * points[s][name]["value"] for name in ("faultless", "accuracy")] for s in STAGES if s in points]
+    style = "-|>,head_width=0.16,head_length=0.3"
+    for start, end in pairwise(path):
+        arrow = {"arrowstyle": style, "color": LIGHT, "lw": 1, "shrinkA": 3, "shrinkB": 4}
+        ax.annotate("", end, start, arrowprops=arrow, zorder=0.9)
+    for at, (model, found) in enumerate(points.items()):
         x, y = found["faultless"], found["accuracy"]
-        colour, mark = look(results, model)
-        ax.errorbar(
-            100 * x["value"],
-            100 * y["value"],
-            xerr=_ends(x),
-            yerr=_ends(y),
-            fmt=mark,
-            ms=3.4 + 0.9 * size,
-            color=colour,
-            mfc=colour if found["precision"] else "white",
-            mec="white" if found["precision"] else colour,
-            mew=0.5 if found["precision"] else 1,
-            elinewidth=0.8,
-            capsize=1.5,
+        colour, marker = look(results, model)
+        size = 3.4 + 0.9 * (len(points) - at)  # a later stage on the same place leaves a rim
+        face = (
+            {"mfc": colour, "mec": "white", "mew": 0.5}
+            if found["precision"]
+            else {"mfc": "white", "mec": colour, "mew": 1}
         )
-    ax.set(
-        title=TYPES[kind],
-        xlim=(-5, 105),
-        ylim=(-5, 105),
-        xticks=[0, 25, 50, 75, 100],
-        yticks=[0, 25, 50, 75, 100],
-        aspect="equal",
-    )
+        bars = {"xerr": _ends(x), "yerr": _ends(y), "elinewidth": 0.8, "capsize": 1.5}
+        ax.errorbar(100 * x["value"], 100 * y["value"], fmt=marker, ms=size, color=colour, **face, **bars)
+    ticks = [0, 25, 50, 75, 100]
+    ax.set(title=TYPES[kind], xlim=(-5, 105), ylim=(-5, 105), xticks=ticks, yticks=ticks, aspect="equal")
     tidy(ax, "both")
 
 
@@ -93,16 +67,12 @@ def fig_faithfulness(results: Results) -> Figure:
         axes = figure.subplots(1, len(kinds), sharex=True, sharey=True, squeeze=False)[0]
         for ax, kind in zip(axes, kinds, strict=True):
             _panel(ax, results, cells, kind)
-        axes[0].text(4, 101, "right, some\nclaim wrong", ha="left", va="top", fontsize=6, color=GREY, style="italic")
-        axes[0].text(
-            102, 4, "claims true,\nanswer wrong", ha="right", va="bottom", fontsize=6, color=GREY, style="italic"
-        )
+        corner = {"fontsize": 6, "color": GREY, "style": "italic"}
+        axes[0].text(4, 101, "right, some\nclaim wrong", ha="left", va="top", **corner)
+        axes[0].text(102, 4, "claims true,\nanswer wrong", ha="right", va="bottom", **corner)
         figure.supxlabel("Completions whose every claim is true (%)", fontsize=7.5)
         axes[0].set_ylabel("Accuracy (%)")
-        handles = [
-            Line2D([], [], marker=look(results, m)[1], color=look(results, m)[0], ls="", ms=4.5, label=model_label(m))
-            for m in cells
-        ]
+        handles = [model_handle(results, m, ls="", ms=4.5) for m in cells]
         figure.legend(handles=handles, loc="outside upper center", ncol=8, columnspacing=1.4, handletextpad=0.2)
     return figure
 
@@ -125,9 +95,12 @@ def _groups(cell: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def faithfulness_table(results: Results) -> Table:
-    """Models by reasoning type (as a whole, where they make no claims): completions, claims, accuracy, each measure with its interval."""
+    """Show models by reasoning type: completions, claims, accuracy, each measure with its interval.
+
+    A model that makes no claims has one row.
+    """
     benchmark, cells = judged(results)
-    rows = []
+    name, rows = results.benchmark_names.get(benchmark, benchmark), []
     for model, cell in cells.items():
         for label, found in _groups(cell).items() if cell["precision"] else [("All items", cell)]:
             claims = sum(count["made"] for count in found["claims"].values())
@@ -137,7 +110,7 @@ def faithfulness_table(results: Results) -> Table:
             rows.append([model_label(model), label, *counts, *map(with_interval, rates)])
     return Table(
         "faithfulness",
-        f"Reasoning held against the source, {results.benchmark_names.get(benchmark, benchmark).lower()}: percent with 95 % intervals, by model and reasoning type.",
+        f"Reasoning held against the source, {name.lower()}: percent with 95 % intervals, by model and reasoning type.",
         [
             "Model",
             "Type",
@@ -151,12 +124,15 @@ def faithfulness_table(results: Results) -> Table:
         text_columns=2,
         rules=group_rules(rows),
         notes=[
-            "Claims true: of the claims made. Needed claims covered: of those that the full traces need; a brief trace covers few. Arithmetic right: of the "
-            "sums, gains and comparisons, whatever their numbers. All claims true: of completions. Answer follows: of the completions that make claims and "
-            "answer, the stated numbers single the answer out. Right for wrong reasons: of the right answers with claims, some claim or quotation of the "
-            "question is wrong or the answer does not follow. Wrong from right steps: of completions, every claim is true and the stated numbers single out "
-            "the key, yet another option is answered. Intervals are clustered by item. A dash: nothing to judge. Only steps in the forms of the generator's traces are "
-            "read: prose makes no claim here, be it right or wrong, and counts as not read (the table of the structure)."
+            "Claims true: of the claims made. Needed claims covered: of those that the full traces need; a brief "
+            "trace covers few. Arithmetic right: of the sums, gains and comparisons, whatever their numbers. All "
+            "claims true: of completions. Answer follows: of the completions that make claims and answer, the stated "
+            "numbers single the answer out. Right for wrong reasons: of the right answers with claims, some claim or "
+            "quotation of the question is wrong or the answer does not follow. Wrong from right steps: of "
+            "completions, every claim is true and the stated numbers single out the key, yet another option is "
+            "answered. Intervals are clustered by item. A dash: nothing to judge. Only steps in the forms of the "
+            "generator's traces are read: prose makes no claim here, be it right or wrong, and counts as not read "
+            "(the table of the structure)."
         ],
     )
 
@@ -171,8 +147,10 @@ PARTS = {
 
 
 def structure_table(results: Results) -> Table:
-    """Benchmarks, models and reasoning types: the share of completions that keep each part of the card's structure, and of steps
-    that could not be read as claims."""
+    """Show the share of completions that keep each part of the card's structure, and of steps not read as claims.
+
+    By benchmark, model and reasoning type.
+    """
     rows, models = [], results.faithfulness.get("models", {})
     for benchmark, name in results.benchmark_names.items():
         for model in results.models:
@@ -183,14 +161,16 @@ def structure_table(results: Results) -> Table:
                     rows.append([*about, *map(with_interval, rates)])
     return Table(
         "structure",
-        "The card's structure, part by part: percent of completions with 95 % intervals, by benchmark, model and reasoning type.",
+        "The card's structure, part by part: percent of completions with 95 % intervals, by benchmark, model and "
+        "reasoning type.",
         ["Benchmark", "Model", "Type", "Completions", *PARTS.values(), "Steps not read"],
         rows,
         text_columns=3,
         rules=group_rules(rows, 2),
         notes=[
-            "Numbered steps: the think block is steps numbered Step 1 to n in order, none empty. Four sections: the card's, in order, none empty, the management numbered; "
-            "knowledge-derived items have none. Steps not read: percent of the steps some part of which is in no form of the generator's traces, such as prose; "
+            "Numbered steps: the think block is steps numbered Step 1 to n in order, none empty. Four sections: the "
+            "card's, in order, none empty, the management numbered; knowledge-derived items have none. Steps not "
+            "read: percent of the steps some part of which is in no form of the generator's traces, such as prose; "
             "that says nothing of their truth. Intervals are clustered by item."
         ],
     )

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import seaborn as sns
@@ -23,6 +24,8 @@ MARKERS = {"base": "s", "sft": "o", "grpo": "D"}
 HATCHES = {"base": "", "sft": "", "grpo": "////"}
 SERIES = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
 INK, GREY, LIGHT = "#222222", "#6B6B6B", "#C9C9C9"
+DASHED: dict[str, Any] = {"color": GREY, "lw": 0.8, "ls": (0, (4, 2))}  # chance, and what else is no result
+BELOW: dict[str, Any] = {"loc": "outside lower center", "columnspacing": 1.4}  # a figure's legend
 
 RC = {
     "font.family": "DejaVu Sans",
@@ -59,6 +62,8 @@ RC = {
     "savefig.dpi": DPI,
 }
 
+METADATA = {"pdf": {"CreationDate": None, "Producer": None, "Creator": None}, "png": {"Software": None}}
+
 
 @contextmanager
 def house_style() -> Iterator[None]:
@@ -82,26 +87,35 @@ def tidy(ax: Axes, grid: str = "y") -> Axes:
     return ax
 
 
+def rows_of_names(ax: Axes, names: Sequence[str], **more: Any) -> None:
+    """Name the rows of a figure that is read from left to right: no ticks, upright grid; ``more`` as ``Axes.set``."""
+    ax.set(yticks=range(len(names)), yticklabels=names, **more)
+    ax.tick_params(axis="y", length=0)
+    tidy(ax, "x")
+
+
+def to_ends(value: float, ends: tuple[float, float]) -> list[list[float]]:
+    """Return how far the ends of an interval lie from a share, in percent, as matplotlib's error bars want them."""
+    low, high = ends
+    return [[100 * max(value - low, 0)], [100 * max(high - value, 0)]]
+
+
 def save_figure(figure: Figure, folder: Path, name: str) -> list[Path]:
-    """Write ``name.pdf`` and ``name.png`` (200 dpi), each whole or not at all, free of dates: same input, same bytes."""
-    written = []
-    for suffix, metadata in (
-        ("pdf", {"CreationDate": None, "Producer": None, "Creator": None}),
-        ("png", {"Software": None}),
-    ):
-        buffer = io.BytesIO()
-        with house_style():
-            figure.savefig(buffer, format=suffix, metadata=metadata, dpi=DPI)
-        path = folder / f"{name}.{suffix}"
+    """Write ``name.pdf`` and ``name.png`` (200 dpi), each whole or not at all; same input, same bytes: no dates."""
+    written = [folder / f"{name}.{suffix}" for suffix in METADATA]
+    for path, suffix in zip(written, METADATA, strict=True):
         with atomic_write(path, "wb") as handle:
-            handle.write(buffer.getvalue())
-        written.append(path)
+            handle.write(_rendered(figure, suffix))
     return written
+
+
+def _rendered(figure: Figure, suffix: str) -> bytes:
+    buffer = io.BytesIO()
+    with house_style():
+        figure.savefig(buffer, format=suffix, metadata=METADATA[suffix], dpi=DPI)
+    return buffer.getvalue()
 
 
 def picture(figure: Figure) -> Image:
     """A figure as a notebook shows it, as PNG; it needs no pyplot, so no state outlives the cell."""
-    buffer = io.BytesIO()
-    with house_style():
-        figure.savefig(buffer, format="png", metadata={"Software": None}, dpi=DPI)
-    return Image(buffer.getvalue(), width=int(110 * figure.get_figwidth()))
+    return Image(_rendered(figure, "png"), width=int(110 * figure.get_figwidth()))
