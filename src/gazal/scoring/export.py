@@ -1,14 +1,15 @@
 """Predictions as the files of other harnesses: lm-eval's here, lighteval's beside.
 
 ``lm-eval`` (0.4.13, ``--output_path DIR --log_samples``; ``lm_eval/result_schema.py`` in its wheel):
-``<model>/results_<date>.json`` and ``<model>/samples_<task>_<date>.jsonl``, a line an item. ``acc,none`` is the mean over items of
-the mean over an item's completions, ``acc_stderr,none`` its standard error over items ("N/A" for one item); by log-likelihood
-divided by characters the metric is ``acc_norm``. A letter that was not read is ``[invalid]``.
+``<model>/results_<date>.json`` and ``<model>/samples_<task>_<date>.jsonl``, a line an item. ``acc,none`` is the mean
+over items of the mean over an item's completions, ``acc_stderr,none`` its standard error over items ("N/A" for one
+item). By log-likelihood divided by characters the metric is ``acc_norm``. A letter that was not read is ``[invalid]``.
 
 ``lighteval``: see :mod:`gazal.scoring.export_lighteval`.
 
-Files are named by the time at which the predictions were written (UTC). What predictions do not hold is left out: prompts are
-as messages (not by the model's template) and without solved items, there are no token ids, and whether an option was greedy is "None".
+Files are named by the time at which the predictions were written (UTC). What predictions do not hold is left out.
+So prompts are messages (not by the model's template) without solved items, there are no token ids, and whether an
+option was greedy is "None".
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ from gazal.scoring.export_task import Task, as_text
 def export(eval_dir: str | Path, out: str | Path, kind: str) -> list[Path]:
     """Write what ``kind`` (``lm-eval`` or ``lighteval``) would have written; returns the files.
 
-    Raises GazalError for another kind, and as :func:`gazal.predictions.folder.read_answers` does; also where no benchmark's items lie
-    beside its predictions: without them there is nothing that these formats hold.
+    Raises GazalError for another kind, and as :func:`gazal.predictions.folder.read_answers` does. Also if no
+    benchmark's items lie beside its predictions: without them there is nothing that these formats hold.
     """
     if kind not in KINDS:
         raise GazalError(f"--format {kind}: expected {' or '.join(KINDS)}")
@@ -49,45 +50,27 @@ def export(eval_dir: str | Path, out: str | Path, kind: str) -> list[Path]:
     written: list[Path] = []
     for model, found in tasks.items():
         latest = max(task.frame.attrs["path"].stat().st_mtime for task in found)
-        written += KINDS[kind](
-            Path(out), model, found, datetime.fromtimestamp(latest, UTC).strftime("%Y-%m-%dT%H-%M-%S.%f")
-        )
+        date = datetime.fromtimestamp(latest, UTC).strftime("%Y-%m-%dT%H-%M-%S.%f")
+        written += KINDS[kind](Path(out), model, found, date)
     return written
 
 
 def _digest(value: Any) -> str:
-    return hashlib.sha256(
-        (value if isinstance(value, str) else json.dumps(value, indent=2, ensure_ascii=False)).encode()
-    ).hexdigest()
+    text = value if isinstance(value, str) else json.dumps(value, indent=2, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _lm_eval(out: Path, model: str, tasks: list[Task], date: str) -> list[Path]:
-    results: dict[str, Any] = {
-        name: {}
-        for name in (
-            "results",
-            "group_subtasks",
-            "configs",
-            "versions",
-            "n-shot",
-            "higher_is_better",
-            "n-samples",
-            "task_hashes",
-        )
-    }
+    results: dict[str, Any] = {}
     files = []
     for task in tasks:
-        metric, hashes = (
-            "acc_norm" if task.likeliest and task.sampling.get("loglik_norm") == "characters" else "acc",
-            hashlib.sha256(),
-        )
+        by_characters = task.likeliest and task.sampling.get("loglik_norm") == "characters"
+        metric, hashes = "acc_norm" if by_characters else "acc", hashlib.sha256()
         files.append(out / model / f"samples_{task.name}_{date}.jsonl")
         with atomic_write(files[-1]) as handle:
             for place, (item, prompt, rows, right) in enumerate(task.rows()):
-                sample = _lm_eval_sample(task, place, item, as_text(prompt), rows) | {
-                    "metrics": [metric],
-                    metric: right,
-                }
+                sample = _lm_eval_sample(task, place, item, as_text(prompt), rows)
+                sample |= {"metrics": [metric], metric: right}
                 hashes.update("".join(sample[key] for key in ("doc_hash", "prompt_hash", "target_hash")).encode())
                 handle.write(json.dumps(sample, ensure_ascii=False) + "\n")
         n = len(task.items)
@@ -100,10 +83,6 @@ def _lm_eval(out: Path, model: str, tasks: list[Task], date: str) -> list[Path]:
                 f"{metric}_stderr,none": task.stderr,
             },
             "group_subtasks": [],
-            "versions": None,
-            "n-shot": task.shots,
-            "higher_is_better": {metric: True},
-            "n-samples": {"original": n, "effective": n},
             "configs": {
                 "task": task.name,
                 "output_type": "multiple_choice" if task.likeliest else "generate_until",
@@ -111,9 +90,13 @@ def _lm_eval(out: Path, model: str, tasks: list[Task], date: str) -> list[Path]:
                 "repeats": len(task.frame) // n,
                 "generation_kwargs": task.sampling,
             },
+            "versions": None,
+            "n-shot": task.shots,
+            "higher_is_better": {metric: True},
+            "n-samples": {"original": n, "effective": n},
             "task_hashes": hashes.hexdigest(),
         }.items():
-            results[section][task.name] = value
+            results.setdefault(section, {})[task.name] = value
     header = tasks[0].header
     write_json(
         summary := out / model / f"results_{date}.json",
@@ -138,10 +121,8 @@ def _lm_eval_sample(task: Task, place: int, item: Item, prompt: str, rows: pd.Da
     filtered: list[Any] = [task.letters(rows) if len(rows) > 1 else task.letters(rows)[0]]
     if task.likeliest:
         target = str(list(item.options).index(item.answer_idx))
-        arguments = [
-            (prompt, text if task.sampling.get("loglik_choice") == "text" else letter)
-            for letter, text in item.options.items()
-        ]
+        choices = item.options.values() if task.sampling.get("loglik_choice") == "text" else item.options
+        arguments = [(prompt, choice) for choice in choices]
         filtered = [[str(number), "None"] for number in task.logprobs(item, rows)]
         responses = [[pair] for pair in filtered]
     doc = item.model_dump(exclude_none=True)
@@ -149,9 +130,7 @@ def _lm_eval_sample(task: Task, place: int, item: Item, prompt: str, rows: pd.Da
         "doc_id": place,
         "doc": doc,
         "target": target,
-        "arguments": {
-            f"gen_args_{n}": {"arg_0": first, "arg_1": second} for n, (first, second) in enumerate(arguments)
-        },
+        "arguments": {f"gen_args_{n}": {"arg_0": one, "arg_1": two} for n, (one, two) in enumerate(arguments)},
         "resps": responses,
         "filtered_resps": filtered,
         "filter": "none",

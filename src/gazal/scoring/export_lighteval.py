@@ -1,11 +1,14 @@
 """Predictions as lighteval's files (0.13.0, ``lighteval/logging/evaluation_tracker.py``, ``--save-details``).
 
-``results/<model>/results_<date>.json`` and ``details/<model>/<date>/details_<task>|<shots>_<date>.parquet``, a row an item, with
-the columns doc, metric and model_response: the fields of its ``Doc`` and ``ModelResponse``, all of them and no other, of the types
-that lighteval writes, so that ``ModelResponse(**row["model_response"])`` and ``Doc(**row["doc"])`` take a row. What they have no
-field for is in ``doc.specific``, its place for such: beside its own ``extracted_predictions`` (here one a completion) and
-``extracted_golds`` the option texts, subject, context, ``n_tokens`` and ``finish_reasons``. The metric is its ``extractive_match``,
-by log-likelihood its ``acc``; ``all`` is the mean over tasks. Token ids and hashes of prompts are not known and are empty.
+``results/<model>/results_<date>.json`` and ``details/<model>/<date>/details_<task>|<shots>_<date>.parquet``, a row an
+item, with the columns doc, metric and model_response. They are the fields of its ``Doc`` and ``ModelResponse``, all of
+them and no other, of the types that lighteval writes: ``ModelResponse(**row["model_response"])`` and
+``Doc(**row["doc"])`` take a row.
+
+What they have no field for is in ``doc.specific``, its place for such. There stand, beside its own
+``extracted_predictions`` (here one a completion) and ``extracted_golds``, the option texts, subject, context,
+``n_tokens`` and ``finish_reasons``. The metric is its ``extractive_match``, by log-likelihood its ``acc``; ``all`` is
+the mean over tasks. Token ids and hashes of prompts are not known and are empty.
 """
 
 from __future__ import annotations
@@ -73,13 +76,8 @@ _RESPONSE = pa.struct(
         ("padded_tokens_count", pa.int64()),
     ]
 )
-_GENERATION = (
-    "temperature",
-    "top_p",
-    "top_k",
-    "max_new_tokens",
-    "seed",
-)  # what its GenerationParameters know, which refuses others
+# What its GenerationParameters know, which refuses others.
+_GENERATION = ("temperature", "top_p", "top_k", "max_new_tokens", "seed")
 _COUNTED = {"hashes": {}, "truncated": 0, "non_truncated": 0, "padded": 0, "non_padded": 0}
 
 
@@ -88,9 +86,8 @@ def write_lighteval(out: Path, model: str, tasks: list[Task], date: str) -> list
     files, results, configs = [], {}, {}
     for task in tasks:
         name, metric = f"{task.name}|{task.shots}", "acc" if task.likeliest else "extractive_match"
-        results[name] = {metric: float(task.means.mean())} | (
-            {f"{metric}_stderr": task.stderr} if len(task.items) > 1 else {}
-        )
+        results[name] = {metric: float(task.means.mean())}
+        results[name] |= {f"{metric}_stderr": task.stderr} if len(task.items) > 1 else {}
         configs[name] = {
             "name": task.name,
             "metrics": [{"metric_name": metric, "higher_is_better": True, "category": _category(task)}],
@@ -115,19 +112,8 @@ def write_lighteval(out: Path, model: str, tasks: list[Task], date: str) -> list
         with atomic_write(files[-1], "wb") as handle:
             pq.write_table(pa.Table.from_pylist(rows, schema), handle)
     sampling = tasks[0].sampling
-    config = dict.fromkeys(
-        (
-            "lighteval_sha",
-            "num_fewshot_seeds",
-            "max_samples",
-            "job_id",
-            "start_time",
-            "end_time",
-            "total_evaluation_time_secondes",
-        )
-    ) | {
-        "lighteval_sha": "?",
-        "num_fewshot_seeds": 1,
+    unknown = ("max_samples", "job_id", "start_time", "end_time", "total_evaluation_time_secondes")
+    config = {"lighteval_sha": "?", "num_fewshot_seeds": 1, **dict.fromkeys(unknown)} | {
         "model_name": model,
         "model_config": {
             "model_name": model,
