@@ -1,4 +1,7 @@
-"""The claims ledger: what the authors derive from their results table, recomputed from that table and judged again where its models were measured."""
+"""The claims ledger: what the authors derive from their results table, recomputed from that table.
+
+If its models were measured here, the claims are judged again by what was measured.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,10 @@ NOT_MEASURED = "not measured"
 
 @dataclass(frozen=True)
 class Verdict:
-    """One derived claim on one benchmark: the reported numbers behind it and whether they bear it out; ``measured``: what our own say."""
+    """One derived claim on one benchmark: the reported numbers behind it and whether they bear it out.
+
+    ``measured``: what our own numbers say.
+    """
 
     text: str
     benchmark: str  # display name
@@ -42,7 +48,10 @@ def _judge(claim: dict[str, Any], models: dict[str, Any], benchmark: str) -> tup
 
 
 def _difference(scores: dict[str, Any], benchmark: str, model: str, than: str) -> tuple[float, float, float] | None:
-    """Measured accuracy of ``model`` less that of ``than`` on the same items, in points, with its 95 % interval; None where not measured."""
+    """Return the measured accuracy of ``model`` less that of ``than`` on the same items, with its 95 % interval.
+
+    In points; None if it was not measured.
+    """
     for row in scores.get("paired", []):
         sign = {(than, model): 100, (model, than): -100}.get((row["a"], row["b"]))
         if sign and row["benchmark"] == benchmark:
@@ -54,7 +63,7 @@ def _difference(scores: dict[str, Any], benchmark: str, model: str, than: str) -
 def _measured(
     claim: dict[str, Any], models: dict[str, Any], benchmark: str, scores: dict[str, Any], measured: Collection[str]
 ) -> str:
-    """``yes``, ``no`` or ``undecided`` with the difference that says so: by the 95 % interval of the paired differences."""
+    """Return ``yes``, ``no`` or ``undecided``, by the 95 % interval of the paired differences, with that difference."""
     if claim["check"] == "size":
         return NONE
     others = [key for key in models if key != claim["model"]] if claim["check"] == "highest" else [claim["than"]]
@@ -86,8 +95,8 @@ def check_claims(
 ) -> list[Verdict]:
     """Recompute each claim of published.yaml from its table: one verdict per claim and benchmark.
 
-    ``measured``: the published models that are in ``scores`` (of scores.json) under their names; claims on others are not measured.
-    Raises GazalError, naming the claim, for an unknown check, model or benchmark.
+    ``measured``: the published models that are in ``scores`` (of scores.json) under their names. Claims on
+    others are not measured. Raises GazalError, naming the claim, for an unknown check, model or benchmark.
     """
     verdicts = []
     for claim in published["claims"]:

@@ -1,4 +1,4 @@
-"""Tables of the evaluation: results on the embedded test, paired tests, benchmarks, and details of how models answered."""
+"""Tables of the evaluation: results on the embedded test, paired tests, benchmarks, and how models answered."""
 
 from __future__ import annotations
 
@@ -24,15 +24,17 @@ def results_table(results: Results) -> Table:
             shares = [results.baseline(name, kind) for kind in (None, *TYPES)]
             rows.append([f"Shortcut: {label.lower()}", *map(percent, shares), *[NONE] * 4])
     sizes = {score["n"] for score in scores.values()}
+    size = f", n = {sizes.pop()}" if len(sizes) == 1 else ""
     return Table(
         "results",
-        f"Embedded test{', n = ' + str(sizes.pop()) if len(sizes) == 1 else ''}: accuracy in percent with 95 % intervals, by stage and reasoning type.",
+        f"Embedded test{size}: accuracy in percent with 95 % intervals, by stage and reasoning type.",
         ["Model", "All items", *TYPES.values(), "Format", "Unparsed", "Truncated", "Tokens"],
         rows,
         rules=frozenset({len(scores) - 1} if 0 < len(scores) < len(rows) else ()),
         notes=[
-            "Accuracy counts every item: an unparsed answer is wrong. Format, unparsed and truncated are percent of completions; tokens is the mean length. "
-            "The items are knowledge-derived, no clinical vignettes and no proxy for MedQA."
+            "Accuracy counts every item: an unparsed answer is wrong. Format, unparsed and truncated are percent of "
+            "completions; tokens is the mean length. The items are knowledge-derived, no clinical vignettes and no "
+            "proxy for MedQA."
         ],
     )
 
@@ -44,7 +46,10 @@ def _columns(rows: list[list[str]], kept: Iterable[int]) -> list[list[str]]:
 
 
 def paired_table(results: Results) -> Table:
-    """Every saved paired test: difference in points, 95 % interval, p, and where the run holds them Holm's p and what could have been seen."""
+    """Show every saved paired test: difference in points, 95 % interval, p.
+
+    If the run holds them, also Holm's p and what could have been seen.
+    """
     names, saved = results.benchmark_names, results.scores.get("paired", [])
     corrected = any("p_holm" in row for row in saved)
     rows = [["Benchmark", "Models", "Difference", "95 % interval", "p", "Items", "Holm's p", "Could have seen"]]
@@ -63,9 +68,11 @@ def paired_table(results: Results) -> Table:
     notes = ["Two-sided p, not corrected for the number of tests."]
     if corrected:
         notes = [
-            "Two-sided p: exact McNemar, a permutation test where several completions an item are sampled. Holm's p corrects for all comparisons of whole sets; those by reasoning "
-            "type are no part of that family and stay uncorrected. Could have seen: the smallest true difference in points that a test at 0.05 on so many items shows with 80 % power, where the "
-            "two models differ on as many items as here; a dash, no difference or not computed."
+            "Two-sided p: exact McNemar, a permutation test where several completions an item are sampled. Holm's p "
+            "corrects for all comparisons of whole sets; those by reasoning type are no part of that family and stay "
+            "uncorrected. Could have seen: the smallest true difference in points that a test at 0.05 on so many "
+            "items shows with 80 % power, where the two models differ on as many items as here; a dash, no "
+            "difference or not computed."
         ]
     return Table(
         "paired",
@@ -101,7 +108,8 @@ def benchmarks_table(results: Results) -> Table:
     source = results.published["source"]
     return Table(
         "benchmarks",
-        f"Benchmark accuracy in percent. Reported: {source['title']} (arXiv:{source['arxiv']}), without intervals. This run: measured, with 95 % intervals.",
+        f"Benchmark accuracy in percent. Reported: {source['title']} (arXiv:{source['arxiv']}), without intervals. "
+        "This run: measured, with 95 % intervals.",
         ["Model", "Size", *names.values()],
         rows,
         rules=frozenset({reported - 1}),
@@ -115,7 +123,7 @@ def _at_k(score: dict[str, Any], kind: str) -> str:
 
 
 def _over_orders(found: dict[str, Any]) -> list[str]:
-    """Return four cells: orders, their lowest and highest accuracy, same answers, and the letter of the greatest bias in points."""
+    """Return four cells: orders, lowest and highest accuracy, same answers, the letter of the greatest bias."""
     low, high = (percent(found["accuracy"][name]) for name in ("lowest", "highest"))
     bias = found.get("letter_bias") or {}
     letter = max(bias, key=lambda k: abs(bias[k]), default=None)
@@ -124,8 +132,10 @@ def _over_orders(found: dict[str, Any]) -> list[str]:
 
 
 def evaluation_table(results: Results) -> Table:
-    """How models answered, on each benchmark: shares without an answer, tokens, right answers for them; with several samples
-    maj@k and pass@k, with several orders of the options how far they matter."""
+    """Show how models answered, on each benchmark: shares without an answer, tokens, right answers for them.
+
+    If there are several samples, also maj@k and pass@k; if several orders of the options, how far they matter.
+    """
     header = [
         *("Benchmark", "Model", "Items", "Samples", "Accuracy", "Unparsed", "Truncated", "Empty", "Tokens"),
         *("Right per 1,000 tokens", "Maj@k", "Pass@k", "Orders", "Over orders", "Same answer", "Letter bias"),
@@ -141,14 +151,16 @@ def evaluation_table(results: Results) -> Table:
     kept = [at for at in range(len(header)) if at < header.index("Maj@k") or any(row[at] != NONE for row in rows)]
     header, *rows = _columns([header, *rows], kept)
     notes = [
-        "Unparsed, truncated and empty are percent of completions, tokens their mean length; right answers per 1,000 completion tokens."
+        "Unparsed, truncated and empty are percent of completions, tokens their mean length; right answers per 1,000 "
+        "completion tokens."
     ]
     if "Maj@k" in header:
         notes.append("Maj@k: the commonest answer of k completions, ties shared; pass@k: any of k is right.")
     if "Orders" in header:
         notes.append(
-            "Over orders: lowest and highest accuracy over the orders of the options; same answer: percent of items answered by the same option in all orders; "
-            "letter bias: the letter chosen more or less often than it is right by most, in points."
+            "Over orders: lowest and highest accuracy over the orders of the options; same answer: percent of items "
+            "answered by the same option in all orders; letter bias: the letter chosen more or less often than it is "
+            "right by most, in points."
         )
     return Table(
         "evaluation",

@@ -1,4 +1,4 @@
-"""The ledger: each reported value of the paper's table beside what was measured here for the same model and benchmark."""
+"""The ledger: each reported value of the paper's table beside what was measured here for that model and benchmark."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def _verdict(reported: float, cell: dict[str, Any], stand_in: str | None, how: d
 
 
 def ledger_table(published: dict[str, Any], scores: dict[str, Any], asked: dict[str, dict[str, Any]]) -> Table:
-    """Models by benchmarks: reported, measured with its 95 % interval and n, difference in points, share cut, verdict."""
+    """Show models by benchmarks: reported, measured with interval and n, difference in points, share cut, verdict."""
     others, rows = stand_ins(asked), []
     for key, model in published["models"].items():
         cells = scores["models"].get(key, {}).get("benchmarks", {}) if key in asked else {}
@@ -82,8 +82,9 @@ def ledger_table(published: dict[str, Any], scores: dict[str, Any], asked: dict[
     source = published["source"]
     return Table(
         "ledger",
-        f"The published table and what was measured here: accuracy in percent. Reported: {source['title']} (arXiv:{source['arxiv']}), without intervals or n. "
-        "Measured: this project, with 95 % intervals; cut: percent of completions that ended at the token limit.",
+        f"The published table and what was measured here: accuracy in percent. Reported: {source['title']} "
+        f"(arXiv:{source['arxiv']}), without intervals or n. Measured: this project, with 95 % intervals; cut: "
+        "percent of completions that ended at the token limit.",
         ["Model", "Benchmark", "Reported", "Measured", "n", "Difference", "Cut", "Verdict"],
         rows,
         text_columns=2,
@@ -98,22 +99,23 @@ def _notes(published: dict[str, Any], asked: dict[str, dict[str, Any]], others: 
     for key, how in asked.items():
         if key in published["models"]:
             words = ", ".join(form.format(how[name]) for name, form in PROTOCOL_WORDS.items() if name in how)
-            ways.setdefault(
-                f"{how.get('engine')}, {how.get('dtype') or 'precision as it comes'}, {words}; system prompt: {how.get('system') or 'none'}",
-                [],
-            ).append(
-                f"{published['models'][key]['name']} (asked was {how.get('model')}{'@' + how['revision'] if how.get('revision') else ''})"
-            )
+            way = f"{how.get('engine')}, {how.get('dtype') or 'precision as it comes'}, {words}"
+            way += f"; system prompt: {how.get('system') or 'none'}"
+            revision = f"@{how['revision']}" if how.get("revision") else ""
+            named = f"{published['models'][key]['name']} (asked was {how.get('model')}{revision})"
+            ways.setdefault(way, []).append(named)
     notes = [f"{', '.join(names)}: {way.rstrip('.')}." for way, names in ways.items()]
     if others:
         notes.append("A model that stands in for another gets no verdict and counts for no claim.")
     if any(_by_name(how) for key, how in asked.items() if key in published["models"] and key not in others):
         notes.append(
-            "A folder or a server's model that bears the name is taken at its word: which weights answered is not proved."
+            "A folder or a server's model that bears the name is taken at its word: which weights answered is not "
+            "proved."
         )
     return [
         *notes,
-        "The protocol of the reported values (prompts, sampling, precision, samples) is not published; a value outside the interval may be protocol.",
+        "The protocol of the reported values (prompts, sampling, precision, samples) is not published; a value "
+        "outside the interval may be protocol.",
     ]
 
 
@@ -132,8 +134,9 @@ def claims_ledger(published: dict[str, Any], scores: dict[str, Any], asked: dict
         rows,
         text_columns=5,
         notes=[
-            "Measured, by the 95 % interval of the paired difference on the same items: yes where all of it agrees (for a gain: where it holds the claimed value), "
-            "no where all of it disagrees, else undecided; not measured where a model that is needed was not run."
+            "Measured, by the 95 % interval of the paired difference on the same items: yes where all of it agrees "
+            "(for a gain: where it holds the claimed value), no where all of it disagrees, else undecided; not "
+            "measured where a model that is needed was not run."
         ],
     )
 
@@ -141,8 +144,10 @@ def claims_ledger(published: dict[str, Any], scores: dict[str, Any], asked: dict
 def write_ledger(
     folder: str | Path, scores: dict[str, Any], say: Callable[[str], None] = lambda line: None
 ) -> list[Path]:
-    """Write ``tables/ledger`` and ``tables/claims_measured`` (.md and .tex) of a run's folder, or of a folder of predictions, and
-    say the ledger's rows that were run. Nothing is written where no model of the published table was asked."""
+    """Write ``tables/ledger`` and ``tables/claims_measured`` (.md and .tex); say the ledger's rows that were run.
+
+    ``folder``: a run's, or one of predictions. If no model of the published table was asked, nothing is written.
+    """
     folder = Path(folder)
     root = folder / "eval" if (folder / "eval").is_dir() else folder
     published, asked = read_yaml(PAPER / "published.yaml"), read_asked(root)
@@ -152,10 +157,8 @@ def write_ledger(
     for table in (ledger_table(published, scores, asked), claims_ledger(published, scores, asked)):
         written += table.write(folder / "tables")
         if table.name == "ledger":
-            for row in table.rows:
-                if row[3] != NOT_RUN:
-                    say(
-                        f"{row[0]}, {row[1]}: reported {row[2]}, measured {row[3]} (n = {row[4]}), {row[5]} points; {row[7]}"
-                    )
+            for model, name, reported, found, n, off, _, verdict in table.rows:
+                if found != NOT_RUN:
+                    say(f"{model}, {name}: reported {reported}, measured {found} (n = {n}), {off} points; {verdict}")
     say(relative(written[0]))
     return written

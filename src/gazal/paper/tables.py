@@ -1,4 +1,4 @@
-"""Tables of a run as Markdown and as LaTeX (booktabs): data, contamination, claims, protocols; and the writing of all tables."""
+"""Tables of a run: data, contamination, claims, protocols; and the writing of all tables as Markdown and LaTeX."""
 
 from __future__ import annotations
 
@@ -41,7 +41,8 @@ def claims_table(results: Results) -> Table:
     ]
     return Table(
         "claims",
-        "Claims the authors derive from their results table, recomputed from the reported numbers; measured: none of these models by this run (gazal evaluate --recipe published does).",
+        "Claims the authors derive from their results table, recomputed from the reported numbers; measured: none of "
+        "these models by this run (gazal evaluate --recipe published does).",
         ["Claim", "Benchmark", "Reported numbers", "Claimed", "Holds", "Measured"],
         rows,
         text_columns=6,
@@ -62,8 +63,8 @@ def protocols_table(results: Results) -> Table:
     ]
     return Table(
         "protocols",
-        "The same completions scored by our protocol and by four others, re-implemented from their descriptions: accuracy in percent. "
-        "Span: highest less lowest, the points that are protocol.",
+        "The same completions scored by our protocol and by four others, re-implemented from their descriptions: "
+        "accuracy in percent. Span: highest less lowest, the points that are protocol.",
         ["Benchmark", "Model", *(p.label for p in PROTOCOLS.values()), "Span"],
         cells,
         text_columns=2,
@@ -87,13 +88,16 @@ def readings_table(results: Results) -> Table:
         return [PROTOCOLS[name].label, *map(percent, shares), worst]
 
     notes = [
-        "Every reading of a protocol must be ours to agree. The last three columns are of red-team completions in which our extractor reads no answer; "
-        "what is counted as right depends on where the key lies: a default letter is paid where it is the key."
+        "Every reading of a protocol must be ours to agree. The last three columns are of red-team completions in "
+        "which our extractor reads no answer; what is counted as right depends on where the key lies: a default "
+        "letter is paid where it is the key."
     ]
     return Table(
         "readings",
-        f"Agreement with ours, in percent, on {honest.get('completions', 0):,} honest, well-formed completions of this run and on {forms.get('completions', 0)} honest forms; "
-        f"and {red.get('null', 0)} red-team completions without an answer: percent given a letter, percent counted as right, and the family most often counted as right.",
+        f"Agreement with ours, in percent, on {honest.get('completions', 0):,} honest, well-formed completions of "
+        f"this run and on {forms.get('completions', 0)} honest forms; and {red.get('null', 0)} red-team completions "
+        "without an answer: percent given a letter, percent counted as right, and the family most often counted as "
+        "right.",
         ["Protocol", "Agrees: this run", "Agrees: forms", "Red team: letter", "Red team: right", "Worst family"],
         [cells(name) for name in PROTOCOLS],
         notes=notes,
@@ -113,7 +117,7 @@ COUNTS = {
 
 
 def contamination_table(results: Results) -> Table:
-    """Each benchmark against the training data: what was removed, what is left, duplicates inside, accuracy on all and on clean items."""
+    """Show each benchmark against the training data: removed, left, duplicates inside, accuracy on all and on clean."""
     rows = []
     for row in results.contamination_rows:
         about = [row["name"], *(count(row[name]) for name in COUNTS)]
@@ -123,12 +127,14 @@ def contamination_table(results: Results) -> Table:
     not_compared = results.data.get("curation", {}).get("not_compared", {})
     return Table(
         "contamination",
-        "Contamination: each whole benchmark against this run's training data, and accuracy in percent on all asked items and on the clean ones.",
+        "Contamination: each whole benchmark against this run's training data, and accuracy in percent on all asked "
+        "items and on the clean ones.",
         ["Benchmark", *COUNTS.values(), "Model", "All", "Clean"],
         rows,
         notes=[
-            "Removed: training documents that matched an item of the benchmark and were taken out before training. Clean: without items that a training document "
-            "still matches and without the later of two duplicates inside the benchmark. What the base model read is not known to this table.",
+            "Removed: training documents that matched an item of the benchmark and were taken out before training. "
+            "Clean: without items that a training document still matches and without the later of two duplicates "
+            "inside the benchmark. What the base model read is not known to this table.",
             *(
                 f"{results.benchmark_names.get(b, b)} was not compared when the data was made: {why}."
                 for b, why in not_compared.items()
@@ -154,8 +160,11 @@ OPTIONAL: dict[str, dict[str, Callable[[Results], Table]]] = {
 
 
 def make_tables(run: str | Path, progress: Callable[[str], None] = lambda line: None) -> list[Path]:
-    """Write ``tables/<name>.md`` and ``.tex`` of a run; returns the paths. Tables of a result file that a run does not have
-    (``eval/protocols.json``) are left out, older ones removed, and ``progress`` is told. Raises GazalError for unreadable results."""
+    """Write ``tables/<name>.md`` and ``.tex`` of a run; return the paths.
+
+    If a run lacks a result file (``eval/protocols.json``), its tables are left out, older ones removed, and
+    ``progress`` is told. Raises GazalError for unreadable results.
+    """
     results, written = read_results(run), []
     for file, tables in OPTIONAL.items():
         if not getattr(results, file):
@@ -163,7 +172,8 @@ def make_tables(run: str | Path, progress: Callable[[str], None] = lambda line: 
                 for suffix in ("md", "tex"):
                     (Path(run) / "tables" / f"{name}.{suffix}").unlink(missing_ok=True)
             progress(
-                f"{', '.join(f'tables/{name}' for name in tables)}: left out, this run has no eval/{file}.json (gazal score writes it)"
+                f"{', '.join(f'tables/{name}' for name in tables)}: left out, this run has no eval/{file}.json (gazal "
+                "score writes it)"
             )
     for build in (
         *TABLES,

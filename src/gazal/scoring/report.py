@@ -10,20 +10,21 @@ from gazal.scoring.table import Table, number, percent, signed, with_interval
 
 NOTED = 0.2  # a share of unread or cut completions from which the table says so
 LISTED = 8  # differences that are named
+ACCURACY = "accuracy, % (95 % interval)"
 
 
 def results_table(scores: dict[str, Any]) -> str:
-    """Markdown: models by benchmarks, accuracy in % with its 95 % interval, then chance and the best shortcut. Below it, in
-    words: what was not run and why, which differences hold, which difference each benchmark could have shown, completions that were cut or not read,
-    macro-F1, accuracy without repeated items where it differs, and robustness to the order of options."""
-    not_run = scores.get("not_run", {})
-    benchmarks = list(dict.fromkeys([*(b for m in scores["models"].values() for b in m["benchmarks"]), *not_run]))
+    """Return Markdown: models by benchmarks, accuracy in % with its 95 % interval, then chance and the best shortcut.
 
-    def size(benchmark: str) -> str:
-        found = next(
-            (m["benchmarks"][benchmark]["n"] for m in scores["models"].values() if benchmark in m["benchmarks"]), None
-        )
-        return benchmark if found is None else f"{benchmark} (n={found})"
+    Below it in words: what was not run and why, which differences hold and which each benchmark could have shown.
+    Then completions that were cut or not read, macro-F1, accuracy without repeated items if it differs, and
+    robustness to the order of options.
+    """
+    not_run = scores.get("not_run", {})
+    sizes: dict[str, int] = {}
+    for _, benchmark, score in _cells(scores):
+        sizes.setdefault(benchmark, score["n"])
+    benchmarks = {b: f"{b} (n={n})" for b, n in sizes.items()} | {b: b for b in not_run if b not in sizes}
 
     def shortcut(row: dict[str, float]) -> str:
         name = max(row, key=row.__getitem__)  # chance comes first and wins ties
@@ -41,24 +42,17 @@ def results_table(scores: dict[str, Any]) -> str:
     notes += [note for about in NOTES for note in about(scores)]
     if "protocol" in scores:
         notes.append(f"Scored by the protocol {scores['protocol']}, not by ours: {protocol(scores['protocol']).rule}.")
-    table = Table("", "", ["accuracy, % (95 % interval)", *map(size, benchmarks)], rows).terminal()
+    table = Table("", "", [ACCURACY, *benchmarks.values()], rows).terminal()
     return "\n\n".join([table, "\n".join(notes)] if notes else [table])
 
 
 def details_table(scores: dict[str, Any]) -> str:
-    """Markdown: a row for each benchmark and model: accuracy, shares of completions unparsed, truncated and empty in %, mean
-    tokens, right answers per 1,000 tokens, and with several samples maj@k and pass@k of all samples."""
-    header = [
-        "benchmark",
-        "model",
-        "n",
-        "accuracy, % (95 % interval)",
-        "unparsed, %",
-        "truncated, %",
-        "empty, %",
-        "tokens",
-        "right per 1,000 tokens",
-    ]
+    """Return Markdown, a row for each benchmark and model: accuracy and the cells of :func:`how_answered`.
+
+    If there are several samples, also maj@k and pass@k of all samples.
+    """
+    header = ["benchmark", "model", "n", ACCURACY, "unparsed, %", "truncated, %", "empty, %"]
+    header += ["tokens", "right per 1,000 tokens"]
     rows = []
     for benchmark in dict.fromkeys(b for m in scores["models"].values() for b in m["benchmarks"]):
         for model, entry in scores["models"].items():
@@ -69,7 +63,7 @@ def details_table(scores: dict[str, Any]) -> str:
 
 
 def how_answered(score: dict[str, Any]) -> list[str]:
-    """Return five cells: completions unparsed, truncated and empty in %, mean tokens, right answers per 1,000 tokens."""
+    """Return five cells: completions unparsed, truncated, empty in %, mean tokens, right answers per 1,000 tokens."""
     shares = [percent(score.get(name)) for name in ("unparsed", "truncated", "empty")]
     return [*shares, number(score.get("mean_tokens")), number(score.get("right_per_1k_tokens"), 2)]
 
@@ -104,7 +98,8 @@ def _power(scores: dict[str, Any]) -> Iterator[str]:
             for benchmark, rows in found.items()
         ]
         if sizes:
-            yield f"True {what} that so many items show with 80 % power, in points: {', '.join(sizes)}. Less would likely go unseen."
+            shown = f"True {what} that so many items show with 80 % power, in points"
+            yield f"{shown}: {', '.join(sizes)}. Less would likely go unseen."
 
 
 def _hold(scores: dict[str, Any]) -> Iterator[str]:
@@ -116,10 +111,12 @@ def _hold(scores: dict[str, Any]) -> Iterator[str]:
         if row["p_holm"] <= 0.05
     ]
     if tested:
-        shown = ", ".join(found[:LISTED]) + (
-            f" and {len(found) - LISTED} more in scores.json" if len(found) > LISTED else ""
+        rest = f" and {len(found) - LISTED} more in scores.json" if len(found) > LISTED else ""
+        shown = ", ".join(found[:LISTED]) + rest
+        tests = f"{len(tested)} test{'s' * (len(tested) > 1)}"
+        yield (
+            f"Paired differences in points that hold after Holm's correction for {tests} (p ≤ 0.05): {shown or 'none'}."
         )
-        yield f"Paired differences in points that hold after Holm's correction for {len(tested)} test{'s' * (len(tested) > 1)} (p ≤ 0.05): {shown or 'none'}."
 
 
 def _points(shares: list[float | None]) -> str:
@@ -131,13 +128,14 @@ def _cut(scores: dict[str, Any]) -> Iterator[str]:
     for model, benchmark, score in _cells(scores):
         limit, not_asked = (score.get("sampling") or {}).get("max_new_tokens"), score.get("not_asked", 0)
         if not_asked:
-            yield f"{model} on {benchmark}: {percent(not_asked)} % of prompts left no room in the model's context: not asked, and wrong."
-        if (cut := score["truncated"] - not_asked) >= NOTED:
-            remedy = (
-                f"{limit} tokens; raise evaluation.max_new_tokens"
-                if limit
-                else "their token limit; ask again with a higher one"
+            yield (
+                f"{model} on {benchmark}: {percent(not_asked)} % of prompts left no room in the model's context: "
+                "not asked, and wrong."
             )
+        if (cut := score["truncated"] - not_asked) >= NOTED:
+            remedy = "their token limit; ask again with a higher one"
+            if limit:
+                remedy = f"{limit} tokens; raise evaluation.max_new_tokens"
             yield f"{model} on {benchmark}: {100 * cut:.0f} % of completions were cut at {remedy}."
 
 
@@ -176,14 +174,13 @@ def _robust(scores: dict[str, Any]) -> Iterator[str]:
         for benchmark, found in benchmarks.items():
             accuracy, bias = found["accuracy"], found["letter_bias"]
             letter = max(bias, key=bias.__getitem__, default=None)
-            likes = (
-                f"; chooses {letter} {100 * bias[letter]:.0f} points more often than it is right"
-                if letter and bias[letter] >= 0.05
-                else ""
-            )
+            likes = ""
+            if letter and bias[letter] >= 0.05:
+                likes = f"; chooses {letter} {100 * bias[letter]:.0f} points more often than it is right"
             yield (
-                f"{model} on {benchmark} in {found['orders']} orders of the options: accuracy {percent(accuracy['lowest'])} to {percent(accuracy['highest'])}, "
-                f"same answer in all orders {100 * found['same_answer']:.0f} %{likes}."
+                f"{model} on {benchmark} in {found['orders']} orders of the options: accuracy "
+                f"{percent(accuracy['lowest'])} to {percent(accuracy['highest'])}, same answer in all orders "
+                f"{100 * found['same_answer']:.0f} %{likes}."
             )
 
 

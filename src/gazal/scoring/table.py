@@ -156,7 +156,7 @@ def points(share: float) -> str:
 
 
 def with_interval(entry: dict[str, Any] | None, form: str = "{} [{}, {}]") -> str:
-    """An entry's accuracy, or else its value, with its 95 % interval in percent: ``71.5 [68.6, 74.2]``; None → a dash."""
+    """An entry's accuracy, or else its value, with its 95 % interval, percent: ``71.5 [68.6, 74.2]``; None → a dash."""
     return form.format(*map(percent, (entry.get("accuracy", entry.get("value")), *entry["ci95"]))) if entry else NONE
 
 
