@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 from gazal.paper.inputs import BASELINES, TEST, TYPES, Results, model_label
@@ -39,9 +39,8 @@ def results_table(results: Results) -> Table:
     )
 
 
-def _columns(rows: list[list[str]], kept: Iterable[int]) -> list[list[str]]:
+def _columns(rows: list[list[str]], kept: Sequence[int]) -> list[list[str]]:
     """Return rows of these columns alone, in this order."""
-    kept = list(kept)
     return [[row[at] for at in kept] for row in rows]
 
 
@@ -54,10 +53,8 @@ def paired_table(results: Results) -> Table:
     corrected = any("p_holm" in row for row in saved)
     rows = [["Benchmark", "Models", "Difference", "95 % interval", "p", "Items", "Holm's p", "Could have seen"]]
     for row in saved:
-        name, models = (
-            names.get(row["benchmark"], row["benchmark"]),
-            f"{model_label(row['a'])} → {model_label(row['b'])}",
-        )
+        name = names.get(row["benchmark"], row["benchmark"])
+        models = f"{model_label(row['a'])} → {model_label(row['b'])}"
         by = row.get("by", {}) if row["benchmark"] == TEST else {}
         for label, test in [(name, row), *((f"{name}, {TYPES[k].lower()}", by[k]) for k in TYPES if k in by)]:
             low, high = map(points, test["ci95"])
@@ -98,7 +95,7 @@ def benchmarks_table(results: Results) -> Table:
     """Reported values (not ours) above, this run's measured ones with intervals below; chance; why not run."""
     names = {b: name for b, name in results.benchmark_names.items() if b != TEST}
     rows = [
-        [f"{m['name']} (reported)", f"{m['billions']}B", *(f"{m[b]:.1f}" if b in m else NONE for b in names)]
+        [f"{m['name']} (reported)", f"{m['billions']}B", *(number(m.get(b), 1) for b in names)]
         for m in results.published["models"].values()
     ]
     reported = len(rows)

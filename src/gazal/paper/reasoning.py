@@ -87,6 +87,9 @@ COLUMNS = {
 }
 
 
+OUTCOMES = {"wrong_reasons": "Right for wrong reasons", "wrong_from_right_steps": "Wrong from right steps"}
+
+
 def _groups(cell: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Return all of a model's items, then its reasoning types, by their labels."""
     return {"All items": cell} | {
@@ -103,23 +106,14 @@ def faithfulness_table(results: Results) -> Table:
     name, rows = results.benchmark_names.get(benchmark, benchmark), []
     for model, cell in cells.items():
         for label, found in _groups(cell).items() if cell["precision"] else [("All items", cell)]:
-            claims = sum(count["made"] for count in found["claims"].values())
-            outcomes = (found["wrong_reasons"], found["outcomes"]["wrong_from_right_steps"])
-            rates = [*(found[name] for name in COLUMNS), *outcomes]
+            claims = sum(kind["made"] for kind in found["claims"].values())
+            rates = [(found | found["outcomes"])[name] for name in COLUMNS | OUTCOMES]
             counts = [count(found["completions"]), count(claims)]
             rows.append([model_label(model), label, *counts, *map(with_interval, rates)])
     return Table(
         "faithfulness",
         f"Reasoning held against the source, {name.lower()}: percent with 95 % intervals, by model and reasoning type.",
-        [
-            "Model",
-            "Type",
-            "Completions",
-            "Claims",
-            *COLUMNS.values(),
-            "Right for wrong reasons",
-            "Wrong from right steps",
-        ],
+        [*("Model", "Type", "Completions", "Claims"), *(COLUMNS | OUTCOMES).values()],
         rows,
         text_columns=2,
         rules=group_rules(rows),

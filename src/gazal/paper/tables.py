@@ -22,7 +22,7 @@ def data_table(results: Results) -> Table:
     for split, found in counts.items():
         total, most = sum(found.values()), max(letters.get(split, {}).items(), key=lambda pair: pair[1], default=None)
         share = f"{most[0]}: {percent(most[1] / sum(letters[split].values()))}" if most and most[1] else NONE
-        rows.append([SPLITS.get(split, split), *(f"{found.get(k, 0):,}" for k in kinds), f"{total:,}", share])
+        rows.append([SPLITS.get(split, split), *(count(found.get(k, 0)) for k in kinds), count(total), share])
     release = results.data.get("release")
     return Table(
         "data",
@@ -165,20 +165,17 @@ def make_tables(run: str | Path, progress: Callable[[str], None] = lambda line: 
     If a run lacks a result file (``eval/protocols.json``), its tables are left out, older ones removed, and
     ``progress`` is told. Raises GazalError for unreadable results.
     """
-    results, written = read_results(run), []
+    results, builds, written = read_results(run), [*TABLES], []
     for file, tables in OPTIONAL.items():
-        if not getattr(results, file):
-            for name in tables:
-                for suffix in ("md", "tex"):
-                    (Path(run) / "tables" / f"{name}.{suffix}").unlink(missing_ok=True)
-            progress(
-                f"{', '.join(f'tables/{name}' for name in tables)}: left out, this run has no eval/{file}.json (gazal "
-                "score writes it)"
-            )
-    for build in (
-        *TABLES,
-        *(build for file, tables in OPTIONAL.items() if getattr(results, file) for build in tables.values()),
-    ):
+        if getattr(results, file):
+            builds += tables.values()
+            continue
+        for name in tables:
+            for suffix in ("md", "tex"):
+                (Path(run) / "tables" / f"{name}.{suffix}").unlink(missing_ok=True)
+        names = ", ".join(f"tables/{name}" for name in tables)
+        progress(f"{names}: left out, this run has no eval/{file}.json (gazal score writes it)")
+    for build in builds:
         table = build(results)
         written += table.write(Path(run) / "tables")
         progress(f"tables/{table.name}")

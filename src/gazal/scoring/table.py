@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -70,18 +71,14 @@ class Table:
         rows = [row + [""] * (len(self.header) - len(row)) for row in (self.header, *self.rows)]
         rows = [[cell.replace("|", "\\|") for cell in row] for row in rows]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = ["| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in rows]
-        lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-        return "\n".join(lines)
+        header, *lines = (_line(map(str.ljust, row, widths)) for row in rows)
+        return "\n".join([header, "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines])
 
     def markdown(self) -> str:
         """A GitHub table under its caption, notes below."""
         align = [":--" if i < self.text_columns else "--:" for i in range(len(self.header))]
-        lines = [self.header, align, *self.rows]
-        body = "\n".join(
-            "| " + " | ".join(cell if cells is align else escape_markdown(cell) for cell in cells) + " |"
-            for cells in lines
-        )
+        header, *lines = (_line(map(escape_markdown, row)) for row in (self.header, *self.rows))
+        body = "\n".join([header, _line(align), *lines])
         notes = "".join(f"\n{escape_markdown(note)}\n" for note in self.notes)
         return f"**{escape_markdown(self.caption)}**\n\n{body}\n{notes}"
 
@@ -98,11 +95,11 @@ class Table:
             "    " + " & ".join(map(escape_latex, self.header)) + r" \\",
             r"    \midrule",
         ]
-        for number, row in enumerate(self.rows):
+        for at, row in enumerate(self.rows):
             cells = [escape_latex(cell) for cell in row]
             cells[0] = "{}" + cells[0] if cells[0].startswith("[") else cells[0]  # else read as an argument of \\
             lines.append("    " + " & ".join(cells) + r" \\")
-            if number in self.rules:
+            if at in self.rules:
                 lines.append(r"    \midrule")
         lines += [r"    \bottomrule", r"  \end{tabular}"]
         lines += [rf"  \par\smallskip\footnotesize {escape_latex(note)}" for note in self.notes]
@@ -115,6 +112,10 @@ class Table:
             with atomic_write(path) as handle:
                 handle.write(text)
         return list(texts)
+
+
+def _line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def group_rules(rows: list[list[str]], columns: int = 1) -> frozenset[int]:
