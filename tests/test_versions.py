@@ -66,7 +66,7 @@ def installed(lock: dict[str, str]) -> dict[str, metadata.Distribution]:
 
 
 def test_lock_holds_every_pin_of_pyproject(project: dict, lock: dict) -> None:
-    wanted = project["core"] | project["test"]
+    wanted = project["core"] | project["test"] | project["lint"]
     assert {name: lock.get(name) for name in wanted} == wanted
     build = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["build-system"]["requires"]
     assert pins(build)["setuptools"] == lock["setuptools"]
@@ -82,7 +82,7 @@ def test_environment_names_the_stack_with_the_same_versions(project: dict) -> No
     conda = [entry for entry in environment["dependencies"] if isinstance(entry, str)]
     (section,) = [entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict)]
     assert "python=3.11" in conda
-    assert section[-1] == "-e .[gpu,test]"
+    assert section[-1] == "-e .[gpu,test,lint]"
     named = pins(section[:-1])
     assert STACK <= set(named)
     assert named == {name: (project["core"] | project["gpu"])[name] for name in named}
