@@ -24,6 +24,24 @@ app = typer.Typer(
 )
 
 
+def show_version(wanted: bool) -> None:
+    """Print the version of the installed package, and end."""
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"gazal {version('gazal')}")
+        raise typer.Exit()
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show the version and end.")
+    ] = False,
+) -> None:
+    """Take the options that stand before a command; each acts by its own callback."""
+
+
 @app.command()
 def extract() -> None:
     """Read {completion, options} JSON lines on stdin; write {letter, reason}; never guesses."""
