@@ -32,23 +32,26 @@ class SourceSection(Section):
     use: Literal["sft", "grpo"] = Field(description="The stage that trains on it. source: chosen, must be given")
     shape: Shape = Field(description="Its columns, see gazal.data.shapes. source: chosen, must be given")
     revision: str | None = Field(
-        None, description="Hub commit; null takes today's and records it. source: chosen, because main moves"
+        default=None, description="Hub commit; null takes today's and records it. source: chosen, because main moves"
     )
     config: str | None = Field(
-        None, description="Configuration of a hub dataset that has several. source: chosen, because most have one"
+        default=None,
+        description="Configuration of a hub dataset that has several. source: chosen, because most have one",
     )
     file: str | None = Field(
-        None,
+        default=None,
         description="Data file inside a hub dataset or a folder; null for all of the split. source: chosen, because most need none",
     )
-    split: str = Field("train", description="Split of the dataset. source: chosen, because training data is in train")
+    split: str = Field(
+        default="train", description="Split of the dataset. source: chosen, because training data is in train"
+    )
     weight: float = Field(
-        1.0,
+        default=1.0,
         gt=0,
         description="Share of the stage's examples, relative to its other sources. source: chosen, because equal shares favour none",
     )
     limit: int | None = Field(
-        None, ge=1, description="At most so many items, null for all. source: chosen, because none is needed"
+        default=None, ge=1, description="At most so many items, null for all. source: chosen, because none is needed"
     )
 
 
@@ -56,96 +59,96 @@ class CurationSection(Section):
     """What is removed from the training data, and how it is found."""
 
     short_stem_words: int = Field(
-        6,
+        default=6,
         ge=0,
         description="A stem of so few words is compared together with its options. source: chosen, because 12 such stems of the benchmarks are shared by 26 different questions",
     )
     long_stem_words: int = Field(
-        8,
+        default=8,
         ge=1,
         description="Specific words that a stem needs to be a near duplicate without its options (twice as many where the options are others). source: chosen, because in a shorter one a word changed asks something else",
     )
     bands: int = Field(
-        24,
+        default=24,
         ge=1,
         description="Bands of the MinHash signature of a stem's words. source: chosen, because with rows 5 two stems at Jaccard 0.7 meet with 99 %",
     )
     band_rows: int = Field(
-        5,
+        default=5,
         ge=1,
         description="Minima in a band; bands times rows are the permutations. source: chosen, because unrelated stems at Jaccard 0.2 meet with 1 %",
     )
     frequent_share: float = Field(
-        0.05,
+        default=0.05,
         gt=0,
         le=1,
         description="Words of more than this share of the stems are left out of signatures. source: chosen, because a template's words find only its siblings (at least 50 stems)",
     )
     near_stem: float = Field(
-        0.7,
+        default=0.7,
         gt=0,
         le=1,
         description="Weighted Jaccard of two long stems that makes them near duplicates. source: chosen, because 10 % of words edited leave 0.85 on average and 0.69 at the 2nd percentile",
     )
     near_stem_same_options: float = Field(
-        0.55,
+        default=0.55,
         gt=0,
         le=1,
         description="The same where they share their options. source: chosen, because the options are evidence too",
     )
     same_options: float = Field(
-        0.6,
+        default=0.6,
         gt=0,
         le=1,
         description="Share of the smaller option set, in options or weighted words, found in the other that makes options the same. source: chosen, because reworded sets of the benchmarks share that",
     )
     same_options_short: float = Field(
-        0.85,
+        default=0.85,
         gt=0,
         le=1,
         description="The same for short stems. source: chosen, because there one option in four more is another question",
     )
     shingle_words: int = Field(
-        5,
+        default=5,
         ge=1,
         description="Words of a shingle of contexts and long stems looked up in whole texts. source: chosen, because unrelated abstracts share few of five",
     )
     context_share: float = Field(
-        0.3,
+        default=0.3,
         gt=0,
         le=1,
         description="Share of a test context's shingles that a training text may not hold. source: chosen, because unrelated texts of the benchmarks hold at most 0.044",
     )
     stem_share: float = Field(
-        0.75,
+        default=0.75,
         gt=0,
         le=1,
         description="The same for a test stem of 40 words or more, its numbers among them. source: chosen, because one word in twenty edited leaves 0.77",
     )
     language: str | None = Field(
-        "en",
+        default="en",
         pattern="^[a-z]{2,3}$",
         description="ISO 639 code of the training texts, null for any language. source: chosen, because the corpora and benchmarks are English",
     )
     language_min_chars: int = Field(
-        60,
+        default=60,
         ge=1,
         description="Shorter texts are judged by their script alone. source: chosen, because a detector guesses at short medical texts",
     )
     language_confidence: float = Field(
-        0.7,
+        default=0.7,
         gt=0,
         le=1,
         description="How sure py3langid must be of another language. source: chosen, because no English one of 12,000 benchmark texts reaches it",
     )
     foreign_share: float = Field(
-        0.1,
+        default=0.1,
         ge=0,
         lt=1,
         description="Share of letters neither Latin nor Greek that makes an English text foreign. source: chosen, because English ones have almost none",
     )
     sentence_end_share: float = Field(
-        0.9,
+        default=0.9,
         gt=0,
         le=1,
         description="A text without a sentence's end is truncated where at least this share of the file's texts has one. source: chosen, because scraped explanations have two thirds",
@@ -156,39 +159,44 @@ class DataSection(Section):
     """Training, dev and test items."""
 
     n_diseases: int = Field(
-        150, ge=8, description="Diseases in the pool. source: chosen, because the embedded base knows these"
+        default=150, ge=8, description="Diseases in the pool. source: chosen, because the embedded base knows these"
     )
-    sft: int = Field(1600, ge=4, description="SFT examples. source: chosen, because format is learnt with fewer")
+    sft: int = Field(
+        default=1600, ge=4, description="SFT examples. source: chosen, because format is learnt with fewer"
+    )
     grpo: int = Field(
-        2000,
+        default=2000,
         ge=4,
         description="GRPO prompts before the pass-rate filter. source: chosen, because each is used at most once or twice",
     )
     dev: int = Field(
-        400, ge=4, description="Dev items (tuning). source: chosen, because its interval is then ±5 points"
+        default=400, ge=4, description="Dev items (tuning). source: chosen, because its interval is then ±5 points"
     )
     test: int = Field(
-        1000, ge=4, description="Test items. source: chosen, because paired gains of 4 points become visible"
+        default=1000, ge=4, description="Test items. source: chosen, because paired gains of 4 points become visible"
     )
     brief_share: float = Field(
-        0.5,
+        default=0.5,
         ge=0,
         le=1,
         description="Share of SFT traces that state conclusions only. source: chosen, because real corpora mix depths",
     )
     variety: Literal["plain", "rich"] = Field(
-        "rich",
+        default="rich",
         description="Wording of knowledge-derived items: three forms a type, or twelve and more with lay terms and pertinent negatives. source: chosen, because real questions vary",
     )
     sources: list[SourceSection] = Field(
-        [SourceSection(name="synth", use="sft", shape="synth"), SourceSection(name="synth", use="grpo", shape="synth")],
+        default=[
+            SourceSection(name="synth", use="sft", shape="synth"),
+            SourceSection(name="synth", use="grpo", shape="synth"),
+        ],
         min_length=1,
         description="Where training data comes from. source: chosen, because knowledge-derived items need no hub",
     )
     curation: CurationSection = Field(default_factory=CurationSection, description="Duplicates, contamination, quality")
 
     @model_validator(mode="after")
-    def _check(self) -> "DataSection":
+    def _check(self) -> DataSection:
         for i, source in enumerate(self.sources):
             if (source.name == "synth") != (source.shape == "synth"):
                 raise ValueError(f"sources.{i}: name and shape must both be synth, or neither")

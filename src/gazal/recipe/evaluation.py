@@ -19,81 +19,87 @@ class EvaluationSection(Section):
     """How models are asked; the same prompts for every model."""
 
     stages: list[Literal["base", "sft", "grpo"]] = Field(
-        ["base", "sft", "grpo"], description="Models of this run to evaluate. source: paper compares SFT and GRPO"
+        default=["base", "sft", "grpo"],
+        description="Models of this run to evaluate. source: paper compares SFT and GRPO",
     )
     engine: Literal["transformers", "vllm"] = Field(
-        "transformers",
+        default="transformers",
         description="What runs a model that is no server; vllm needs the gpu extra. source: chosen, because transformers runs everywhere",
     )
     method: Literal["generate", "loglik"] = Field(
-        "generate",
+        default="generate",
         description="A written answer, or the likeliest option. source: chosen, because a reasoning model must be let write (lm-eval's medical tasks use loglik)",
     )
     loglik_choice: Literal["letter", "text"] = Field(
-        "letter",
+        default="letter",
         description="What loglik compares: the options' letters, or their texts. source: chosen, because lm-eval's medqa and medmcqa compare letters",
     )
     loglik_norm: Literal["sum", "characters", "tokens"] = Field(
-        "sum",
+        default="sum",
         description="loglik as it is, or divided by the length of what is compared. source: chosen, because lm-eval's acc is the sum (its acc_norm: by characters)",
     )
     prompt: Literal["chat", "plain"] = Field(
-        "chat", description="Chat template, or plain text for a base model. source: card asks by chat template"
+        default="chat", description="Chat template, or plain text for a base model. source: card asks by chat template"
     )
     instruction: str = Field(
-        "", description="Said after the options, in every prompt. source: chosen, because the system prompt says it"
+        default="",
+        description="Said after the options, in every prompt. source: chosen, because the system prompt says it",
     )
     few_shot: int = Field(
-        0,
+        default=0,
         ge=0,
         description="Solved items before the question. source: chosen, because reasoning models are asked without",
     )
     few_shot_items: str = Field(
-        "", description="Items file that they come from; empty: the benchmark's own development items. source: chosen"
+        default="",
+        description="Items file that they come from; empty: the benchmark's own development items. source: chosen",
     )
     thinking: Thinking = Field(
-        "template",
+        default="template",
         description="enable_thinking of templates that know it (Qwen3). source: card uses the template as it is",
     )
     temperature: float = Field(
-        0.0,
+        default=0.0,
         ge=0,
         description="0 is greedy; the card samples at 0.7. source: chosen, because greedy has no sampling noise",
     )
-    top_p: float = Field(1.0, gt=0, le=1, description="Nucleus. source: chosen (card: 0.8)")
-    top_k: int = Field(0, ge=0, description="0 is off. source: chosen (card: 20)")
-    samples: int = Field(1, ge=1, description="Completions an item. source: chosen, because greedy needs one")
-    max_new_tokens: int = Field(160, ge=8, description="Token limit. source: chosen (card: 2048)")
+    top_p: float = Field(default=1.0, gt=0, le=1, description="Nucleus. source: chosen (card: 0.8)")
+    top_k: int = Field(default=0, ge=0, description="0 is off. source: chosen (card: 20)")
+    samples: int = Field(default=1, ge=1, description="Completions an item. source: chosen, because greedy needs one")
+    max_new_tokens: int = Field(default=160, ge=8, description="Token limit. source: chosen (card: 2048)")
     stop_when_answered: bool = Field(
-        True,
+        default=True,
         description="A completion ends where its answer is closed. source: chosen, because what follows costs tokens only",
     )
     permute: int = Field(
-        0,
+        default=0,
         ge=0,
         description="Further orders of the options in which each item is asked. source: chosen, because it costs as much again each",
     )
     batch_tokens: int = Field(
-        32768, ge=256, description="Token budget of a batch, prompt and completion. source: chosen, by CPU memory"
+        default=32768,
+        ge=256,
+        description="Token budget of a batch, prompt and completion. source: chosen, by CPU memory",
     )
     context: int | None = Field(
-        None,
+        default=None,
         ge=256,
         description="Tokens of prompt and completion for which vLLM keeps room; null: the model's whole context. source: chosen, because only large models leave too little",
     )
     concurrency: int = Field(
-        8, ge=1, description="Requests in flight to a server. source: chosen, because small servers queue more"
+        default=8, ge=1, description="Requests in flight to a server. source: chosen, because small servers queue more"
     )
     timeout: float = Field(
-        300.0,
+        default=300.0,
         gt=0,
         description="Seconds that a server has for one answer. source: chosen, for 2,048 tokens on a busy server",
     )
     benchmarks: list[str] = Field(
-        ["medqa", "medmcqa", "pubmedqa", "mmlu_pro_medical"], description="The paper's four benchmarks. source: paper"
+        default=["medqa", "medmcqa", "pubmedqa", "mmlu_pro_medical"],
+        description="The paper's four benchmarks. source: paper",
     )
     benchmark_limit: int | None = Field(
-        100,
+        default=100,
         ge=1,
         description="Items sampled (seeded) of each benchmark, null for all. source: chosen, because a model at chance needs no more",
     )
@@ -103,30 +109,32 @@ class EvaluatedModel(Section):
     """A model that `make evaluate MODELS=…` knows by name: what is asked, and how it differs from ``evaluation`` (null: not)."""
 
     model: str = Field(description="Folder, hub id, or openai:URL#name. source: card, or the model's own card")
-    revision: str | None = Field(None, description="Hub revision to pin. source: chosen, because main moves")
+    revision: str | None = Field(default=None, description="Hub revision to pin. source: chosen, because main moves")
     dtype: Literal["float32", "bfloat16"] | None = Field(
-        None,
+        default=None,
         description="Precision in which it computes; null: bf16 where the device computes in it. source: chosen, by the model's own card",
     )
     engine: Literal["transformers", "vllm"] | None = Field(
-        None, description="Overrides evaluation.engine. source: chosen, by size"
+        default=None, description="Overrides evaluation.engine. source: chosen, by size"
     )
     thinking: Thinking | None = Field(
-        None, description="Overrides evaluation.thinking. source: chosen, by the model's own card"
+        default=None, description="Overrides evaluation.thinking. source: chosen, by the model's own card"
     )
     temperature: float | None = Field(
-        None, ge=0, description="Overrides evaluation.temperature. source: chosen, by the model's own card"
+        default=None, ge=0, description="Overrides evaluation.temperature. source: chosen, by the model's own card"
     )
     top_p: float | None = Field(
-        None, gt=0, le=1, description="Overrides evaluation.top_p. source: chosen, by the model's own card"
+        default=None, gt=0, le=1, description="Overrides evaluation.top_p. source: chosen, by the model's own card"
     )
     top_k: int | None = Field(
-        None, ge=0, description="Overrides evaluation.top_k. source: chosen, by the model's own card"
+        default=None, ge=0, description="Overrides evaluation.top_k. source: chosen, by the model's own card"
     )
     max_new_tokens: int | None = Field(
-        None, ge=8, description="Overrides evaluation.max_new_tokens. source: chosen, by the model's own card"
+        default=None, ge=8, description="Overrides evaluation.max_new_tokens. source: chosen, by the model's own card"
     )
-    system: str | None = Field(None, description="Overrides model.system. source: chosen, by the model's own card")
+    system: str | None = Field(
+        default=None, description="Overrides model.system. source: chosen, by the model's own card"
+    )
     prompt_opens_think: bool | None = Field(
-        None, description="Overrides model.prompt_opens_think. source: chosen, by the model's template"
+        default=None, description="Overrides model.prompt_opens_think. source: chosen, by the model's template"
     )

@@ -16,10 +16,7 @@ from gazal.recipe.recipe import Recipe
 
 def _locate(name: str) -> Path:
     path = Path(name)
-    if path.suffix in {".yaml", ".yml"} or path.exists() and path.is_file():
-        found = path
-    else:
-        found = RECIPES / f"{name}.yaml"
+    found = path if path.suffix in {".yaml", ".yml"} or path.is_file() else RECIPES / f"{name}.yaml"
     if not found.is_file():
         known = ", ".join(sorted(p.stem for p in RECIPES.glob("*.yaml"))) or "none"
         raise GazalError(f"recipe {name!r}: no such recipe (known: {known}; or give a path to a .yaml file)")
@@ -44,7 +41,10 @@ def _apply(values: dict[str, Any], override: str) -> None:
         value = yaml.safe_load(text) if text.strip() else ""  # a shell takes the quotes of key='' away; nothing is null
     except yaml.YAMLError as error:
         raise GazalError(f"override {key}: {text!r} is not a YAML value") from error
-    place[_index(place, parts, len(parts) - 1) if isinstance(place, list) else parts[-1]] = value
+    if isinstance(place, list):
+        place[_index(place, parts, len(parts) - 1)] = value
+    else:
+        place[parts[-1]] = value
 
 
 def _parts(values: Any, key: str) -> list[str]:

@@ -20,33 +20,42 @@ from gazal.recipe.training import GRPOSection, LaunchSection, SFTSection
 class ModelSection(Section):
     """The base model."""
 
-    base: str = Field("embedded", description="`embedded`, a folder or a hub id. source: card names Qwen/Qwen3-32B")
-    revision: str | None = Field(None, description="Hub revision to pin. source: chosen, because main moves")
-    dtype: Literal["float32", "bfloat16"] = Field(
-        "float32", description="Dtype of the weights in training. source: chosen, because fp32 is exact on CPU"
+    base: str = Field(
+        default="embedded", description="`embedded`, a folder or a hub id. source: card names Qwen/Qwen3-32B"
     )
-    system: str = Field(SYSTEM, description="System prompt of every stage. source: chosen, because the card shows none")
+    revision: str | None = Field(default=None, description="Hub revision to pin. source: chosen, because main moves")
+    dtype: Literal["float32", "bfloat16"] = Field(
+        default="float32", description="Dtype of the weights in training. source: chosen, because fp32 is exact on CPU"
+    )
+    system: str = Field(
+        default=SYSTEM, description="System prompt of every stage. source: chosen, because the card shows none"
+    )
     backend: Literal["transformers", "unsloth"] = Field(
-        "transformers",
+        default="transformers",
         description="What loads the model for training; unsloth needs an NVIDIA GPU and the gpu extra. source: chosen, because transformers runs everywhere",
     )
     load_in_4bit: bool = Field(
-        False,
+        default=False,
         description="Frozen base in 4-bit NF4 by bitsandbytes (QDoRA; GPU extra). source: chosen, because 4 bits cost accuracy",
     )
     prompt_opens_think: bool = Field(
-        False, description="The template itself opens <think>. source: chosen, because neither ChatML nor Qwen3 does"
+        default=False,
+        description="The template itself opens <think>. source: chosen, because neither ChatML nor Qwen3 does",
     )
 
 
 class Recipe(Section):
     """A whole run."""
 
-    name: str = Field("embedded", pattern=r"^[A-Za-z0-9._-]+$", description="Name of the run folder. source: chosen")
-    seed: int = Field(
-        1, ge=0, description="Seed of data, training, sampling and bootstrap. source: chosen, because one must be"
+    name: str = Field(
+        default="embedded", pattern=r"^[A-Za-z0-9._-]+$", description="Name of the run folder. source: chosen"
     )
-    threads: int | None = Field(None, ge=1, description="CPU threads for torch, null for all. source: chosen")
+    seed: int = Field(
+        default=1,
+        ge=0,
+        description="Seed of data, training, sampling and bootstrap. source: chosen, because one must be",
+    )
+    threads: int | None = Field(default=None, ge=1, description="CPU threads for torch, null for all. source: chosen")
     model: ModelSection = Field(default_factory=ModelSection, description="Base model")
     data: DataSection = Field(default_factory=DataSection, description="Data")
     sft: SFTSection = Field(default_factory=SFTSection, description="Stage 1")
@@ -54,12 +63,12 @@ class Recipe(Section):
     launch: LaunchSection = Field(default_factory=LaunchSection, description="Processes of training")
     evaluation: EvaluationSection = Field(default_factory=EvaluationSection, description="Evaluation")
     models: dict[str, EvaluatedModel] = Field(
-        {},
+        default={},
         description="Models that `make evaluate` knows by a name of ours. source: chosen, empty but in published.yaml",
     )
 
     @model_validator(mode="after")
-    def _check(self) -> "Recipe":
+    def _check(self) -> Recipe:
         if self.grpo.max_completion_length > self.model_limit:
             raise ValueError(
                 f"grpo.max_completion_length: {self.grpo.max_completion_length} is over the context length {self.model_limit}"

@@ -18,66 +18,68 @@ class RewardConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     accuracy_weight: float = Field(
-        1.0, gt=0, description="Weight of accuracy. source: chosen, because the answer is what counts"
+        default=1.0, gt=0, description="Weight of accuracy. source: chosen, because the answer is what counts"
     )
     format_weight: float = Field(
-        0.2, ge=0, description="Weight of format. source: chosen, because form must not buy back a wrong answer"
+        default=0.2, ge=0, description="Weight of format. source: chosen, because form must not buy back a wrong answer"
     )
     length_weight: float = Field(
-        0.1,
+        default=0.1,
         ge=0,
         description="Weight of length control. source: chosen, because it only breaks ties between right answers",
     )
     repetition_weight: float = Field(
-        0.1, ge=0, description="Weight of the repetition penalty. source: chosen, because loops are rare after SFT"
+        default=0.1,
+        ge=0,
+        description="Weight of the repetition penalty. source: chosen, because loops are rare after SFT",
     )
     format_partial: float = Field(
-        0.0,
+        default=0.0,
         ge=0,
         lt=1,
         description="Format credit for a good think block and a readable answer in another form. source: chosen, because partial credit is gamed first",
     )
     length_kind: Literal["cosine", "overlong", "none"] = Field(
-        "cosine",
+        default="cosine",
         description="Cosine by length, DAPO's soft overlong punishment, or none. source: chosen, because the card says only length control",
     )
     max_tokens: int = Field(
-        2048,
+        default=2048,
         ge=1,
         description="Tokens at which the length schedules end. source: card (max_new_tokens of its quickstart)",
     )
     cosine_correct_short: float = Field(
-        1.0, description="Cosine value of a right answer at 0 tokens. source: chosen, TRL's default"
+        default=1.0, description="Cosine value of a right answer at 0 tokens. source: chosen, TRL's default"
     )
     cosine_correct_long: float = Field(
-        0.5, description="Cosine value of a right answer from max_tokens on. source: chosen, TRL's default"
+        default=0.5, description="Cosine value of a right answer from max_tokens on. source: chosen, TRL's default"
     )
     cosine_wrong_short: float = Field(
-        0.0,
+        default=0.0,
         description="Cosine value of a wrong answer at 0 tokens. source: chosen, because a wrong answer earns nothing",
     )
     cosine_wrong_long: float = Field(
-        0.0,
+        default=0.0,
         description="Cosine value of a wrong answer from max_tokens on. source: chosen, because paying for length (TRL: -0.5 after -1) pays for padding",
     )
     overlong_start: float = Field(
-        0.75,
+        default=0.75,
         ge=0,
         le=1,
         description="Share of max_tokens at which the overlong punishment starts. source: chosen, near the DAPO paper's 0.8",
     )
     repetition_ngram: int = Field(
-        8,
+        default=8,
         ge=1,
         description="Tokens in an n-gram. source: chosen, because step-wise traces repeat short phrases honestly",
     )
     repetition_budget: int = Field(
-        64,
+        default=64,
         ge=1,
         description="Repeated n-grams that earn the whole penalty. source: chosen, because a loop passes it within seconds",
     )
     repetition_max_penalty: float = Field(
-        -1.0, le=0, description="Most negative repetition reward. source: chosen, TRL's default"
+        default=-1.0, le=0, description="Most negative repetition reward. source: chosen, TRL's default"
     )
 
     @model_validator(mode="after")

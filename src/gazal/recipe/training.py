@@ -13,17 +13,23 @@ from gazal.recipe.section import Section
 class AdapterSection(Section):
     """A LoRA-family adapter."""
 
-    rank: int = Field(16, ge=1, description="Rank r. source: paper has 256; 16 chosen, because the layers are 256 wide")
+    rank: int = Field(
+        default=16, ge=1, description="Rank r. source: paper has 256; 16 chosen, because the layers are 256 wide"
+    )
     alpha: int = Field(
-        16, ge=1, description="Numerator of the scale α/√r. source: chosen, because α = r gives scale √r"
+        default=16, ge=1, description="Numerator of the scale α/√r. source: chosen, because α = r gives scale √r"
     )
     dropout: float = Field(
-        0.0, ge=0, lt=1, description="Adapter dropout. source: chosen, because DoRA in PEFT is exact and fast only at 0"
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="Adapter dropout. source: chosen, because DoRA in PEFT is exact and fast only at 0",
     )
-    dora: bool = Field(True, description="Weight-decomposed LoRA. source: paper")
-    rslora: bool = Field(True, description="Scale α/√r in place of α/r. source: paper")
+    dora: bool = Field(default=True, description="Weight-decomposed LoRA. source: paper")
+    rslora: bool = Field(default=True, description="Scale α/√r in place of α/r. source: paper")
     target_modules: str | list[str] = Field(
-        "all-linear", description="Adapted layers. source: chosen, because DoRA and QLoRA recommend all linear layers"
+        default="all-linear",
+        description="Adapted layers. source: chosen, because DoRA and QLoRA recommend all linear layers",
     )
 
 
@@ -31,32 +37,32 @@ class HealthSection(Section):
     """When a stage stops by itself, with the reason; the last good checkpoint stays. NaN and infinite losses always stop it."""
 
     zero_signal_steps: int = Field(
-        8,
+        default=8,
         ge=0,
         description="GRPO: stop after so many successive steps in which no group had a signal, 0 for never. source: chosen, because such steps train nothing (trl#3708)",
     )
     min_entropy: float = Field(
-        0.01,
+        default=0.01,
         ge=0,
         description="GRPO: mean token entropy in nats that counts as collapsed, 0 for never. source: chosen, because recorded embedded runs stay above 0.13",
     )
     window: int = Field(
-        10,
+        default=10,
         ge=2,
         description="GRPO: steps over which entropy, hacking and truncation are judged. source: chosen, because single steps are noisy",
     )
     format_rise: float = Field(
-        0.1,
+        default=0.1,
         ge=0,
         description="GRPO hacking alarm: the format reward's rise between two successive windows. source: chosen, because rewards fluctuate by a few points",
     )
     accuracy_fall: float = Field(
-        0.1,
+        default=0.1,
         ge=0,
         description="GRPO hacking alarm: the accuracy reward's fall at the same time; 0 for no alarm. source: chosen, likewise",
     )
     max_truncated: float = Field(
-        0.9,
+        default=0.9,
         gt=0,
         le=1,
         description="GRPO: share of completions at the length cap over a window, 1 for never. source: chosen, because a truncated completion earns nothing",
@@ -67,17 +73,17 @@ class LaunchSection(Section):
     """One process trains inside the notebook; more go through ``accelerate launch``."""
 
     processes: int = Field(
-        1,
+        default=1,
         ge=1,
         description="Processes over all machines, usually one a GPU; they share each step's sequences, so the recipe computes the same. source: chosen, because one needs no launcher",
     )
     machines: int = Field(
-        1,
+        default=1,
         ge=1,
         description="Machines, with the run folder on a disk that all share; training/launch.py says what to run on the others. source: chosen, because one is common",
     )
     strategy: Literal["ddp", "fsdp2", "zero3"] = Field(
-        "ddp",
+        default="ddp",
         description="How processes share the model (recipes/accelerate/). source: chosen, because DDP is the simplest where the model fits",
     )
 
@@ -86,11 +92,11 @@ class TrainSection(Section):
     """What both training stages share."""
 
     optimizer: Literal["adamw", "adamw_8bit", "exadam"] = Field(
-        "adamw",
+        default="adamw",
         description="AdamW; its 8-bit form (bitsandbytes, GPU extra); EXAdam (arXiv 2412.20302). source: chosen, because the paper's is not known",
     )
     checkpoint_steps: int = Field(
-        50,
+        default=50,
         ge=1,
         description="Optimizer steps between two checkpoints; the last step always has one. source: chosen, because a kill then costs minutes",
     )
@@ -100,23 +106,25 @@ class TrainSection(Section):
 
     learning_rate: float = Field(gt=0, description="Peak learning rate. source: chosen, by dev")
     warmup_steps: int = Field(
-        5, ge=0, description="Linear warm-up. source: chosen, because a new adapter starts at zero"
+        default=5, ge=0, description="Linear warm-up. source: chosen, because a new adapter starts at zero"
     )
     schedule: Literal["constant_with_warmup", "linear", "cosine"] = Field(
-        "linear", description="Learning-rate schedule. source: chosen, by dev"
+        default="linear", description="Learning-rate schedule. source: chosen, by dev"
     )
     batch_size: int = Field(
-        32,
+        default=32,
         ge=1,
         description="Sequences of a process in one forward pass, at most. source: chosen, by CPU throughput and memory",
     )
-    max_grad_norm: float = Field(1.0, gt=0, description="Gradient clipping. source: chosen, the Trainer's default")
+    max_grad_norm: float = Field(
+        default=1.0, gt=0, description="Gradient clipping. source: chosen, the Trainer's default"
+    )
     bf16: bool = Field(
-        True,
+        default=True,
         description="bf16 autocast, weights in model.dtype. source: chosen, because it is faster on AMX and on GPUs",
     )
     gradient_checkpointing: bool = Field(
-        False, description="Recompute activations. source: chosen, because it only costs time on CPU"
+        default=False, description="Recompute activations. source: chosen, because it only costs time on CPU"
     )
     adapter: AdapterSection = Field(
         default_factory=AdapterSection, description="The stage's new adapter. source: paper (DoRA, rsLoRA)"
@@ -137,33 +145,35 @@ class TrainSection(Section):
 class SFTSection(TrainSection):
     """Stage 1, supervised fine-tuning on completions."""
 
-    learning_rate: float = Field(1e-3, gt=0, description="Peak learning rate. source: chosen, by dev")
+    learning_rate: float = Field(default=1e-3, gt=0, description="Peak learning rate. source: chosen, by dev")
     gradient_accumulation: int = Field(
-        1,
+        default=1,
         ge=1,
         description="A step has batch_size × gradient_accumulation sequences, over all processes. source: chosen, because memory is no limit here",
     )
-    epochs: float = Field(1.0, gt=0, description="Passes over the examples. source: chosen, because SFT is kept short")
+    epochs: float = Field(
+        default=1.0, gt=0, description="Passes over the examples. source: chosen, because SFT is kept short"
+    )
     packing: bool = Field(
-        False,
+        default=False,
         description="Whole examples in rows of max_length tokens, each attending to itself only (transformers masks by position ids, without flash attention too); batch_size then counts rows. source: chosen, because short examples of one batch are padded cheaply",
     )
     sampling: Literal["random", "grouped"] = Field(
-        "random",
+        default="random",
         description="Order of examples where they are not packed; grouped: like lengths share a batch. source: chosen, because grouping by length made batches of one reasoning type and cost most of the learning",
     )
     logits: Literal["full", "chunked", "liger"] = Field(
-        "full",
+        default="full",
         description="Loss from all logits at once, in chunks, or by liger-kernel (GPU extra). source: chosen, because small vocabularies fit",
     )
     max_length: int = Field(
-        512,
+        default=512,
         ge=16,
         description="Tokens a sequence; longer ones are set aside. source: chosen, because the longest example takes 160",
     )
 
     @model_validator(mode="after")
-    def _check(self) -> "SFTSection":
+    def _check(self) -> SFTSection:
         if self.packing and self.sampling == "grouped":
             raise ValueError(
                 "sampling: grouped orders examples that are not packed; set packing: false or sampling: random"
@@ -178,70 +188,74 @@ class SFTSection(TrainSection):
 class GRPOSection(TrainSection):
     """Stage 2, group relative policy optimisation."""
 
-    learning_rate: float = Field(3e-4, gt=0, description="Peak learning rate. source: chosen, by dev")
+    learning_rate: float = Field(default=3e-4, gt=0, description="Peak learning rate. source: chosen, by dev")
     schedule: Literal["constant_with_warmup", "linear", "cosine"] = Field(
-        "constant_with_warmup", description="Learning-rate schedule. source: chosen, because the run is short"
+        default="constant_with_warmup", description="Learning-rate schedule. source: chosen, because the run is short"
     )
     checkpoint_steps: int = Field(
-        5, ge=1, description="As for SFT. source: chosen, because a step takes seconds to minutes"
+        default=5, ge=1, description="As for SFT. source: chosen, because a step takes seconds to minutes"
     )
     batch_size: int = Field(
-        64,
+        default=64,
         ge=1,
         description="Sequences of a process in one forward pass, at most. source: chosen, by CPU memory (logits)",
     )
-    steps: int = Field(30, ge=1, description="Optimizer steps. source: chosen, because of the ten-minute budget")
-    prompts_per_step: int = Field(16, ge=1, description="Groups a step. source: chosen, by dev")
-    num_generations: int = Field(8, ge=2, description="Completions a prompt. source: chosen, TRL's default")
+    steps: int = Field(
+        default=30, ge=1, description="Optimizer steps. source: chosen, because of the ten-minute budget"
+    )
+    prompts_per_step: int = Field(default=16, ge=1, description="Groups a step. source: chosen, by dev")
+    num_generations: int = Field(default=8, ge=2, description="Completions a prompt. source: chosen, TRL's default")
     max_completion_length: int = Field(
-        128, ge=8, description="Tokens a completion. source: chosen, because full traces take 60 to 90"
+        default=128, ge=8, description="Tokens a completion. source: chosen, because full traces take 60 to 90"
     )
     temperature: float = Field(
-        1.0,
+        default=1.0,
         gt=0,
         description="Sampling in rollouts. source: chosen, because other values make sampler and trainer disagree",
     )
     loss_type: Literal["grpo", "dr_grpo", "dapo", "bnpo"] = Field(
-        "dapo", description="Loss normalisation. source: chosen, TRL's default; the card names none"
+        default="dapo", description="Loss normalisation. source: chosen, TRL's default; the card names none"
     )
     beta: float = Field(
-        0.0, ge=0, description="KL weight to the SFT model. source: chosen, because KL costs a second forward pass"
+        default=0.0,
+        ge=0,
+        description="KL weight to the SFT model. source: chosen, because KL costs a second forward pass",
     )
-    epsilon: float = Field(0.2, gt=0, description="Clip range below. source: chosen, TRL's default")
-    epsilon_high: float | None = Field(None, description="Clip range above. source: chosen, same as below")
+    epsilon: float = Field(default=0.2, gt=0, description="Clip range below. source: chosen, TRL's default")
+    epsilon_high: float | None = Field(default=None, description="Clip range above. source: chosen, same as below")
     scale_rewards: Literal["group", "batch", "none"] = Field(
-        "group", description="Advantage scaling. source: chosen, as in the GRPO paper"
+        default="group", description="Advantage scaling. source: chosen, as in the GRPO paper"
     )
     aggregation: Literal["sum", "gdpo"] = Field(
-        "sum",
+        default="sum",
         description="Weighted rewards summed and then normalised, or each normalised and then summed (GDPO, arXiv 2601.05242). source: chosen, TRL's default",
     )
     logits: Literal["full", "liger"] = Field(
-        "full",
+        default="full",
         description="As for SFT; liger-kernel computes the loss without them (GPU extra). source: chosen, because small vocabularies fit",
     )
     probe_prompts: int = Field(
-        4,
+        default=4,
         ge=0,
         description="Prompts of the reward probe before training, 0 for none. source: chosen, because it takes seconds",
     )
     rollouts: Literal["merged", "trainer"] = Field(
-        "merged",
+        default="merged",
         description="Generate from a merged copy, or as TRL does. source: chosen, because an unmerged DoRA adapter is 2.6 times slower",
     )
     pass_rate_samples: int = Field(
-        4,
+        default=4,
         ge=0,
         description="Rollouts an item before training, 0 for no filter. source: chosen, because items always or never solved give no signal",
     )
     pass_rate_low: float = Field(
-        0.01,
+        default=0.01,
         ge=0,
         le=1,
         description="Items below are set aside. source: chosen, because a group without a success has no signal",
     )
     pass_rate_high: float = Field(
-        0.99,
+        default=0.99,
         ge=0,
         le=1,
         description="Items above are set aside. source: chosen, because a group without a failure has no signal",
@@ -251,7 +265,7 @@ class GRPOSection(TrainSection):
         description="The four rewards. source: card names accuracy, format, length, repetition",
     )
     log_completions: int = Field(
-        4,
+        default=4,
         ge=0,
         description="Sampled completions kept a step. source: chosen, because reading them shows reward hacking",
     )
@@ -261,7 +275,7 @@ class GRPOSection(TrainSection):
         return self.prompts_per_step * self.num_generations
 
     @model_validator(mode="after")
-    def _check(self) -> "GRPOSection":
+    def _check(self) -> GRPOSection:
         if self.pass_rate_low > self.pass_rate_high:
             raise ValueError("pass_rate_low: is above pass_rate_high")
         if self.prompts_per_step * self.num_generations % self.batch_size:
