@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TypedDict
 
 import psutil
 import torch
@@ -37,7 +38,16 @@ class Devices:
         return self.machines * self.count
 
 
-def known_devices() -> dict[str, dict[str, float | str]]:
+class KnownDevice(TypedDict):
+    """One entry of the shipped list: ``memory`` in GB (10^9 bytes), dense bf16 ``flops`` in FLOP/s, ``bandwidth`` in bytes/s."""
+
+    memory: float
+    flops: float
+    bandwidth: float
+    source: str
+
+
+def known_devices() -> dict[str, KnownDevice]:
     """The shipped devices by name."""
     return yaml.safe_load(PLAN_DEVICES.read_text(encoding="utf-8"))
 
