@@ -4,7 +4,7 @@ import pytest
 
 from gazal.answers.extract import extract
 
-O = {"A": "Aspirin", "B": "Warfarin", "C": "Heparin", "D": "Metformin"}
+O = {"A": "Aspirin", "B": "Warfarin", "C": "Heparin", "D": "Metformin"}  # noqa: E741
 L = {
     "A": "Continue current therapy", "B": "Dietary intervention", "C": "Topical antibiotics and benzoyl peroxide", "D": "Oral isotretinoin",
     "E": "Add oral contraceptive",

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from gazal.answers.extract import END_OF_TURN, extract
 
@@ -80,7 +80,7 @@ class AnswerEnd:
         self.marks = [i for i, piece in enumerate(pieces) if any(mark in piece for mark in "\n}>")]
 
     def text(self, ids: Sequence[int]) -> str:
-        return self.tokenizer.decode(ids, skip_special_tokens=True)
+        return cast(str, self.tokenizer.decode(cast(list[int], ids), skip_special_tokens=True))
 
     def at(self, text: str) -> int | None:
         """:func:`closed_at` of these prompts' completions."""

@@ -133,7 +133,8 @@ def has_format(
     opts = known_options(options)
     stated = line["text"]
     if (
-        letter != line["letter"].upper()
+        letter is None
+        or letter != line["letter"].upper()
         or (stated and opts.canon(stated) not in ("", opts.texts.get(letter)))
         or states_other(before, letter, opts)
     ):

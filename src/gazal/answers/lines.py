@@ -233,7 +233,7 @@ def _why_none(region: str, lower: str, opts: Options) -> Reason:
     if hinted and _DECLINE.search(text):
         return Reason.DECLINED
     mentioned = opts.mentioned_in(text)
-    if mentioned and _CONTRAST.search(text) or hinted and _LETTER_DENIED.search(text):
+    if (mentioned and _CONTRAST.search(text)) or (hinted and _LETTER_DENIED.search(text)):
         return Reason.NEGATED
     longest = [
         own for own in mentioned if not any(opts.texts[own] in opts.texts[other] for other in mentioned if other != own)

@@ -109,9 +109,12 @@ def read_value(value: str, opts: Options) -> Reading:
             return Reason.OK, letter
         hits = opts.equal_to(opts.canon(match[1]))
         return (Reason.OK, hits[0]) if len(hits) == 1 else (Reason.LETTER_NOT_AN_OPTION, None)
-    if match and plain_letter(match[1]) not in _lettered(opts):
-        if reading := _read_letter(plain_letter(match[1]), value[match.end() :], opts):
-            return reading
+    if (
+        match
+        and plain_letter(match[1]) not in _lettered(opts)
+        and (reading := _read_letter(plain_letter(match[1]), value[match.end() :], opts))
+    ):
+        return reading
     wrap = _WRAPS.match(value)
     opener = _OPENERS.match(value)
     bare = wrap.end() if wrap else 0
@@ -191,7 +194,7 @@ def _read_letter(letter: str, after: str, opts: Options) -> Reading | None:
         return Reason.HEDGED, None
     if known and own and text.startswith(own):
         rest = text[len(own) :]
-        if _EITHER.match(rest) and opts.mentioned_in(rest) - {letter} or offers_another(rest, letter, opts):
+        if (_EITHER.match(rest) and opts.mentioned_in(rest) - {letter}) or offers_another(rest, letter, opts):
             return Reason.HEDGED, None
     opening = opts.prefix_of(text, word=True)[0] if known else []
     if opening and letter not in opening and _SENTENCE_ENDS.match(after) and not opts.prefix_of(text)[0]:
@@ -230,7 +233,7 @@ def offers_another(rest: str, letter: str, opts: Options) -> bool:
         )
     following = _LETTERS.match(rest)
     run = [plain_letter(found) for found in _LETTER.findall(following[0])] if following else []
-    if any(is_other(found, letter, opts) for found in run):
+    if following and any(is_other(found, letter, opts) for found in run):
         text = opts.canon(rest[following.end() : following.end() + MAX_STATEMENT].partition("\n")[0])
         own = opts.texts.get(run[-1], "")
         return not text or (

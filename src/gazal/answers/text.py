@@ -18,7 +18,7 @@ _INVISIBLE = re.compile(
 _UNFIT = re.compile("[\ufdfa\ufdfb\ud800-\udfff]+")
 """Two ligatures that NFKC writes out as 18 and 8 characters (a megabyte of them would not stay one), and lone surrogates."""
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
-_DASHES = str.maketrans({c: "-" for c in "‐‑‒–—−"} | dict.fromkeys("’‘ʼ", "'") | dict.fromkeys("“”„", '"'))
+_DASHES = str.maketrans(dict.fromkeys("‐‑‒–—−", "-") | dict.fromkeys("’‘ʼ", "'") | dict.fromkeys("“”„", '"'))
 _LOOK_ALIKES = dict(zip("АВСЕНІЈΑΒΕΗΙϹ", "ABCEHIJABEHIC", strict=True))
 LETTER = "[A-Za-z" + "".join(_LOOK_ALIKES) + "]"
 NOT_GLUED = r"(?![\w+\u0300-\u036f\u20d0-\u20ff]|[-'’]\w)"
@@ -85,7 +85,7 @@ class Options:
     Case is kept in comparisons where it is all that tells two options apart (genotypes: `Bb`, `bb`).
     """
 
-    __slots__ = ("letters", "longest", "lettered", "_texts", "keep_case")
+    __slots__ = ("_texts", "keep_case", "lettered", "letters", "longest")
 
     def __init__(self, options: Mapping[str, str | None]) -> None:
         self.letters = {letter: text for letter, text in options.items() if text is not None}
