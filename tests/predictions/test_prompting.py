@@ -187,9 +187,9 @@ def test_each_benchmark_has_shots_of_its_own(tmp_path):
 
 def test_shots_of_a_file_and_of_the_runs_dev_split(tmp_path):
     write_items_jsonl(tmp_path / "mine.jsonl", [make_item(n, reasoning=f"Step 1: {n}.") for n in range(9)])
-    for given in ({"few_shot_items": str(tmp_path / "mine.jsonl")}, {}):
+    for changed in ({"few_shot_items": str(tmp_path / "mine.jsonl")}, {}):
         found = prompting_of(
-            recipe(few_shot=3, **given), "test", [make_item(4)], None, None if given else tmp_path / "mine.jsonl"
+            recipe(few_shot=3, **changed), "test", [make_item(4)], None, None if changed else tmp_path / "mine.jsonl"
         )
         assert len(found.shots) == 3 and all(
             turn["content"].startswith("<think>\nStep 1: ") for turn in found.prompt(ITEM)[2:-1:2]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -62,8 +62,8 @@ def stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list
 
 def with_eos(tokenizer: PreTrainedTokenizerBase, configured: int | list[int] | None) -> list[int]:
     """The tokenizer's EOS and those ``configured``, sorted."""
-    configured = configured if isinstance(configured, list) else [configured]
-    return sorted({i for i in [tokenizer.eos_token_id, *configured] if i is not None})
+    others = configured if isinstance(configured, list) else [configured]
+    return sorted({i for i in cast("list[int | None]", [tokenizer.eos_token_id, *others]) if i is not None})
 
 
 def grouped_attention(module, query, key, value, attention_mask, scaling=None, position_bias=None, **options):
@@ -151,6 +151,9 @@ def places(mask: torch.Tensor) -> torch.Tensor:
 class RoomyLayer(DynamicLayer):
     """A cache layer with room for ``ROOM`` tokens more: a step writes its own token, where transformers copies all that came before it."""
 
+    keys: torch.Tensor
+    values: torch.Tensor
+
     def __init__(self, keys: torch.Tensor, values: torch.Tensor) -> None:
         super().__init__()
         self.lazy_initialization(keys, values)
@@ -200,7 +203,7 @@ def _read(
         for part, skip, one in zip(parts, skips, caches, strict=True)
     ]
     for number in range(len(cache.layers)) if roomy else ():
-        layers = [one.layers[number] for one in caches]
+        layers: list[Any] = [one.layers[number] for one in caches]
         widened = [
             [functional.pad(states, (0, 0, skip, 0)) for states in (layer.keys, layer.values)]
             for layer, skip in zip(layers, skips, strict=True)
@@ -218,7 +221,7 @@ def _run(
     stops: list[int],
     rooms: list[int],
     generator: torch.Generator,
-    sampling: dict[str, float],
+    sampling: dict[str, Any],
     answer_end: AnswerEnd | None,
 ) -> list[list[int]]:
     """Completions of one batch, each up to and with its EOS, of at most ``rooms`` tokens. A row's draws do not depend on which rows have left."""
@@ -291,7 +294,7 @@ def generate_batches(
     ``progress(done, total)`` is called after each batch. The model's generation config and mode are left as they were.
     """
     stops = stop_ids(model, tokenizer)
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (stops or [0])[0]
+    pad = cast(int, tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (stops or [0])[0])
     sampling = {"temperature": temperature, "top_p": top_p, "top_k": top_k}
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 2**31
     done = set(done)
@@ -313,7 +316,7 @@ def generate_batches(
             progress(finished, len(prompts))
         cuts = [answer_end.cut(ids) if answer_end else (ids, "", False) for ids in answers]
         yield [
-            Completion(i, ids, "stop" if closed or ids[-1] in stops else "length")
+            Completion(i, cast(list[int], ids), "stop" if closed or ids[-1] in stops else "length")
             for i, (ids, _, closed) in zip(wanted, cuts, strict=True)
         ]
 

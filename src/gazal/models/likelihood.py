@@ -85,7 +85,7 @@ def _score(model: PreTrainedModel, rows: Sequence[Encoded], pad: int) -> list[li
         _tokens(line[-1:].expand(len(row.tails), -1), [tail[0] for tail in row.tails])
         for row, line in zip(rows, logits, strict=True)
     ]
-    rest = _rest(model, rows, longer, mask, cache, pad) if longer else {}
+    rest = _rest(model, rows, longer, mask, cache, pad) if cache is not None else {}
     return [
         [_sum(row, common[at], first[at][which], rest.get((at, which), [])) for which in range(len(row.tails))]
         for at, row in enumerate(rows)

@@ -6,6 +6,7 @@ import os
 import sys
 from functools import lru_cache
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from peft import LoraConfig, PeftModel
@@ -124,13 +125,13 @@ def load_model(
         os.environ.get("ACCELERATE_USE_FSDP"),
         os.environ.get("ACCELERATE_USE_DEEPSPEED"),
     )  # as accelerate launch sets them: it moves the shards
-    return model.to(device or ("cuda" if torch.cuda.is_available() and not sharded else "cpu")).eval()
+    return cast(Any, model).to(device or ("cuda" if torch.cuda.is_available() and not sharded else "cpu")).eval()
 
 
 def to_roomy_device(model: PreTrainedModel) -> PreTrainedModel:
     """``model`` on the GPU where its weights and a quarter more are free there, else on the CPU: a 32B model in fp32 takes 131 GB."""
     fits = torch.cuda.is_available() and 1.25 * sum(p.nbytes for p in model.parameters()) < torch.cuda.mem_get_info()[0]
-    return model.to("cuda" if fits else "cpu")
+    return cast(Any, model).to("cuda" if fits else "cpu")  # its decorator in transformers hides the signature
 
 
 def lora_config(section: AdapterSection) -> LoraConfig:
@@ -156,7 +157,7 @@ def save_adapter(
     """Write the adapter and its tokenizer, whole or not at all; ``state`` holds its weights by parameter name where the
     policy itself holds shards only. ``base_name`` is what its config names as base, never a machine's
     path. PEFT's stub of a model card would name one, and says nothing else: it is left out."""
-    config = policy.peft_config["default"]
+    config = cast(LoraConfig, policy.peft_config["default"])
     config.base_model_name_or_path = base_name
     if not isinstance(config.target_modules, str):  # a pattern; else a set, which has another order in each process
         config.target_modules = sorted(config.target_modules)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby
+from typing import Any, cast
 
 import jinja2
 import numpy as np
@@ -58,9 +59,10 @@ class Renderer:
             )
         return text
 
-    def _chat(self, messages: list[dict[str, str]], **options: bool) -> str:
+    def _chat(self, messages: list[dict[str, str]], **options: Any) -> str:
         try:
-            return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **options)
+            text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **options)
+            return cast(str, text)  # tokenize=False
         except jinja2.TemplateError as error:
             raise GazalError(
                 f"model {self.name}: its chat template refuses the prompt ({error}); try model.system=''"
@@ -93,6 +95,6 @@ class Renderer:
                 yield [_without_eos(one, self.tokenizer.eos_token_id) for one in ids] if plain else ids
 
 
-def _without_eos(ids: list[int], eos: int | None) -> list[int]:
+def _without_eos(ids: list[int], eos: object) -> list[int]:
     """Some tokenizers (T5's kin) close every text with EOS: nothing goes on after it."""
     return ids[:-1] if len(ids) > 1 and ids[-1] == eos else ids

@@ -32,8 +32,9 @@ def turned(item: Item) -> tuple[str, int, list[str]] | None:
     """Of a reordered item the original's id, the number of the order and the original letters in it; None of any other, also
     where it has a field ``order`` of its own."""
     order, (name, _, number) = getattr(item, "order", None), item.id.rpartition("#")
-    whole = isinstance(order, list) and name and number.isdecimal() and sorted(map(str, order)) == list(item.options)
-    return (name, int(number), order) if whole else None
+    if not isinstance(order, list) or not name or not number.isdecimal():
+        return None
+    return (name, int(number), order) if sorted(map(str, order)) == list(item.options) else None
 
 
 def origin(item: Item) -> str:
