@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
-from trl.rewards import get_soft_overlong_punishment
+from trl.rewards import get_soft_overlong_punishment  # pyright: ignore[reportPrivateImportUsage]  # lazy in TRL
 
 from gazal.answers.extract import Extraction, Reason, extract, has_format, has_think_block
 from gazal.answers.text import VISIBLE, fold
