@@ -46,7 +46,7 @@ def parse_options(text: str) -> tuple[str, dict[str, str]] | None:
         texts = [text[mark.end() : end].strip(" \t\n;,") for mark, end in zip(marks, ends, strict=False)]
         texts[-1], _, after = texts[-1].partition("\n\n")  # an instruction behind the options stays in the question
         texts[-1] = CUE.sub("", texts[-1])
-        if not all(texts) or style is INLINE_POINT and len({option[0].islower() for option in texts}) > 1:
+        if not all(texts) or (style is INLINE_POINT and len({option[0].islower() for option in texts}) > 1):
             return None
         question = "\n".join(part for part in (HEADER.sub("", text[: marks[0].start()]).strip(), after.strip()) if part)
         return question, dict(zip(LETTERS, texts, strict=False))

@@ -7,7 +7,7 @@ nothing about management or follow-up, so neither do we.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from gazal.items.schema import Item, TrainingExample
 
@@ -56,9 +56,8 @@ def encode_chats(
     tokenizer: PreTrainedTokenizerBase, chats: list[list[dict[str, str]]], opening: bool = False
 ) -> list[list[int]]:
     """Token ids of chats as the tokenizer's template renders them; with ``opening`` up to and with the assistant's opening."""
-    return tokenizer.apply_chat_template(chats, add_generation_prompt=opening, tokenize=True, return_dict=True)[
-        "input_ids"
-    ]
+    encoded = tokenizer.apply_chat_template(chats, add_generation_prompt=opening, tokenize=True, return_dict=True)
+    return cast(Any, encoded)["input_ids"]  # return_dict makes it a BatchEncoding
 
 
 def answer_text(item: Item) -> str:

@@ -77,9 +77,11 @@ def _unwritable(value: Any) -> str:
     """Why a field's value cannot be written as JSON in UTF-8; empty where it can."""
     if isinstance(value, str):
         try:
-            return "" if value.isascii() or value.encode() else ""
+            if not value.isascii():
+                value.encode()
         except UnicodeEncodeError as error:
             return f"{value[error.start]!r} is half a surrogate pair, no text"
+        return ""
     if isinstance(value, float) and not math.isfinite(value):
         return f"{value} is no JSON value; leave the field out"
     if isinstance(value, dict | list):

@@ -34,7 +34,7 @@ class Item(BaseModel):
     reasoning: str | None = None
 
     @model_validator(mode="after")
-    def _check(self) -> "Item":
+    def _check(self) -> Item:
         for field in ("id", "question"):
             if not getattr(self, field).strip():
                 raise ValueError(f"{field}: empty")
@@ -57,13 +57,13 @@ class TrainingExample(Item):
     It has no options and no key; neither is written to a file.
     """
 
-    reasoning: str
+    reasoning: str  # pyright: ignore[reportGeneralTypeIssues]  # pydantic allows one without a default after others
     response: str
     options: dict[str, str] = Field(default={}, exclude=True, max_length=0)
     answer_idx: str = Field(default="", exclude=True, max_length=0)
 
     @model_validator(mode="after")
-    def _check(self) -> "TrainingExample":
+    def _check(self) -> TrainingExample:
         for field in ("question", "reasoning", "response"):
             if not getattr(self, field).strip():
                 raise ValueError(f"{field}: empty")
