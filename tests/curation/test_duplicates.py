@@ -372,7 +372,7 @@ def test_no_rows_at_all(tmp_path: Path) -> None:
 @pytest.mark.parametrize("variety", ["plain", "rich"])
 def test_knowledge_derived_items_of_other_buckets_all_stay(tmp_path: Path, kind: str, variety: str) -> None:
     """Dev's and test's items are other questions than the training data's, however alike the wording."""
-    train = list(draw(kind, 300, 1, range(0, 80), variety=variety))
+    train = list(draw(kind, 300, 1, range(80), variety=variety))
     paths = [tmp_path / "train.jsonl", tmp_path / "test.jsonl"]
     write_items_jsonl(paths[0], train)
     write_items_jsonl(paths[1], draw(kind, 150, 1, range(80, 100), variety=variety))

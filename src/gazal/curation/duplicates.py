@@ -72,7 +72,7 @@ def find_duplicates(
         digests.append(part._replace(hit=part.hit[:0], share=part.share[:0]))
         files.append(np.full(len(taken), file, np.int32))
         rows.append(taken)
-        hits.append(part.hit + [n, 0])
+        hits.append(part.hit + [n, 0])  # noqa: RUF005 - an array: numpy adds
         shares.append(part.share)
         n += len(taken)
         if time.monotonic() - told > 10:

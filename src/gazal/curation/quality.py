@@ -158,7 +158,11 @@ def _empty(row: dict[str, Any]) -> tuple[str, str, str] | None:
         if text is not None and not text.strip():
             return "empty", field, text
     options = row.get("options") or {}
-    if len(options) == 1 or not all(text.strip() for text in options.values()) or not options and row.get("answer_idx"):
+    if (
+        len(options) == 1
+        or not all(text.strip() for text in options.values())
+        or (not options and row.get("answer_idx"))
+    ):
         return "empty", "options", " | ".join(options.values())
     return None
 
@@ -174,8 +178,7 @@ def _no_answer(row: dict[str, Any]) -> tuple[str, str, str] | None:
     if (
         REFUSAL.match(said)
         or said.lower().rstrip(".") in NO_CONTENT
-        or len(said) < 400
-        and not re.search(r"[^\W_]", FURNITURE.sub("", said))
+        or (len(said) < 400 and not re.search(r"[^\W_]", FURNITURE.sub("", said)))
     ):
         return "no_answer", "response", response
     return None
