@@ -192,7 +192,7 @@ def test_information_gain_is_mutual_information(a: int, b: int) -> None:
 
 def test_every_tier_is_the_calculators_at_every_whole_clearance() -> None:
     for drug in load_drugs():
-        for value in range(0, 131):
+        for value in range(131):
             (tier,) = [tier for tier in drug.tiers if tier.contains(value)]
             if value in (tier.low, tier.high, 130) or value % 17 == 0:
                 assert tier.dose == renal(drug.name, drug.metric, value), (drug.name, value)

@@ -220,9 +220,7 @@ def test_uncertainty_key_and_traces_are_true(by_type: dict, annotated: dict, ter
         best, runner_up = sorted(gains.values(), reverse=True)[:2]
         assert gains[item.answer_idx] == best and best - runner_up > 0.04
         lines, brief = steps(item.reasoning), steps(item.reasoning_brief)
-        told = (
-            {part for part in lines[0].removeprefix("terms: ").split("; ")} if lines[0].startswith("terms: ") else set()
-        )
+        told = set(lines[0].removeprefix("terms: ").split("; ")) if lines[0].startswith("terms: ") else set()
         head = len(told) > 0
         assert (
             told == {f"{text} = {findings[k]}" for k, text in item.options.items() if text != findings[k]}
@@ -362,7 +360,7 @@ def test_shortcuts_are_near_chance_on_all_items_and_on_hard_ones(variety: str) -
     """Fitted on buckets that the test items are not in. 1,000 items a type: one standard error is 1.4 points (hard: up to 1.9), and
     five points are allowed; longest and most annotated option are held to one point, which balancing gives exactly."""
     training = [item for kind in REASONING_TYPES for item in draw(kind, 1600, 1, range(25, 65), variety=variety)]
-    test = [item for kind in REASONING_TYPES for item in draw(kind, 1000, 2, range(0, 15), variety=variety)]
+    test = [item for kind in REASONING_TYPES for item in draw(kind, 1000, 2, range(15), variety=variety)]
     for group in (test, [item for item in test if item.hard]):
         found = baselines(group, training)
         chance = found["chance"]

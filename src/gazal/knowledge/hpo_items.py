@@ -139,7 +139,7 @@ class Diagnosis:
         return "diagnosis|" + "|".join([*sorted(names[f] for f in present), *sorted(f"not {names[f]}" for f in absent)])
 
     def build(self, batch: Batch, row: int, rng: np.random.Generator) -> dict[str, Any]:
-        pool, (chosen, sign, table, sums, matches) = self.pool, (array[row] for array in batch.data)
+        pool, (_, sign, table, sums, matches) = self.pool, (array[row] for array in batch.data)
         present, absent = self._findings(batch, row)
         group, right = batch.texts[row], int(batch.right[row])
         names = [pool.diseases[i] for i in group.tolist()]

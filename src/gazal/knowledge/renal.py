@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
+from itertools import pairwise
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def load_drugs() -> tuple[Drug, ...]:
             else:
                 tiers.append(Tier(low, None if high is None else int(high), dose))
         seamless = tiers[0].high is None and tiers[-1].low == 0
-        seamless &= all(upper.low == (lower.high or 0) + 1 for upper, lower in zip(tiers, tiers[1:], strict=False))
+        seamless &= all(upper.low == (lower.high or 0) + 1 for upper, lower in pairwise(tiers))
         if seamless and len({tier.dose for tier in tiers}) == len(tiers) >= 2:
             metric, unit = ("CrCl", "mL/min") if entry["label_renal_metric"] == "crcl" else ("eGFR", "mL/min/1.73m2")
             drugs.append(Drug(entry["drug_name"].replace("_", "-"), metric, unit, tuple(tiers), entry["source_doi"]))

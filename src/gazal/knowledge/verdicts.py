@@ -163,10 +163,10 @@ def _relations(steps: list[Step]) -> list[tuple[object, ...]]:
         for claim in (*stated["total"], *stated["gain"]):
             highest[claim.kind] = max(claim.value, highest.get(claim.kind, claim.value))
         inside |= {c.value for c, held in zip(stated["range"], stated["inside"], strict=False) if held.value}
-        for claim in stated["total"] if levels else ():
-            found.append((step.text, claim, abs(sum(levels) - claim.value) < SLACK))
-        for claim in stated["gain"] if len(levels) == 2 else ():
-            found.append((step.text, claim, GAINS.get(levels) == claim.value))
+        if levels:
+            found += [(step.text, claim, abs(sum(levels) - claim.value) < SLACK) for claim in stated["total"]]
+        if len(levels) == 2:
+            found += [(step.text, claim, GAINS.get(levels) == claim.value) for claim in stated["gain"]]
         for points, claim in zip(stated["points"], stated["sum"], strict=False):
             found.append((step.text, claim, abs(running + points.value[1] - claim.value) < SLACK))
             running = claim.value
