@@ -276,7 +276,7 @@ def test_offline_is_said_at_once():
 def test_bad_folders_and_names(tmp_path):
     with pytest.raises(GazalError, match="no such folder"):
         load_benchmark("medqa", tmp_path / "absent")
-    found, not_run = load_benchmarks(["pubmedqa"], tmp_path)
+    _, not_run = load_benchmarks(["pubmedqa"], tmp_path)
     assert not_run == {"pubmedqa": "pubmedqa_test500.jsonl.gz is not in the benchmarks folder"}
     with pytest.raises(GazalError, match="benchmark medquad: unknown .known: medqa, medqa_5opt, "):
         load_benchmark("medquad")

@@ -43,7 +43,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Recipe]:
     folder = tmp_path_factory.mktemp("cards")
     local = folder / "structured_medical.jsonl"
     local.write_text(
-        "".join(json.dumps(row) + "\n" for row in STRUCTURED + [{"case": "Empty", "reasoning": " ", "answer": "x"}])
+        "".join(json.dumps(row) + "\n" for row in [*STRUCTURED, {"case": "Empty", "reasoning": " ", "answer": "x"}])
     )
     sources = f"[{{name: {local}, use: sft, shape: structured_medical}}, {{name: synth, use: sft, shape: synth}}, {{name: synth, use: grpo, shape: synth}}]"
     recipe = load_recipe("embedded", [*OVERRIDES, f"data.sources={sources}"])

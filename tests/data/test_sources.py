@@ -537,7 +537,7 @@ def test_a_folder_is_read_by_split_or_file(tmp_path):
         write_rows(tmp_path / "own" / f"{split}.parquet", SAMPLES["items"](n))
     count = lambda **values: (
         load_rows(SourceSection(name=str(tmp_path / "set"), use="grpo", shape="medical_grpo", **values), "k").count
-    )  # noqa: E731
+    )
     assert (count(), count(split="test"), count(file="test.jsonl")) == (6, 3, 3)
     assert load_rows(SourceSection(name=str(tmp_path / "own"), use="sft", shape="items", split="test"), "k").count == 3
     with pytest.raises(GazalError, match="k: .*Unknown split"):

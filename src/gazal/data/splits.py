@@ -45,7 +45,7 @@ class Chosen:
         return len(self.rows)
 
     def __iter__(self) -> Iterator[Item]:
-        handles = [open(path, "rb") for path in self.files]
+        handles = [open(path, "rb") for path in self.files]  # noqa: SIM115 - closed below, all of them
         try:
             for file, number in self.rows.tolist():
                 handles[file].seek(self.starts[file][number])
