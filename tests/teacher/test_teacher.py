@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -166,7 +167,7 @@ def test_trouble_is_waited_out_and_what_may_have_been_paid_is_booked(server, tmp
             assert not [later for later, *_ in script.times if at + 0.3 < later < at + 0.58]
     waits = {key: [at for at, other, _ in script.times if other == key] for key in script.keys}
     assert max(map(len, waits.values())) > 1 and all(
-        two - one > 0.02 for times in waits.values() for one, two in zip(times, times[1:], strict=False)
+        two - one > 0.02 for times in waits.values() for one, two in pairwise(times)
     )
 
 
@@ -486,7 +487,7 @@ def test_rules_change_without_requests(server, tmp_path):
 
 
 def test_topics(server, tmp_path):
-    url, script = server
+    url, _ = server
     topics = tmp_path / "topics.txt"
     topics.write_text("# of interest\n\nacute pericarditis | Cardiology\nhyponatraemia\n", encoding="utf-8")
     report, _ = run(tmp_path / "out", url, topics, topics=topics, n=10)

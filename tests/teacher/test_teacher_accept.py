@@ -323,7 +323,7 @@ def test_good_answers_pass_and_lose_no_line(steps, number, letter, data):
     gone = data.draw(st.integers(0, len(kept) - 1))
     without = "\n".join(kept[:gone] + kept[gone + 1 :])
     assert (reasons(without, task) == []) == (
-        kept[gone].startswith(f"Step {steps}: ") and steps > 2 or kept[gone].startswith("2. ")
+        (kept[gone].startswith(f"Step {steps}: ") and steps > 2) or kept[gone].startswith("2. ")
     )
 
 

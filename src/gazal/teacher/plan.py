@@ -50,7 +50,7 @@ class Question(Item):
     answer_idx: str = Field(default="", max_length=0)
 
     @model_validator(mode="after")
-    def _check(self) -> "Question":
+    def _check(self) -> Question:
         if not self.question.strip():
             raise ValueError("question: empty")
         return self
