@@ -38,7 +38,7 @@ def frame(
 
 
 def test_fifths_go_from_short_to_long_and_cut_ones_stand_apart() -> None:
-    found = of_completions(frame(list(range(1, 11)) + [99, 99], [False] * 8 + [True] * 2 + [True, False], cut=(10, 11)))
+    found = of_completions(frame([*range(1, 11), 99, 99], [False] * 8 + [True] * 2 + [True, False], cut=(10, 11)))
     assert [(c["fifth"], c["completions"], c["tokens"], c["accuracy"]) for c in found["fifths"]] == [
         (i, 2, 2 * i - 0.5, float(i == 5)) for i in range(1, 6)
     ]

@@ -15,7 +15,9 @@ from gazal.scoring.stats import bootstrap, interval
 
 
 def robustness(root: Path, answers: Answers) -> dict[str, Any]:
-    """For each model and benchmark that were asked in several orders of the options, of the items that were:
+    """Measure what another order of the options changes.
+
+    For each model and benchmark that were asked in several orders, of the items that were:
 
     orders, n (items); accuracy: mean over the orders with its ci95 (clustered by item), lowest and highest; same_answer
     (share of items whose answer is the same option in all orders; one that is not read is not the same; with several samples

@@ -118,7 +118,7 @@ def mcnemar_power(n: int, discordance: float, difference: float) -> float:
     """
     if not discordance:
         return 0.0
-    m = np.arange(*binom.ppf([1e-12, 1 - 1e-12], n, discordance).astype(int) + [0, 1])
+    m = np.arange(*binom.ppf([1e-12, 1 - 1e-12], n, discordance).astype(int) + [0, 1])  # noqa: RUF005 - numpy adds
     critical = binom.ppf(ALPHA / 2, m, 0.5)
     critical -= binom.cdf(critical, m, 0.5) > ALPHA / 2  # the largest count of the rarer kind that is still significant
     share = (1 + difference / discordance) / 2
