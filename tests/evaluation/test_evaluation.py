@@ -70,7 +70,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(tiny_model, quiz, tmp_path)
 
 
 def test_an_override_on_the_command_line_holds_for_every_model(tiny_model, quiz, tmp_path):
-    _, said = evaluate(tiny_model, [quiz], tmp_path, limit=4, changes={"permute": 2, "method": None, "engine": None})
+    evaluate(tiny_model, [quiz], tmp_path, limit=4, changes={"permute": 2, "method": None, "engine": None})
     assert len(read_predictions(tmp_path / "tiny" / "permuted" / "quiz.parquet")) == 8
     assert json.loads((tmp_path / "asked.json").read_text())["tiny"]["method"] == "generate"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os.path
+from itertools import pairwise
 
 import pytest
 import torch
@@ -134,7 +135,7 @@ def test_a_bigram_model_by_hand():
         Encoded([5, 4, 1], [[0], [2, 2]], 2),
         Encoded([3, 1], [[0, 5], [0, 4]], 3),
     ]
-    after = lambda *ids: sum(math.log(chances[a, b]) for a, b in zip(ids, ids[1:]))  # noqa: E731
+    after = lambda *ids: sum(math.log(chances[a, b]) for a, b in pairwise(ids))
     wanted = [
         [(after(3, 4), 1), (after(3, 5), 1)],
         [(after(2, 0, 3, 3), 3), (after(2, 1), 1)],

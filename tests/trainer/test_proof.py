@@ -55,7 +55,7 @@ def test_dora_is_the_identity_at_step_0_and_its_formula_after_training(tiny_mode
     """Liu et al. 2024, equation 5: W' = m (W0 + s BA) / ||W0 + s BA||, norms over each output's weights; at step 0 m = ||W0||, B = 0."""
     section = AdapterSection(rank=4, alpha=8)
     fresh = get_peft_model(load_model(tiny_model), lora_config(section))
-    for name, layer in fresh.named_modules():
+    for layer in fresh.modules():
         if hasattr(layer, "lora_magnitude_vector"):
             assert not layer.lora_B["default"].weight.any()
             torch.testing.assert_close(

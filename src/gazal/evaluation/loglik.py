@@ -73,7 +73,7 @@ def replies(
     batches = [
         [fits[at] for at in batch] for batch in plan_batches([costs[place] for place in fits], 0, settings.batch_tokens)
     ]
-    for batch in [batch[part] for batch in batches for part in alike([costs[place] for place in batch])]:
+    for batch in [whole[part] for whole in batches for part in alike([costs[place] for place in whole])]:
         wanted = [place for place in batch if place not in done]
         if not wanted:
             continue

@@ -71,7 +71,7 @@ class ManyProcesses:
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], Any]:
         """The batches of a step, without the examples that accelerate repeats at an epoch's end to give each process as
-        many. (Packed rows lie flat in one row: what is repeated of them stays.)"""
+        many. Packed rows lie flat in one row: what is repeated of them stays."""
         batches = list(islice(epoch_iterator, num_batches))
         ends = self.accelerator.gradient_state
         if (
