@@ -221,9 +221,9 @@ def _check(scores: dict[str, Any], path: Path) -> None:
     for model, entry in scores["models"].items():
         for benchmark, score in entry.get("benchmarks", {}).items():
             where = f"{path}: models.{model}.benchmarks.{benchmark}"
-            for field in ("n", "accuracy", "ci95", "unparsed", "truncated"):
-                if field not in score:
-                    raise GazalError(f"{where}.{field}: missing")
+            for name in ("n", "accuracy", "ci95", "unparsed", "truncated"):
+                if name not in score:
+                    raise GazalError(f"{where}.{name}: missing")
             if not 0 <= score["accuracy"] <= 1:
                 raise GazalError(f"{where}.accuracy: {score['accuracy']} is not between 0 and 1")
     accuracy = {(m, b): s["accuracy"] for m, e in scores["models"].items() for b, s in e.get("benchmarks", {}).items()}
