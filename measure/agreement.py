@@ -1,4 +1,4 @@
-"""Item by item: our letter by log-likelihood beside another evaluator's, saved as it goes. (evaluation.py asks both.)"""
+"""Item by item: our letter by log-likelihood beside another evaluator's, saved as it goes; evaluation.py asks both."""
 
 from __future__ import annotations
 

@@ -305,7 +305,7 @@ def page(result: dict[str, Any]) -> str:
             f"- {LABELS[run['method']]}, {run['documents']:,}: {line}"
             for run in result["runs"]
             for line in run["told"]
-            if "candidate" in line or "quality" in line and "by" in line
+            if "candidate" in line or ("quality" in line and "by" in line)
         ),
         "",
     ]

@@ -201,7 +201,7 @@ def parting(engine: Any, prompt: str, mine: str, other: str) -> float:
     """How far apart (nats) the model, asked alone, holds the two tokens at which two completions part."""
     encode = lambda text: (
         engine.tokenizer(prompt + text, add_special_tokens=False)["input_ids"] + [engine.tokenizer.eos_token_id]
-    )  # noqa: E731
+    )
     a, b = encode(mine), encode(other)
     at = next(at for at, (x, y) in enumerate(zip(a, b)) if x != y)
     with torch.no_grad():
@@ -225,7 +225,7 @@ def speed(
                 theirs, size, items, recipe, rendered, Path(scratch)
             )
         ours(engine, items[:2], recipe)  # warms up
-        for repeat in range(repeats):
+        for _ in range(repeats):
             for name, run in sides.items():
                 found = run()
                 runs.setdefault(name, []).append(found)

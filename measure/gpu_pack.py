@@ -90,7 +90,7 @@ def download(folder: Path) -> None:
         str(folder),
         *pins(),
     ]
-    if subprocess.run(words).returncode:
+    if subprocess.run(words, check=False).returncode:
         raise GazalError(
             "measure/gpu_pack.sh: pip could not fetch the wheels (its reason is above); --no-wheels leaves them out"
         )
@@ -148,7 +148,11 @@ def prepare(pack: Path, cpu: bool) -> None:
             scratch,
         ]
         done = subprocess.run(
-            [*steps, *(["--cpu"] if cpu else [])], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            [*steps, *(["--cpu"] if cpu else [])],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
         )
         if done.returncode:
             raise GazalError(

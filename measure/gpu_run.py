@@ -21,7 +21,7 @@ import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -241,7 +241,7 @@ def install(pack: Path, site: Path) -> str:
         "--target",
         str(site),
     ]
-    done = subprocess.run([*command, *map(str, wheels)], capture_output=True, text=True)
+    done = subprocess.run([*command, *map(str, wheels)], capture_output=True, text=True, check=False)
     return (done.stderr.strip().splitlines() or ["pip failed"])[-1] if done.returncode else ""
 
 
@@ -322,7 +322,7 @@ def main() -> int:
     try:
         for folder in (out, work):
             folder.mkdir(parents=True, exist_ok=True)
-        lock = open(work / ".lock", "w")  # held until this process ends
+        lock = open(work / ".lock", "w")  # noqa: SIM115 - held until this process ends
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if not arguments.start:
             (out / LINES).unlink(missing_ok=True)
@@ -348,7 +348,7 @@ def check(start: str, cpu: bool, pack: Path, work: Path, out: Path, began: float
     told = {
         "command": shlex.join(["bash", "measure/gpu_check.sh", *sys.argv[1:]]),
         "code": code,
-        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     }
     lines.add(
         "pack", "packages and data of the pack", "fail" if problem else "pass", time.monotonic() - began, problem, told

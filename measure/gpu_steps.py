@@ -205,7 +205,7 @@ class Run:
             str(folder),
             *(["--cpu"] if self.cpu else []),
         ]
-        done = subprocess.run(command)
+        done = subprocess.run(command, check=False)
         if check and done.returncode:
             left = folder / REASON
             raise RuntimeError(
@@ -239,6 +239,7 @@ def machine(run: Run) -> None:
                 capture_output=True,
                 text=True,
                 timeout=10,
+                check=False,
             )
             found.figures["driver"] = asked.stdout.strip()
 

@@ -85,7 +85,7 @@ def joined(calls: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
             if len(set(values)) > 1:
                 raise GazalError(f"the calls are of two checks: {key} {values[0]} and {values[1]}")
         for step, lines in ran.items():
-            if step not in kept or step not in (PACKED, MACHINE.name) and not lines[0]["why"].startswith(NO_TIME):
+            if step not in kept or (step not in (PACKED, MACHINE.name) and not lines[0]["why"].startswith(NO_TIME)):
                 kept[step] = lines
     if not kept:
         raise GazalError("no call found a card and a pack")

@@ -20,7 +20,7 @@ from trl.rewards import accuracy_reward, get_cosine_scaled_reward, get_repetitio
 Messages = Sequence[Sequence[dict[str, str]]]
 
 _BOXED = re.compile(r"\\boxed\{([^{}]*)\}")
-_FORMAT = re.compile("".join((r"^<think>\n.*?\n</think>\n", r"<answer>\n.*?\n</answer>$")), re.S | re.M)
+_FORMAT = re.compile(r"^<think>\n.*?\n</think>\n<answer>\n.*?\n</answer>$", re.S | re.M)
 _TAGS = ("<think>\n", "\n</think>\n", "\n<answer>\n", "\n</answer>")
 
 

@@ -169,7 +169,7 @@ def predict(stage: str, model: Path, checkpointing: bool, found: dict) -> dict[s
 def child(stage: str, model: Path, out: Path, checkpointing: bool) -> dict:
     """One measurement in a fresh process; its allocator gives freed memory back at once (see the module's text)."""
     command = [sys.executable, __file__, "--worker", stage, str(model), str(out), str(checkpointing)]
-    done = subprocess.run(command, env=os.environ | MALLOC, capture_output=True, text=True)
+    done = subprocess.run(command, env=os.environ | MALLOC, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(done.stderr)
     return json.loads(done.stdout.splitlines()[-1])
@@ -201,7 +201,7 @@ def main() -> None:
                 found = child(stage, model, Path(temporary) / stage, arguments.checkpointing)
                 expected = predict(stage, model, arguments.checkpointing, found)
                 for phase, value in found["peaks"].items():
-                    if phase in expected and expected[phase]:
+                    if expected.get(phase):
                         lines.append(
                             f"| {size} | {NAMES[stage]} | {phase} | {value / 1e6:,.0f} | {expected[phase] / 1e6:,.0f} | {100 * (expected[phase] / value - 1):+.1f} % |"
                         )

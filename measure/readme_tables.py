@@ -85,7 +85,7 @@ def claims_table(run: Results) -> Table:
     kept = [
         name
         for name in whole.header
-        if name in COLUMNS.values() and name != COLUMNS["arithmetic"] or name.startswith(("Right for", "Wrong from"))
+        if (name in COLUMNS.values() and name != COLUMNS["arithmetic"]) or name.startswith(("Right for", "Wrong from"))
     ]
     rows = [dict(zip(whole.header, row, strict=True)) for row in whole.rows]
     named = [

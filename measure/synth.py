@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import psutil
@@ -149,7 +150,7 @@ def main() -> None:
             many.append(run(n, args.processes, path))
             print(many[-1], flush=True)
     per, used = ([one[name] / one["n"] * 1e5 for one in many] for name in ("seconds", "processor"))
-    slope = [(b["seconds"] - a["seconds"]) / (b["n"] - a["n"]) * 1e5 for a, b in zip(many, many[1:], strict=False)]
+    slope = [(b["seconds"] - a["seconds"]) / (b["n"] - a["n"]) * 1e5 for a, b in pairwise(many)]
     text = [
         "# Generator",
         "",

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from itertools import pairwise
 from pathlib import Path
 
 import gpu_pack
@@ -41,7 +42,12 @@ def check(out: Path, *options: object) -> subprocess.CompletedProcess[str]:
     """`bash measure/gpu_check.sh` with this interpreter, its lines under ``out``."""
     command = ["bash", "measure/gpu_check.sh", *map(str, options)]
     return subprocess.run(
-        command, cwd=ROOT, env=os.environ | {"PYTHON": sys.executable, "OUT": str(out)}, capture_output=True, text=True
+        command,
+        cwd=ROOT,
+        env=os.environ | {"PYTHON": sys.executable, "OUT": str(out)},
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 
@@ -55,7 +61,7 @@ def pack(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("pack")
     command = ["bash", "measure/gpu_pack.sh", "--cpu", "--no-wheels", "--pack", str(folder)]
     done = subprocess.run(
-        command, cwd=ROOT, env=os.environ | {"PYTHON": sys.executable}, capture_output=True, text=True
+        command, cwd=ROOT, env=os.environ | {"PYTHON": sys.executable}, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     assert re.search(
@@ -179,7 +185,7 @@ def test_a_step_that_hangs_dies_or_breaks_costs_a_worker_and_no_other_step(scrip
         "leaves": "its process ended with code 3 (see log.txt)",
     }
     pids = [line["figures"]["pid"] for line in lines if line["what"] == "first"]
-    assert [a == b for a, b in zip(pids, pids[1:], strict=False)] == [True, False, True, False, False, False, True]
+    assert [a == b for a, b in pairwise(pids)] == [True, False, True, False, False, False, True]
     children = [line["figures"]["pid"] for line in lines if line["what"] == "child"]
     assert scripted.failed and len(children) == 1 and not any(running(pid) for pid in [*pids, *children])
 
@@ -215,7 +221,9 @@ sys.exit(gpu_run.main())
     while not (tmp_path / "lines.jsonl").exists() or "child" not in (tmp_path / "lines.jsonl").read_text():
         assert process.poll() is None, process.communicate()
         time.sleep(0.1)
-    second = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
+    second = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False
+    )
     assert second.returncode == 1 and "another check is at work there" in second.stderr
     if number == signal.SIGHUP and nohup:
         process.send_signal(number)
@@ -289,7 +297,7 @@ def test_losses_that_differ_or_are_no_numbers_fail(values, outcome):
     found = Found()
     beside(found, values, [1.0, 2.0], 0.01)
     assert found.outcome == outcome
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError):  # noqa: PT011 - its words are Python's
         beside(found, values[:1], [1.0, 2.0], 0.01)
 
 
@@ -298,7 +306,9 @@ def test_losses_that_differ_or_are_no_numbers_fail(values, outcome):
 
 def fetch(folder: Path, *names: str) -> int:
     return subprocess.run(
-        [sys.executable, "-m", "pip", "download", "-qq", "--no-deps", "-d", str(folder), *names], capture_output=True
+        [sys.executable, "-m", "pip", "download", "-qq", "--no-deps", "-d", str(folder), *names],
+        capture_output=True,
+        check=False,
     ).returncode
 
 
@@ -340,7 +350,7 @@ def test_the_pack_is_under_60_mib_and_its_wheels_are_whole(tmp_path):
         "--target",
     ]
     done = subprocess.run(
-        [*command, str(tmp_path / "site"), *map(str, wheels.glob("*.whl"))], capture_output=True, text=True
+        [*command, str(tmp_path / "site"), *map(str, wheels.glob("*.whl"))], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
 
@@ -475,7 +485,11 @@ def docs(folder: Path) -> Path:
 
 def tabulate(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "measure/gpu_table.py", *map(str, arguments)], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "measure/gpu_table.py", *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 

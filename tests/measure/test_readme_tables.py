@@ -150,7 +150,7 @@ def test_written_between_the_markers_and_nowhere_else(folders, tmp_path, capsys)
 
 
 def test_what_was_not_measured_is_left_out_or_named(folders, tmp_path):
-    (one, _), other = folders
+    (one, _), _ = folders
     scores = json.loads(Path(one, "eval/scores.json").read_text())
     (tmp_path / "eval").mkdir()
     for entry in scores["models"].values():
