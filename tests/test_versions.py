@@ -84,7 +84,7 @@ def test_environment_names_the_stack_with_the_same_versions(project: dict) -> No
     assert "python=3.11" in conda
     assert section[-1] == "-e .[gpu,test,lint]"
     named = pins(section[:-1])
-    assert STACK <= set(named)
+    assert set(named) >= STACK
     assert named == {name: (project["core"] | project["gpu"])[name] for name in named}
 
 

@@ -198,7 +198,7 @@ def build_run(run: Path, steps: int = 60, **score_options: Any) -> Path:
     (run / "eval/protocols.json").write_text(json.dumps(protocols(found)))
     (run / "eval/lengths.json").write_text(json.dumps(lengths(found)))
     (run / "eval/contamination.json").write_text(json.dumps(contamination(found)))
-    counts = {s: {k: n // 4 for k in TYPES} for s, n in (("sft", 1600), ("grpo", 2000), ("dev", 400), ("test", 1000))}
+    counts = {s: dict.fromkeys(TYPES, n // 4) for s, n in (("sft", 1600), ("grpo", 2000), ("dev", 400), ("test", 1000))}
     letters = {s: dict.fromkeys("ABCD", sum(c.values()) // 4) for s, c in counts.items()}
     by = {
         name: {"accuracy": v, "by": {k: v + 0.03 * i - 0.045 for i, k in enumerate(TYPES)}}

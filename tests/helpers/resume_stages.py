@@ -42,7 +42,7 @@ def run_stage(stage: str, path: Path, recipe: Recipe, log: Path, threads: int = 
 
     def count(event: str, arguments: tuple) -> None:
         nonlocal changes
-        if event in CHANGES or event == "open" and isinstance(arguments[1], str) and set(arguments[1]) & set("wax+"):
+        if event in CHANGES or (event == "open" and isinstance(arguments[1], str) and set(arguments[1]) & set("wax+")):
             changes += 1
             if changes == deadly:
                 os.kill(os.getpid(), signal.SIGKILL)

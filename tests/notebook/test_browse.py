@@ -172,7 +172,7 @@ def test_several_samples_of_one_item(tmp_path):
         and choose(samples, model="base", outcome="wrong")
         and choose(samples, model="base", outcome="right")
     )
-    assert not choose(samples, model="base", outcome="wrong", reason="ok", group="diagnosis", benchmark="quiz") == []
+    assert choose(samples, model="base", outcome="wrong", reason="ok", group="diagnosis", benchmark="quiz") != []
     assert item_html(samples, "quiz", "i1").count("✓ right") == 3
 
 

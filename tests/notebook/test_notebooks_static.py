@@ -54,7 +54,7 @@ def defined(module: str) -> set[str]:
 def test_there_is_one_notebook_for_each_stage() -> None:
     stages = [path.stem for path in PATHS if path not in (LAB, BROWSER)]
     assert stages == ["01_data", "02_sft", "03_grpo", "04_evaluation", "05_figures"] and {LAB, BROWSER} < set(PATHS)
-    assert NOTEBOOKS == dict(zip(STAGES, stages, strict=True))
+    assert dict(zip(STAGES, stages, strict=True)) == NOTEBOOKS
 
 
 def test_is_a_valid_python_notebook(notebook: nbformat.NotebookNode) -> None:

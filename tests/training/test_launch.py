@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -116,7 +116,7 @@ def child(
     stage: str,
     run: Path,
     launch: LaunchSection,
-    callbacks: list[TrainerCallback],
+    callbacks: Sequence[TrainerCallback],
 ) -> None:
     with open(log, "w", encoding="utf-8") as out:
         os.dup2(out.fileno(), 1)
@@ -134,7 +134,7 @@ def together() -> Callable[..., list[str]]:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["gazal.training.sft", "gazal.training.grpo", "accelerate.utils.fsdp_utils"])
 
-    def two(stage: str, run: RunFolder, launch: dict, callbacks: list[TrainerCallback] = []) -> list[str]:
+    def two(stage: str, run: RunFolder, launch: dict, callbacks: Sequence[TrainerCallback] = ()) -> list[str]:
         recipe = run.recipe.model_copy(update={"launch": LaunchSection.model_validate(launch)})
         arguments, *_ = _validate_launch_command(
             launch_command_parser().parse_args(launch_command(stage, run.path, recipe)[3:])

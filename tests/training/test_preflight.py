@@ -330,9 +330,9 @@ def test_reward_probe_judges_groups(groups, found):
 
 def test_generators_are_put_back_after_an_error():
     states = random.getstate(), np.random.get_state()[1].tobytes(), torch.get_rng_state()
-    with pytest.raises(ValueError), untouched():
+    with pytest.raises(KeyError), untouched():
         torch.rand(3), np.random.rand(700), random.random()
-        raise ValueError
+        raise KeyError
     assert (
         random.getstate() == states[0]
         and np.random.get_state()[1].tobytes() == states[1]
