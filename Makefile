@@ -49,6 +49,21 @@ test: $(STAMP) ## The tests to run before a commit: all but the slow ones (PYTES
 test-all: $(STAMP) ## All tests: kills, the long search, large inputs, real servers and several processes too
 	@$(WORKERS) $$PYTEST
 
+# What is formatted, searched for faults and spell-checked.
+PYTHON_FILES = src tests measure notebooks
+WRITTEN = src tests measure notebooks docs recipes paper Makefile $(wildcard *.md *.cff)
+
+format: $(STAMP) ## Format the code and mend what ruff can mend
+	@$(VENV)/bin/ruff format $(PYTHON_FILES); $(VENV)/bin/ruff check --fix $(PYTHON_FILES)
+
+# All of them run, so that one call says all that is wrong.
+lint: $(STAMP) ## Format, faults, types, the order of the rooms, spelling; changes nothing
+	@failed=(); check() { echo "== $$*"; "$(VENV)/bin/$$@" || failed+=("$$1"); }; \
+	  check ruff format --check $(PYTHON_FILES); check ruff check $(PYTHON_FILES); \
+	  check lint-imports; check codespell $(WRITTEN); check pyright --pythonpath $(PY); \
+	  $(ELAPSED); if [ "$${#failed[@]}" != 0 ]; then echo "make lint: failed: $${failed[*]} ($$seconds s)" >&2; exit 1; fi; \
+	  echo "make lint: nothing found ($$seconds s)"
+
 lab: $(STAMP) ## JupyterLab on the notebooks, in the same environment
 	@if [ "$$(id -u)" = 0 ]; then root=--allow-root; fi; $(PY) -m jupyterlab $${root:-} notebooks
 
@@ -132,7 +147,7 @@ lock: $(STAMP) ## Write requirements.lock from .venv (after a change of pins)
 	@mv requirements.lock.new requirements.lock; touch $(STAMP)
 
 clean: ## Remove runs/ and caches
-	@rm -rf runs build .pytest_cache .hypothesis src/*.egg-info
+	@rm -rf runs build .pytest_cache .hypothesis .ruff_cache .import_linter_cache src/*.egg-info
 	@find src tests measure $(wildcard notebooks) -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf
 
 distclean: clean ## The same, and .venv
