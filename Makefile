@@ -4,7 +4,7 @@ SHELL := bash
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-builtin-rules
 .DELETE_ON_ERROR:
-.PHONY: help .venv reproduce evaluate test test-all lab paper embedded-base bench-rewards bench-curation bench-synth bench-training bench-plan bench-evaluation gpu-pack gpu-check strip lock clean distclean
+.PHONY: help .venv reproduce evaluate test test-all format lint lab paper embedded-base bench-rewards bench-curation bench-synth bench-training bench-plan bench-evaluation gpu-pack gpu-check strip lock clean distclean
 
 PYTHON ?= python3
 RECIPE = embedded

@@ -45,12 +45,16 @@ from gazal.training.sft import sft_dataset, sft_trainer, train_sft
 
 BF16 = ("model.dtype=bfloat16", "sft.bf16=true", "grpo.bf16=true")
 TRAINER = ("grpo.rollouts=trainer",)  # a 4-bit or sharded policy has no merged copy
-LOSS_FP32 = 1e-4  # relative; two kinds of arithmetic of one CPU (its vector units, and none) parted by 1.5e-6 in 30 steps
+LOSS_FP32 = (
+    1e-4  # relative; two kinds of arithmetic of one CPU (its vector units, and none) parted by 1.5e-6 in 30 steps
+)
 LOSS_BF16 = 0.02  # relative; a CPU's own in bf16 parted by 0.0042 in 30 steps
 LOSS_8BIT = 0.05  # relative; chosen, because moments in 8 bits are noise of another kind, and none was measured
 LOSS_LIGER = 1e-3  # relative; chosen, because its kernels sum in another order, and none was measured
 RESUMED = 1e-2  # relative; nothing on a CPU, and a GPU's sums may come in another order
-ALIKE = 0.9  # share of completions; with the two kinds of arithmetic all 24 sampled and all 100 greedy ones were the same
+ALIKE = (
+    0.9  # share of completions; with the two kinds of arithmetic all 24 sampled and all 100 greedy ones were the same
+)
 MOVED = 0.9  # share of an adapter's elements; chosen, because on a CPU in fp32 all but a few move
 DIFFERENCE, SHARE = "largest relative difference of losses", "share of completions equal to a CPU's in fp32"
 TESTS = ("trainer/test_options.py", "trainer/test_proof.py", "models/test_generation.py", "training/test_preflight.py")

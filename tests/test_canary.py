@@ -120,7 +120,7 @@ def test_the_trainer_calls_from_some_method(called: str) -> None:
         assert not any(call.args for call in calls), "Trainer gives self._run_epoch arguments by position"
 
 
-@pytest.mark.parametrize(("module", "name", "arguments"), FUNCTIONS, ids=lambda value: str(value))
+@pytest.mark.parametrize(("module", "name", "arguments"), FUNCTIONS, ids=str)
 def test_a_deep_function_is_there(module: str, name: str, arguments: tuple[str, ...]) -> None:
     takes(find(module, name), f"{module}.{name}", arguments)
 

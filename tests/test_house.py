@@ -48,9 +48,8 @@ def clock_names(tree: ast.AST, functions: set[str]) -> set[str]:
 def reads_clock(node: ast.AST, names: set[str]) -> bool:
     """Whether an expression calls one of ``time``'s clocks, or uses a variable that holds a reading."""
     for part in ast.walk(node):
-        if isinstance(part, ast.Call) and isinstance(part.func, ast.Attribute) and part.func.attr in CLOCKS:
-            if isinstance(part.func.value, ast.Name) and part.func.value.id == "time":
-                return True
+        if isinstance(part, ast.Attribute) and part.attr in CLOCKS and ast.unparse(part.value) == "time":
+            return True
         if isinstance(part, ast.Name) and part.id in names:
             return True
     return False

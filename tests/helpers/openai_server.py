@@ -41,7 +41,7 @@ class Script:
         self.act: Callable[[Body, int], Action] = lambda body, number: "ok"
         self.text: Text | Callable[[Body], Text] = "**Answer:** A"
         self.thought = ""
-        self.usage: dict[str, int] | None | Callable[[Body], dict[str, int] | None] = tokens(300, 200)
+        self.usage: dict[str, int] | Callable[[Body], dict[str, int] | None] | None = tokens(300, 200)
         self.model: str | None = None  # the one that was asked for
         self.finish: str | None = "stop"
         self.streams = True  # whether a request for a stream gets one

@@ -146,7 +146,7 @@ def test_questions_are_their_forms_and_options_read_back(kind: str, by_type: dic
 # --- keys and traces, recomputed
 
 
-def test_diagnosis_key_and_traces_are_true(by_type: dict, annotated: dict, terms: dict) -> None:  # noqa: F811
+def test_diagnosis_key_and_traces_are_true(by_type: dict, annotated: dict, terms: dict) -> None:
     parents = _read_files()[1]
     seen: Counter[str] = Counter()
     for item in by_type["diagnosis"]:
@@ -208,7 +208,7 @@ def test_diagnosis_key_and_traces_are_true(by_type: dict, annotated: dict, terms
     assert seen["absent"] > 0.5 * N and seen["decides"] > 0.05 * N and seen["lay"] > 0.5 * N
 
 
-def test_uncertainty_key_and_traces_are_true(by_type: dict, annotated: dict, terms: dict) -> None:  # noqa: F811
+def test_uncertainty_key_and_traces_are_true(by_type: dict, annotated: dict, terms: dict) -> None:
     for item in by_type["uncertainty"]:
         slots = parse(item)
         pair = (slots["first"], slots["second"])

@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 import pytest
 from red_team.search import Find, became_correct, search
-from search import Find, became_correct, search
 
 from gazal.answers.extract import extract
 from gazal.recipe.rewards import RewardConfig

@@ -146,7 +146,7 @@ def test_the_truth_is_what_the_source_files_say() -> None:
 
 
 def test_a_long_completion_is_judged() -> None:
-    item, truth = pool("plain")[0]
+    _, truth = pool("plain")[0]
     for text in (
         "total: 1; " * 20_000,
         "".join(f"total: {n}\n" for n in range(20_000)),

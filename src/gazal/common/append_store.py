@@ -28,7 +28,7 @@ class AppendStore:
         self.path, self.strict = path, strict
         with self._writing():
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = open(path, "a+b")
+            self._file = open(path, "a+b")  # noqa: SIM115 - held until close()
             try:
                 self._lock()
                 self.torn = self._load(take)
@@ -74,7 +74,7 @@ class AppendStore:
                 batch.append((row, end, _parse(line)))
                 end += len(line)
                 if not line.endswith(b",\n"):
-                    for row, place, value in batch:
+                    for row, place, value in batch:  # noqa: B007 - the error names the row
                         take(place, value)
                     whole, batch = end, []
         except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from collections.abc import Callable
-from itertools import pairwise
 from typing import Any
 
 from gazal.paper.inputs import BASELINES, TEST, TYPES, Results, model_label
