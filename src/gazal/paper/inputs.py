@@ -14,8 +14,10 @@ from gazal.answers.protocols import OURS, PROTOCOLS
 from gazal.common.errors import GazalError
 from gazal.common.files import read_jsonl
 from gazal.common.paths import PAPER
+from gazal.data.schemas import DataReport
 from gazal.items.types import REASONING_TYPES
 from gazal.scoring.contamination import unclean
+from gazal.scoring.schemas import BenchmarkScore, Faithfulness, Scores
 from gazal.scoring.table import in_percent
 
 TEST = "test"  # the embedded test's name in scores.json
@@ -76,8 +78,8 @@ class Results:
 
     run: Path
     recipe: dict[str, Any]
-    scores: dict[str, Any]
-    data: dict[str, Any]
+    scores: Scores
+    data: DataReport
     sft_log: pd.DataFrame
     grpo_log: pd.DataFrame
     pass_rates: dict[str, float]
@@ -86,7 +88,7 @@ class Results:
     contamination: dict[str, Any]
     parity: dict[str, Any]
     lengths: dict[str, Any]
-    faithfulness: dict[str, Any] = field(default_factory=dict)
+    faithfulness: Faithfulness = field(default_factory=dict)
 
     @property
     def models(self) -> list[str]:
@@ -94,7 +96,7 @@ class Results:
         found = self.scores["models"]
         return [*(m for m in STAGES if m in found), *sorted(m for m in found if m not in STAGES)]
 
-    def score(self, model: str, benchmark: str) -> dict[str, Any] | None:
+    def score(self, model: str, benchmark: str) -> BenchmarkScore | None:
         """One model's entry for one benchmark, or None where it was not run."""
         return self.scores["models"].get(model, {}).get("benchmarks", {}).get(benchmark)
 
@@ -214,7 +216,7 @@ def _log(path: Path, column: str) -> pd.DataFrame:
     return frame.drop_duplicates("step", keep="last").sort_values("step", ignore_index=True) if rows else frame
 
 
-def _check(scores: dict[str, Any], path: Path) -> None:
+def _check(scores: Scores, path: Path) -> None:
     """The fields that figures and tables rest on; one clear line when one is missing."""
     if not isinstance(scores.get("models"), dict) or not scores["models"]:
         raise GazalError(f"{path}: models: no scored model")
@@ -235,7 +237,7 @@ def _check(scores: dict[str, Any], path: Path) -> None:
             )
 
 
-def _check_protocols(protocols: dict[str, Any], scores: dict[str, Any], path: Path) -> None:
+def _check_protocols(protocols: dict[str, Any], scores: Scores, path: Path) -> None:
     """Each protocol everywhere, and ours as in scores.json: else the file is of other predictions or of other code."""
     for benchmark, models in protocols.get("benchmarks", {}).items():
         for model, cells in models.items():
@@ -247,7 +249,7 @@ def _check_protocols(protocols: dict[str, Any], scores: dict[str, Any], path: Pa
                 raise GazalError(f"{where}.{OURS}: is not the accuracy in scores.json; {again}")
 
 
-def _check_faithfulness(report: dict[str, Any], scores: dict[str, Any], path: Path) -> None:
+def _check_faithfulness(report: Faithfulness, scores: Scores, path: Path) -> None:
     """Accuracies as in scores.json, where all items were judged: else the file is of other predictions."""
     for model, entry in report.get("models", {}).items():
         for benchmark, cell in entry["benchmarks"].items():
@@ -260,7 +262,7 @@ def _check_faithfulness(report: dict[str, Any], scores: dict[str, Any], path: Pa
                 )
 
 
-def _check_lengths(lengths: dict[str, Any], scores: dict[str, Any], path: Path) -> None:
+def _check_lengths(lengths: dict[str, Any], scores: Scores, path: Path) -> None:
     """As many completions as in scores.json: else the file is of other predictions."""
     for benchmark, models in lengths.items():
         for model, found in models.items():

@@ -11,6 +11,7 @@ import pandas as pd
 from gazal.data.repeats import repeats
 from gazal.items.schema import Item
 from gazal.predictions.file import not_asked
+from gazal.scoring.schemas import AtK, BenchmarkScore, Cell, Comparison, Part
 from gazal.scoring.stats import (
     detectable,
     detectable_above,
@@ -65,9 +66,8 @@ def groups_of(frame: pd.DataFrame) -> list[str]:
     return sorted({group for group in frame["group"] if isinstance(group, str)})
 
 
-def cell(frame: pd.DataFrame) -> dict[str, Any]:
-    """n (items), accuracy, ci95; shares of completions that are unparsed, truncated, empty (white space alone) and in the
-    format (left out where unknown); mean_tokens, and right answers per 1,000 completion tokens (None where there are none)."""
+def cell(frame: pd.DataFrame) -> Cell:
+    """Return the cell of these predictions."""
     means, tokens = means_of(frame), int(frame["n_tokens"].sum())
     found = {
         "n": len(means),
@@ -84,9 +84,9 @@ def cell(frame: pd.DataFrame) -> dict[str, Any]:
     return rounded(found)
 
 
-def score(frame: pd.DataFrame, items: list[Item], unclean: set[str] | None, ours: bool = True) -> dict[str, Any]:
-    """A model's entry for one benchmark (schema: :func:`gazal.scoring.score.score_folder`). ``ours``: letters are our
-    extractor's, so that votes and classes mean something."""
+def score(frame: pd.DataFrame, items: list[Item], unclean: set[str] | None, ours: bool = True) -> BenchmarkScore:
+    """Return a model's entry for one benchmark. ``ours``: letters are our extractor's, so that votes and classes mean
+    something."""
     samples = samples_of(frame)
     entry = {
         **cell(frame),
@@ -117,7 +117,7 @@ def _chance(frame: pd.DataFrame, items: list[Item]) -> dict[str, float]:
     return {"chance": round(float(np.mean(found)), 6)} if found else {}
 
 
-def _part(frame: pd.DataFrame, left_out: set[str] | None) -> dict[str, Any] | None:
+def _part(frame: pd.DataFrame, left_out: set[str] | None) -> Part | None:
     part = frame[~frame["item_id"].isin(left_out)] if left_out is not None else frame[:0]
     return {key: value for key, value in cell(part).items() if key in SHORT} if len(part) else None
 
@@ -143,16 +143,17 @@ def _as_classes(frame: pd.DataFrame, items: list[Item], classes: list[str]) -> t
     return true[:, :1], found
 
 
-def at_k(frame: pd.DataFrame) -> dict[str, Any]:
-    """``maj`` and ``pass``: {k: accuracy, ci95} for k = 1, 2, 4, … and all samples; exact expectations over the draws of k
-    samples (:func:`maj_at_k`, :func:`pass_at_k`). Intervals are over items, as for accuracy; k samples at a time an item gives
-    samples // k answers that share none."""
+def at_k(frame: pd.DataFrame) -> AtK:
+    """Return exact expectations over the draws of k samples (:func:`maj_at_k`, :func:`pass_at_k`).
+
+    Intervals are over items, as for accuracy; k samples at a time an item gives samples // k answers that share none.
+    """
     samples, right = samples_of(frame), frame.groupby("item_id", sort=True)["correct"].sum().astype(int)
     wrong = frame[~frame["correct"].astype(bool) & frame["letter"].notna()]
     votes: dict[str, tuple[int, ...]] = {
         name: tuple(sorted(found)) for name, found in wrong.groupby(["item_id", "letter"]).size().groupby(level=0)
     }
-    result: dict[str, Any] = {"maj": {}, "pass": {}}
+    result: AtK = {"maj": {}, "pass": {}}
     for k in steps_of_k(samples):
         majority = np.array([maj_at_k(count, votes.get(name, ()), samples, k) for name, count in right.items()])
         for kind, values in (("maj", majority), ("pass", pass_at_k(right.to_numpy(), samples, k))):
@@ -161,8 +162,8 @@ def at_k(frame: pd.DataFrame) -> dict[str, Any]:
     return result
 
 
-def comparison(one: pd.DataFrame, two: pd.DataFrame) -> dict[str, Any]:
-    """The difference between two models on the same items: delta, ci95, p, n (items)."""
+def comparison(one: pd.DataFrame, two: pd.DataFrame) -> Comparison:
+    """Return the difference between two models on the same items."""
     a, b = means_of(one), means_of(two)
     low, high = paired_interval(b - a)
     # the difference of the accuracies as they are printed, so that a reader's subtraction agrees

@@ -21,6 +21,7 @@ from gazal.knowledge.claims import KINDS, read_steps, structure
 from gazal.knowledge.truth import find_truth
 from gazal.knowledge.verdicts import OUTCOMES, judge
 from gazal.predictions.folder import Read, read_answers
+from gazal.scoring.schemas import Change, Faithfulness, Judged, ModelFaithfulness, PairedFaithfulness, Rate, Shaped
 from gazal.scoring.stats import bootstrap, ratio
 
 MEASURES = (
@@ -39,28 +40,10 @@ COMPARED = ("faultless", "precision", "coverage", "arithmetic", "follows", "wron
 STRUCTURE = ("think", "steps", "assessment", "answer")
 
 
-def measure_faithfulness(eval_dir: str | Path, answers: Read | None = None) -> dict[str, Any]:
-    """Write ``faithfulness.json`` beside the predictions (a run folder works too) and return it; same files, same bytes, no model.
+def measure_faithfulness(eval_dir: str | Path, answers: Read | None = None) -> Faithfulness:
+    """Write ``faithfulness.json`` beside the predictions (a run folder works too) and return it.
 
-    ``models.M.benchmarks.B``: ``items``, ``completions``, ``claims.KIND`` = made and right (kinds: ``steps.KINDS``), ``strange``
-    (claims about what the question does not name), ``beside`` (true ones about criteria that the question leaves out; in no
-    other number), and these rates, each ``{value, ci95, of}``, ``of`` being the denominator, or None where it is 0:
-
-    * of completions: ``accuracy``; ``faultless`` (claims are made and none is wrong); ``follows`` (of those that answer and
-      make claims: the stated numbers single the answer out); ``tied`` (of those that make claims: several options come out equal); ``outcomes.NAME`` (``verdicts.OUTCOMES``, exactly one each);
-      ``structure.PART`` (the card's: ``think``, ``steps``, ``assessment``, ``answer``); ``wrong_reasons`` (of the right answers
-      with claims: some claim or quotation is wrong or the answer does not follow);
-    * of claims: ``precision``; of the claims that the full traces need: ``coverage`` (made, right, nowhere contradicted: a brief
-      trace that is right throughout covers few); of relations between stated numbers: ``arithmetic``; of repetitions of the
-      question: ``quotes``; of steps: ``unread`` (some part could not be read).
-
-    ``by.TYPE`` holds the same for each reasoning type. A benchmark whose items no source settles has only ``items``,
-    ``completions``, ``accuracy`` and ``structure``, there with ``sections``. ``paired``: for each two models ``a``, ``b`` of a
-    benchmark, ``all`` and ``by.TYPE``: for each of ``COMPARED`` that both have ``delta`` (b minus a) and ``ci95``. ``unsettled.B``: items that
-    name a source which does not give their question and key (another release?); they are left out.
-
-    Intervals are at 95 % and take the item as the unit (:func:`gazal.scoring.stats.ratio`); of differences the percentile
-    bootstrap over items. Answers by log-likelihood are left out. Empty, and no file, where no knowledge-derived item is beside predictions.
+    Same files, same bytes, no model. Empty, and no file, if no knowledge-derived item is beside predictions.
     Raises GazalError as :func:`gazal.predictions.folder.read_answers` does.
     """
     root, frames, items = answers or read_answers(eval_dir)
@@ -72,7 +55,7 @@ def measure_faithfulness(eval_dir: str | Path, answers: Read | None = None) -> d
         for key, frame in frames.items()
         if items[key[1]] and not frame["likeliest"].any()
     }
-    models: dict[str, Any] = {}
+    models: dict[str, ModelFaithfulness] = {}
     for (model, benchmark), (table, derived) in tables.items():
         by = (
             {
@@ -86,7 +69,7 @@ def measure_faithfulness(eval_dir: str | Path, answers: Read | None = None) -> d
             else {}
         )
         models.setdefault(model, {"benchmarks": {}})["benchmarks"][benchmark] = {**_cell(table, derived), **by}
-    report = {
+    report: Faithfulness = {
         "models": models,
         "paired": _paired({key: table for key, (table, derived) in tables.items() if derived}),
         "unsettled": {
@@ -147,7 +130,7 @@ def _shaped(frame: pd.DataFrame) -> pd.DataFrame:
     return kept.assign(item_id=frame["item_id"], accuracy=frame["correct"].astype(int), of_accuracy=1)
 
 
-def _cell(table: pd.DataFrame, derived: bool) -> dict[str, Any]:
+def _cell(table: pd.DataFrame, derived: bool) -> Judged | Shaped:
     items, one = pd.factorize(table["item_id"])[0], np.ones(len(table))
     shape = {
         part: _rate(items, table[f"has_{part}"], one) for part in (*STRUCTURE, *(() if derived else ("sections",)))
@@ -167,7 +150,7 @@ def _cell(table: pd.DataFrame, derived: bool) -> dict[str, Any]:
     return {**cell, "structure": shape}
 
 
-def _rate(items: np.ndarray, part: pd.Series, whole: pd.Series | np.ndarray) -> dict[str, Any] | None:
+def _rate(items: np.ndarray, part: pd.Series, whole: pd.Series | np.ndarray) -> Rate | None:
     """``items``: each completion's item as a number; the other two are of completions as well."""
     parts, wholes = (np.bincount(items, weights=np.asarray(values, dtype=float)) for values in (part, whole))
     if not wholes.any():
@@ -176,7 +159,7 @@ def _rate(items: np.ndarray, part: pd.Series, whole: pd.Series | np.ndarray) -> 
     return {"value": round(value, 6), "ci95": [round(low, 6), round(high, 6)], "of": int(wholes.sum())}
 
 
-def _paired(tables: dict[tuple[str, str], pd.DataFrame]) -> list[dict[str, Any]]:
+def _paired(tables: dict[tuple[str, str], pd.DataFrame]) -> list[PairedFaithfulness]:
     """All pairs of models on the same items, earlier stage first."""
     rows = []
     for benchmark in dict.fromkeys(name for _, name in tables):
@@ -193,7 +176,7 @@ def _paired(tables: dict[tuple[str, str], pd.DataFrame]) -> list[dict[str, Any]]
     return rows
 
 
-def _differences(one: pd.DataFrame, two: pd.DataFrame) -> dict[str, Any]:
+def _differences(one: pd.DataFrame, two: pd.DataFrame) -> dict[str, Change]:
     """``b`` minus ``a`` for each measure that both have, with its bootstrap interval over items."""
     kept = [name for name in COMPARED if one[f"of_{name}"].sum() and two[f"of_{name}"].sum()]
     columns = [column for name in kept for column in (name, f"of_{name}")]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,21 +10,16 @@ import pandas as pd
 from gazal.common.errors import GazalError
 from gazal.predictions.folder import PERMUTED, Answers, read_permuted
 from gazal.scoring.cells import rounded
+from gazal.scoring.schemas import Robustness
 from gazal.scoring.stats import bootstrap, interval
 
 
-def robustness(root: Path, answers: Answers) -> dict[str, Any]:
-    """Measure what another order of the options changes.
+def robustness(root: Path, answers: Answers) -> dict[str, dict[str, Robustness]]:
+    """Return, by model and benchmark, what the items say that were asked in several orders of the options.
 
-    For each model and benchmark that were asked in several orders, of the items that were:
-
-    orders, n (items); accuracy: mean over the orders with its ci95 (clustered by item), lowest and highest; same_answer
-    (share of items whose answer is the same option in all orders; one that is not read is not the same; with several samples
-    first is compared with first, and so on) and same_answer_ci95; letter_bias (for each letter the share of answers that chose
-    it less the share of answers for which it was right, among answers that are read) and letter_bias_ci95 (bootstrap over
-    items). Raises GazalError where the permuted predictions are of other items.
+    Raises GazalError if the permuted predictions are of other items.
     """
-    found: dict[str, Any] = {}
+    found: dict[str, dict[str, Robustness]] = {}
     for (model, benchmark), frame in answers.items():
         if frame["key"].notna().all() and (turned := read_permuted(root, frame.attrs["path"])) is not None:
             if (
@@ -42,7 +36,7 @@ def robustness(root: Path, answers: Answers) -> dict[str, Any]:
     return found
 
 
-def of_orders(frame: pd.DataFrame) -> dict[str, Any]:
+def of_orders(frame: pd.DataFrame) -> Robustness:
     """One model on one benchmark; ``frame`` has item_id, sample, turn (which order), letter and key as shown, original (the
     answer's letter in the first order, or None) and correct."""
     frame = frame[frame["sample"] < frame.groupby("turn")["sample"].nunique().min()]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -20,31 +19,16 @@ from gazal.predictions.folder import Read, read_answers, read_not_run, regrade, 
 from gazal.scoring.cells import comparison, could_have_seen, groups_of, score, significant
 from gazal.scoring.contamination import read_unclean
 from gazal.scoring.robustness import robustness
+from gazal.scoring.schemas import ModelScores, PairedScore, Scores
 from gazal.scoring.stats import holm
 
 
-def score_folder(eval_dir: str | Path, by: str = OURS, answers: Read | None = None) -> dict[str, Any]:
-    """Score every ``<model>/<benchmark>.parquet`` under ``eval_dir`` (a run folder works too), write
-    ``scores.json`` there, and return it. ``answers``: what :func:`read_answers` gave for it, so that nothing is read twice.
+def score_folder(eval_dir: str | Path, by: str = OURS, answers: Read | None = None) -> Scores:
+    """Score every ``<model>/<benchmark>.parquet`` under ``eval_dir`` or its ``eval``; write and return ``scores.json``.
 
-    Schema: ``models.M.benchmarks.B`` = n (items), samples, accuracy, ci95, unparsed, truncated, empty and format
-    (shares of completions), mean_tokens, right_per_1k_tokens (right answers per 1,000 completion tokens; None without tokens),
-    not_asked (share of prompts that left no room in the model's context: empty, of no tokens, ended by length; they are truncated
-    too, and wrong), sampling (how it was asked; None where the file does not say), reasons (counts), by (reasoning type, else
-    subject; with items beside, its chance), clean (n, accuracy, ci95 without the items that ``contamination.json`` names; None where there is no such file), deduplicated (the same
-    without items that repeat an earlier one of the set; None without items), detectable (the smallest true accuracy above
-    chance that so many answers tell from chance with 80 % power; None where none is), macro_f1 (value, ci95; where all items
-    have the same option texts) and at_k (``maj`` and ``pass``, by k; with several samples).
-
-    ``paired``: a, b, benchmark, delta (accuracy of b minus accuracy of a), ci95, p, n (items), p_holm (adjusted by Holm over all
-    rows of ``paired``: each benchmark and pair of models is one test; what ``by`` holds for groups is no part of that family and
-    is not adjusted), detectable (the smallest true difference that this n would have shown with 80 % power, at the share of items
-    on which the two differ here; None where none is). ``baselines.B.name`` = accuracy; ``not_run.B`` = reason;
-    ``robustness.M.B``: :func:`gazal.scoring.robustness.robustness`.
-
-    ``by`` another protocol than ours: ``scores.<by>.json``, where reasons say how letters were come by and
-    nothing is paired; without items beside the predictions that raises GazalError. So does what :func:`read_answers`
-    cannot read, and an unknown protocol.
+    ``by`` another protocol than ours: ``scores.<by>.json``. ``answers``: what :func:`read_answers` gave for the folder.
+    Raises GazalError for what :func:`read_answers` cannot read, for an unknown protocol, and for one that is not ours
+    without items beside the predictions.
     """
     protocol(by)
     root, frames, items = answers or read_answers(eval_dir)
@@ -57,7 +41,7 @@ def score_folder(eval_dir: str | Path, by: str = OURS, answers: Read | None = No
         )
     if by != OURS:
         frames = {key: with_grades(frame, regrade(frame, items[key[1]], by)) for key, frame in frames.items()}
-    models: dict[str, Any] = {}
+    models: dict[str, ModelScores] = {}
     unclean = read_unclean(root)
     for (model, benchmark), frame in frames.items():
         models.setdefault(model, {"benchmarks": {}})["benchmarks"][benchmark] = score(
@@ -78,7 +62,7 @@ def score_folder(eval_dir: str | Path, by: str = OURS, answers: Read | None = No
     )
     for row, p in zip(paired, holm([row["p"] for row in paired]), strict=True):
         row["p_holm"] = significant(p)
-    scores = {
+    scores: Scores = {
         "models": models,
         "paired": paired,
         "baselines": {
@@ -95,7 +79,7 @@ def score_folder(eval_dir: str | Path, by: str = OURS, answers: Read | None = No
     return scores
 
 
-def _paired(benchmark: str, frames: dict[str, pd.DataFrame]) -> list[dict[str, Any]]:
+def _paired(benchmark: str, frames: dict[str, pd.DataFrame]) -> list[PairedScore]:
     """All pairs of models, earlier stage first; ``by`` holds the same for each reasoning type or subject."""
     rows = []
     names = list(frames)
