@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from pydantic import TypeAdapter
+from helpers.formats import check
 
 from gazal import runs
 from gazal.common.errors import GazalError
@@ -38,7 +38,7 @@ def test_manifest_says_what_made_what(run: RunFolder) -> None:
     sft = make(run, "sft", "data")
     assert sft["parents"] == {"data": sha256(run / "data" / "manifest.json")} and run.done("sft")
     for manifest in (data, sft):
-        TypeAdapter(Manifest).validate_python(manifest, strict=True)
+        check(Manifest, manifest)
 
 
 def test_outputs_in_folders_are_listed_and_hidden_ones_are_not(run: RunFolder) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from helpers.formats import check
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
@@ -25,6 +26,7 @@ from gazal.cli import app
 from gazal.common.errors import GazalError
 from gazal.curation.command import curate, curate_command
 from gazal.curation.rows import clean_row, read_rows
+from gazal.curation.schemas import CurationFile
 from gazal.items.reading import read_items
 from gazal.items.schema import Item
 from gazal.knowledge.generate import synthesize
@@ -83,11 +85,9 @@ def run(
     train: list[Path], test: list[Path], out: Path, **fields: Any
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]], dict[str, Any]]:
     curate_command(train, test, out, CurationSection(**fields), None, quiet)
-    return (
-        lines(out / "train.jsonl"),
-        lines(out / "removals.jsonl"),
-        json.loads((out / "report.json").read_text(encoding="utf-8")),
-    )
+    report = json.loads((out / "report.json").read_text(encoding="utf-8"))
+    check(CurationFile, report)
+    return lines(out / "train.jsonl"), lines(out / "removals.jsonl"), report
 
 
 def test_command_line(tmp_path: Path) -> None:

@@ -8,9 +8,11 @@ from typing import Any
 
 import datasets
 import pytest
+from helpers.formats import check
 from helpers.shapes_samples import lettered, medical_grpo, medreason, question, structured_medical, write_rows
 
 from gazal.common.errors import GazalError
+from gazal.data.schemas import DataReport
 from gazal.data.splits import TESTS, make_splits
 from gazal.items.reading import read_items
 from gazal.items.schema import Item
@@ -38,6 +40,7 @@ def build(
 ) -> tuple[dict[str, list[Item]], dict[str, Any], list[str]]:
     said: list[str] = []
     summary = make_splits(recipe, folder, benchmarks, said.append)
+    check(DataReport, summary)
     assert json.loads((folder / "report.json").read_text(encoding="utf-8")) == summary
     return (
         {

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import readme_tables as bench
+from helpers.formats import check
 from helpers.items import make_item
 from helpers.predictions import write
 
@@ -20,6 +21,7 @@ from gazal.paper.inputs import read_results
 from gazal.predictions.file import fingerprint
 from gazal.predictions.folder import read_answers
 from gazal.scoring.faithfulness import measure_faithfulness
+from gazal.scoring.schemas import Faithfulness, Scores
 from gazal.scoring.score import score_folder
 
 QUIZ = [make_item(n) for n in range(10)]
@@ -50,8 +52,8 @@ def make_run(folder: Path, seed: int, sft: int, grpo: int) -> Path:
             [[f"**Answer:** {item.answer_idx}" if n < right else "hm"] for n, item in enumerate(QUIZ)],
         )
     answers = read_answers(folder)
-    score_folder(folder, answers=answers)
-    measure_faithfulness(folder, answers)
+    check(Scores, score_folder(folder, answers=answers))
+    check(Faithfulness, measure_faithfulness(folder, answers))
     (folder / "recipe.yaml").write_text(f"name: embedded\nseed: {seed}\n")
     return folder
 

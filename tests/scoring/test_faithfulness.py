@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import statsmodels.api as sm
+from helpers.formats import check
 from helpers.planted_errors import ERRORS, numbered
 from helpers.predictions import write
 from hypothesis import assume, given
@@ -30,6 +31,7 @@ from gazal.knowledge.truth import Truth, find_truth
 from gazal.knowledge.verdicts import OUTCOMES, Verdict, judge
 from gazal.predictions.file import fingerprint
 from gazal.scoring.faithfulness import measure_faithfulness, ratio
+from gazal.scoring.schemas import Faithfulness
 from gazal.scoring.stats import interval
 
 EACH = 1050  # items a variety: 2,100 in all, with two traces each
@@ -388,6 +390,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_the_file(folder: Path) -> None:
     report = measure_faithfulness(folder)
+    check(Faithfulness, report)
     path = folder / "faithfulness.json"
     assert json.loads(path.read_text()) == report and report["unsettled"] == {}
     before = path.read_bytes()
@@ -463,6 +466,7 @@ def test_items_of_another_source_are_left_out_and_log_likelihoods_are_not_read(t
     strange = [item.model_copy(update={"question": "Which one?"}) if n < 3 else item for n, item in enumerate(items)]
     write(tmp_path, "sft", "test", strange, [[completion_text(item, item.reasoning)] for item in items])
     report = measure_faithfulness(tmp_path)
+    check(Faithfulness, report)
     assert report["unsettled"] == {"test": 3} and report["models"]["sft"]["benchmarks"]["test"]["items"] == 9
     opened = [[completion_text(item, item.reasoning).removeprefix("<think>\n")] for item in items]
     write(

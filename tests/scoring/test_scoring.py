@@ -10,6 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from helpers.formats import check
 from helpers.items import make_item
 from helpers.predictions import ITEMS, KINDS, folder, rows, write_rows
 from hypothesis import given, settings
@@ -24,7 +25,20 @@ from gazal.predictions.file import SCHEMA, fingerprint, read_predictions
 from gazal.predictions.folder import read_answers, save_items, save_not_run, save_training_items
 from gazal.scoring.protocol_comparison import compare_protocols
 from gazal.scoring.report import details_table, results_table
-from gazal.scoring.score import score_folder
+from gazal.scoring.schemas import Scores
+from gazal.scoring.score import score_folder as unchecked
+
+
+def score_folder(*args, **options) -> Scores:
+    scores = unchecked(*args, **options)
+    check(Scores, scores)
+    return scores
+
+
+def score_folder(*args, **options) -> Scores:
+    scores = unchecked(*args, **options)
+    check(Scores, scores)
+    return scores
 
 
 def test_schema_and_counts(tmp_path):

@@ -8,6 +8,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from helpers.formats import check
 from peft import PeftModel, get_peft_model
 from transformers import (
     GenerationConfig,
@@ -24,6 +25,7 @@ from gazal.models.loading import load_model, load_tokenizer, lora_config
 from gazal.recipe.load import load_recipe
 from gazal.recipe.recipe import Recipe
 from gazal.recipe.training import AdapterSection
+from gazal.trainer.schemas import SftStep
 from gazal.trainer.throughput import attention_flops, flops_per_token, peak_flops, sequence_lengths
 from gazal.training.rollouts import MergedModel
 from gazal.training.sft import sft_dataset, sft_trainer, train_sft
@@ -294,6 +296,7 @@ def test_each_step_logs_what_it_trained(tiny_model, items, tmp_path):
     lengths = sorted(map(len, trainer.train_dataset["input_ids"]))
     assert rows[-1]["num_tokens"] == sum(lengths)
     for row in rows:
+        check(SftStep, row)
         assert row["tokens_per_second"] > 0 and 0 < row["mfu"] < 2
         assert 0 <= row["padding_share"] < 1 - lengths[0] / lengths[-1]
     assert max(row["padding_share"] for row in rows) > 0.05
