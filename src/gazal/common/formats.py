@@ -1,6 +1,6 @@
 """What the types of file formats share. Each room has its own in ``schemas.py``; `make schemas` writes docs/schemas.
 
-The types are dictionaries, as the files are JSON: writing a file costs nothing more. pydantic's ``TypeAdapter`` checks one.
+The types are dictionaries, as the files are JSON: writing costs nothing more. pydantic's ``TypeAdapter`` checks a file.
 """
 
 from __future__ import annotations

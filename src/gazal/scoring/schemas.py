@@ -80,7 +80,7 @@ class BenchmarkScore(Cell):
     not_asked: Share
     """Share of prompts that left no room in the model's context. They are empty, truncated too, and wrong."""
     sampling: dict[str, Any] | None
-    """How tokens were drawn: values of the recipe's ``evaluation`` and the seed; null if the predictions do not say."""
+    """How the model answered: values of the recipe's ``evaluation`` and the seed; null if not known."""
     reasons: dict[str, Count]
     """Completions by why a letter, or none, was read. By another protocol: by how it came by its letter."""
     detectable: NotRequired[Share | None]
@@ -119,7 +119,7 @@ class PairedScore(Comparison):
     b: str
     benchmark: str
     detectable: Share | None
-    """Smallest true difference that so many items show with 80 % power, with the disagreement seen here; null if none."""
+    """Smallest true difference that so many items show with 80 % power at this disagreement; null if none."""
     by: dict[str, Comparison]
     """By reasoning type, else by subject. These tests are not in Holm's family."""
     p_holm: Share

@@ -1,4 +1,4 @@
-"""What a row of ``sft/metrics.jsonl`` and of ``grpo/metrics.jsonl`` holds: an optimizer step, logged by TRL and this room.
+"""What a row of ``sft/metrics.jsonl`` and of ``grpo/metrics.jsonl`` holds: an optimizer step, by TRL and this room.
 
 TRL averages over the forward passes of a step. A value may be NaN.
 """
