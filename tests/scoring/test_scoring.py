@@ -35,12 +35,6 @@ def score_folder(*args, **options) -> Scores:
     return scores
 
 
-def score_folder(*args, **options) -> Scores:
-    scores = unchecked(*args, **options)
-    check(Scores, scores)
-    return scores
-
-
 def test_schema_and_counts(tmp_path):
     scores = score_folder(folder(tmp_path, base=rows("rrrwwwwwwuuu"), grpo=rows("r" * 12), sft=rows("rrrrrrwwwwww")))
     assert json.loads((tmp_path / "scores.json").read_text()) == scores
