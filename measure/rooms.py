@@ -70,7 +70,7 @@ def main() -> None:
         before, mark, rest = page.partition("<!-- rooms -->\n")
         _, end, after = rest.partition("<!-- /rooms -->")
         with atomic_write(ROOT / name) as handle:
-            handle.write("".join([before, mark, "\n", block(), "\n\n", end, after]))
+            handle.write(f"{before}{mark}\n{block()}\n\n{end}{after}")
 
 
 if __name__ == "__main__":

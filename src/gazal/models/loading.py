@@ -159,7 +159,8 @@ def save_adapter(
     path. PEFT's stub of a model card would name one, and says nothing else: it is left out."""
     config = cast(LoraConfig, policy.peft_config["default"])
     config.base_model_name_or_path = base_name
-    if not isinstance(config.target_modules, str):  # a pattern; else a set, which has another order in each process
+    # A text is a pattern; what is not is a set, which has another order in each process.
+    if config.target_modules and not isinstance(config.target_modules, str):
         config.target_modules = sorted(config.target_modules)
     with atomic_folder(out) as temporary:
         policy.save_pretrained(str(temporary), state_dict=state)
