@@ -117,7 +117,7 @@ schemas: $(STAMP) ## JSON schemas of a run's result files, docs/schemas (after a
 	@$(PY) measure/schemas.py
 
 strip: $(STAMP) ## Remove outputs from notebooks/
-	@$(PY) -m nbstripout notebooks/*.ipynb
+	@$(PY) -m nbstripout --keep-id notebooks/*.ipynb
 
 .venv: $(STAMP) ## The Python environment (TORCH=cpu: CPU-only torch on Linux)
 
