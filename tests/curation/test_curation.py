@@ -25,9 +25,9 @@ from typer.testing import CliRunner
 from gazal.cli import app
 from gazal.common.errors import GazalError
 from gazal.curation.command import curate, curate_command
-from gazal.curation.rows import clean_row, read_rows
+from gazal.curation.scan import clean_row
 from gazal.curation.schemas import CurationFile
-from gazal.items.reading import read_items
+from gazal.items.reading import read_items, read_rows
 from gazal.items.schema import Item
 from gazal.knowledge.generate import synthesize
 from gazal.recipe.data import CurationSection
@@ -69,8 +69,9 @@ def write(path: Path, rows: list[Any]) -> Path:
             ),
             path,
         )
-    elif path.suffix == ".json":
-        path.write_text(json.dumps(rows, indent=2, ensure_ascii=False), encoding="utf-8")
+    elif path.name.endswith((".json", ".json.gz")):
+        text = json.dumps(rows, indent=2, ensure_ascii=False)
+        path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
     else:
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
@@ -181,7 +182,7 @@ def test_command_line(tmp_path: Path) -> None:
     assert bad.returncode == 1 and bad.stderr.count("\n") == 1 and "none.jsonl: no such file" in bad.stderr
 
 
-@pytest.mark.parametrize("ending", [".jsonl", ".jsonl.gz", ".json", ".parquet"])
+@pytest.mark.parametrize("ending", [".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet"])
 def test_formats_give_the_same(tmp_path: Path, ending: str) -> None:
     rows = [
         *ROWS[:6],
@@ -335,27 +336,23 @@ def cases(folder: Path) -> dict[str, tuple[list[Path], list[Path], str]]:
         return write(folder / f"{name}.jsonl", [ROWS[0], *rows])
 
     bad = {
-        "is missing (found: case, reasoning, answer)": write(
+        "row 1: question: missing (found: case, reasoning, answer)": write(
             folder / "shape.jsonl", [{"case": "x", "reasoning": "y", "answer": "z"}]
         ),
         "row 2: question: expected text, found int": one("number", {"id": "1", "question": 3}),
-        "row 2: question: is missing (found: id)": one("none", {"id": "1"}),
+        "row 2: question: missing (found: id)": one("none", {"id": "1"}),
         "row 2: expected an object, found list": one("list", [1]),
         f"row 3: id: {ROWS[0]['id']!r} is also row 1": one("ids", ROWS[1], ROWS[0]),
-        "row 2: options: expected letters and texts, found int": one(
-            "options", {"id": "1", "question": "x", "options": 4}
-        ),
+        "row 2: options: expected letters and texts, as": one("options", {"id": "1", "question": "x", "options": 4}),
         "row 2: options: not JSON": one("json", {"id": "1", "question": "x", "options": "{A: x}"}),
         "row 2: reasoning: expected text, found list": one(
             "reasoning", {"id": "1", "question": "x", "reasoning": ["y"]}
         ),
-        "row 2: answer_idx: expected text, found int": one(
+        "row 2: answer_idx: expected the letter of an option, as": one(
             "key", {"id": "1", "question": "x", "options": {"A": "x", "B": "y"}, "answer_idx": 1}
         ),
         "row 2: id: expected text, found float": one("id", {"id": 1.5, "question": "x"}),
-        "row 2: context: expected a list of texts, found list": one(
-            "context", {"id": "1", "question": "x", "context": [1]}
-        ),
+        "row 2: context.0: expected text, found int 1": one("context", {"id": "1", "question": "x", "context": [1]}),
         "row 2: not JSON": folder / "cut.jsonl",
         "cut.json: row 2: not JSON": folder / "cut.json",
         "cut.jsonl.gz: cannot be read": folder / "cut.jsonl.gz",
@@ -363,7 +360,7 @@ def cases(folder: Path) -> dict[str, tuple[list[Path], list[Path], str]]:
         "not a Parquet file": folder / "no.parquet",
         "empty.jsonl: no items": folder / "empty.jsonl",
         "empty.json: no items": folder / "empty.json",
-        "notes.txt: expected a file that ends in .jsonl": folder / "notes.txt",
+        "notes.txt: expected a file of items that ends in .jsonl": folder / "notes.txt",
         "none.jsonl.gz: no such file": folder / "none.jsonl.gz",
         "sub: is a folder": folder / "sub",
     }
@@ -488,7 +485,7 @@ def test_any_array_is_read_whatever_the_chunk(
     path = tmp_path_factory.mktemp("array") / "a.json"
     path.write_text(json.dumps(rows, indent=indent, ensure_ascii=False), encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("gazal.curation.rows.CHUNK", chunk)
+        patch.setattr("gazal.items.reading.CHUNK", chunk)
         assert [row for _, row in read_rows(path)] == rows
 
 

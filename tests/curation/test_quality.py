@@ -15,7 +15,8 @@ from gazal.answers.extract import extract
 from gazal.common.paths import ROOT
 from gazal.curation.command import token_counter
 from gazal.curation.quality import REASONS, Finding, QualityFilter, cut_short, key_of, sentence_ended, wrong_language
-from gazal.curation.rows import clean_row, read_rows
+from gazal.curation.scan import clean_row
+from gazal.items.reading import read_rows
 from gazal.knowledge.generate import synthesize
 from gazal.recipe.data import CurationSection
 from gazal.recipe.load import load_recipe

@@ -169,14 +169,14 @@ def test_a_json_array_is_read_and_its_bad_rows_are_named(tmp_path: Path, name: s
         write_rows(tmp_path / name, json.dumps([GOOD, GOOD | {"id": "b", "answer_idx": "Z"}]))
     )
     assert "row 2: expected an object, found str" in refusal(write_rows(tmp_path / name, json.dumps([GOOD, "text"])))
-    assert "expected a JSON array of items, found dict; JSON lines end in .jsonl" in refusal(
-        write_rows(tmp_path / name, GOOD)
-    )
-    assert "not JSON (Extra data at line 2, column 1); JSON lines end in .jsonl" in refusal(
-        write_rows(tmp_path / name, GOOD, GOOD)
-    )
+    array = "expected one JSON array of objects; JSON lines end in .jsonl"
+    good = json.dumps(GOOD)
+    for text in (good, f"{good}\n{good}", "", f"[{good}", f"{good}]", f"[{good},]", f"[{good}]]", f"[[{good}]]", "[]]"):
+        assert array in refusal(write_rows(tmp_path / name, text))
+    assert f"row 2: {array}" in refusal(write_rows(tmp_path / name, f"[{good} {good}]"))
+    assert "row 2: not JSON" in refusal(write_rows(tmp_path / name, f"[{good}, {good[:-9]}"))
+    assert f"row 2: {array}" in refusal(write_rows(tmp_path / name, f"[{good}] x"))
     assert "no items" in refusal(write_rows(tmp_path / name, "[]"))
-    assert "not JSON" in refusal(write_rows(tmp_path / name, ""))
     assert "no such file" in refusal(tmp_path / f"other-{name}")
 
 
@@ -217,7 +217,9 @@ def test_encodings(tmp_path: Path, name: str) -> None:
         ),
         ("x.jsonl", json.dumps([GOOD]).encode(), "row 1: expected an object, found list"),
         ("x.jsonl", b'{"id": ' + b"[" * 100_000, "row 1: not JSON"),
-        ("x.json", b"[" * 100_000, "cannot be read"),
+        ("x.json", b"[" * 100_000, "row 1: expected one JSON array"),
+        ("x.json", b'[{"id": ' + b"[" * 100_000, "row 1: not JSON"),
+        ("x.json", b'[{"id": ' + b"1" * 5000 + b"}]", "row 1: not JSON"),
         ("x.jsonl", b'{"id": ' + b"1" * 5000 + b"}", "row 1: not JSON that can be read"),
         (
             "x.csv",

@@ -88,35 +88,52 @@ def write_json(path: str | Path, value: Any) -> None:
         handle.write("\n")
 
 
-def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield ``(row, object)`` from JSON lines (``*.gz`` is gzipped); rows count from 1.
+@contextmanager
+def open_text(path: Path) -> Iterator[IO[str]]:
+    """Open a UTF-8 text file, gzipped if it ends in ``.gz``; skip a byte order mark.
 
-    A byte order mark is skipped. Raises GazalError naming file and row for a missing file, a cut line or a line that is no object.
+    Raises GazalError naming the file, and the row of bytes that are not UTF-8, also for what goes wrong as it is read.
     """
-    path = Path(path)
     try:
         unpack = gzip.open if path.suffix == ".gz" else open
         with unpack(path, "rt", encoding="utf-8-sig") as handle:
-            for row, line in enumerate(handle, 1):
-                if not line.strip():
-                    continue
-                try:
-                    value = json.loads(line)
-                except json.JSONDecodeError as error:
-                    raise GazalError(f"{path}: row {row}: not JSON ({error.msg} at column {error.colno})") from error
-                except (ValueError, RecursionError) as error:  # a number of 5,000 digits, a thousand brackets
-                    raise GazalError(
-                        f"{path}: row {row}: not JSON that can be read ({str(error).splitlines()[0]})"
-                    ) from error
-                if not isinstance(value, dict):
-                    raise GazalError(f"{path}: row {row}: expected an object, found {type(value).__name__}")
-                yield row, value
+            yield handle
     except FileNotFoundError as error:
         raise GazalError(f"{path}: no such file") from error
     except UnicodeDecodeError as error:
         raise GazalError(f"{path}: cannot be read ({_not_utf8(path)})") from error
     except (OSError, EOFError, zlib.error) as error:
         raise GazalError(f"{path}: cannot be read ({error})") from error
+
+
+def not_json(error: ValueError | RecursionError) -> str:
+    """Say in one line why ``json`` refused a text."""
+    if isinstance(error, json.JSONDecodeError):
+        return f"not JSON ({error.msg} at column {error.colno})"
+    return f"not JSON that can be read ({error})"  # 5,000 digits, a thousand brackets, no UTF-8
+
+
+def parse_object(text: str | bytes, where: str) -> dict[str, Any]:
+    """Return the JSON object that ``text`` holds. Raises GazalError, naming ``where``, for anything else."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise GazalError(f"{where}: {not_json(error)}") from error
+    if not isinstance(value, dict):
+        raise GazalError(f"{where}: expected an object, found {type(value).__name__}")
+    return value
+
+
+def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield ``(row, object)`` from JSON lines (``*.gz`` is gzipped); rows count from 1.
+
+    Raises GazalError naming file and row for a missing file, a cut line or a line that is no object.
+    """
+    path = Path(path)
+    with open_text(path) as handle:
+        for row, line in enumerate(handle, 1):
+            if line.strip():
+                yield row, parse_object(line, f"{path}: row {row}")
 
 
 def _not_utf8(path: Path) -> str:

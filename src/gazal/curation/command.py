@@ -9,7 +9,7 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,11 +20,11 @@ from gazal.common.errors import GazalError
 from gazal.common.files import atomic_write, sha256, write_json
 from gazal.curation.duplicates import Match, find_duplicates, find_within
 from gazal.curation.quality import REASONS, CountTokens, Finding, QualityFilter
-from gazal.curation.reading import batches
-from gazal.curation.rows import ENDINGS, stem
+from gazal.curation.reading import pick
 from gazal.curation.scan import scan_file
 from gazal.curation.schemas import CurationFile, CurationReport
 from gazal.items.prompts import build_messages
+from gazal.items.reading import check_file, stem
 from gazal.items.schema import TrainingExample
 from gazal.recipe.data import CurationSection
 from gazal.recipe.recipe import Recipe
@@ -100,7 +100,7 @@ def curate(
 ) -> Curated:
     """Find what to remove from ``train`` files: faulty rows, repeats (an earlier file wins), and what ``tests`` hold.
 
-    Files are JSON lines, a JSON array or Parquet (``gazal.curation.rows``); they are streamed, and copied as JSON lines
+    Files are JSON lines, a JSON array or Parquet (``gazal.items.reading``); they are streamed, and copied as JSON lines
     into ``work`` (a temporary folder when None) only where they are not such already or lack ids. ``count_tokens`` gives the numbers of tokens
     of texts, and prompt plus completion may have ``max_tokens`` of them: see ``token_counter``. Raises GazalError
     naming file, row and field.
@@ -253,7 +253,8 @@ def curate_command(
         curated = curate(train, {stem(path): path for path in test}, settings, counter, limit, say, work)
         with atomic_write(out / "train.jsonl", "wb") as handle:
             for path, kept in zip(curated.paths, curated.kept, strict=True):
-                handle.writelines(_lines(path, kept))
+                lines = (line for batch in pick(path, kept) for line in batch.lines)
+                handle.writelines(line if line.endswith(b"\n") else line + b"\n" for line in lines)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     curated.write_removals(out / "removals.jsonl")
@@ -282,20 +283,6 @@ def summary(report: CurationReport) -> list[str]:
     return [*lines, *(f"  not checked: {text}" for text in report["not_checked"])]
 
 
-def _lines(path: Path, kept: np.ndarray) -> Iterator[bytes]:
-    """The lines of the items in ``kept`` (ascending)."""
-    item, wanted = -1, iter(kept.tolist())
-    target = next(wanted, None)
-    for batch in batches(path):
-        for line in batch.lines:
-            if target is None:
-                return
-            item += not line.isspace()
-            if item == target and not line.isspace():
-                yield line if line.endswith(b"\n") else line + b"\n"
-                target = next(wanted, None)
-
-
 def _check_inputs(train: Sequence[Path], test: Sequence[Path], out: Path) -> None:
     if not train:
         raise GazalError("--train: give at least one file")
@@ -303,12 +290,7 @@ def _check_inputs(train: Sequence[Path], test: Sequence[Path], out: Path) -> Non
     names: dict[tuple[str, str], Path] = {}
     for option, paths in (("--train", train), ("--test", test)):
         for path in paths:
-            if path.is_dir():
-                raise GazalError(f"{option} {path}: is a folder, give a file")
-            if not path.exists():
-                raise GazalError(f"{option} {path}: no such file")
-            if not path.name.endswith(ENDINGS):
-                raise GazalError(f"{option} {path}: expected a file that ends in {', '.join(ENDINGS)}")
+            check_file(path, f"{option} ")
             about = path.stat()
             if other := seen.get((about.st_dev, about.st_ino)):
                 raise GazalError(f"{option} {path}: is the same file as {other}")

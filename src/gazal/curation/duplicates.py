@@ -181,7 +181,8 @@ def _show(
     ids: dict[int, str] = {}
     for file, path in enumerate(train):
         here = wanted[file_of[wanted] == file] if len(wanted) else wanted
-        for k, (_, row) in zip(here, pick(Path(path), row_of[here]), strict=True):
+        rows = (row for batch in pick(Path(path), row_of[here]) for row in parse(batch))
+        for k, row in zip(here, rows, strict=True):
             item, at = asked(row), int(k) + n_tests
             ids[at] = item.id
             for field in fields[at]:

@@ -84,7 +84,7 @@ class QualityFilter:
         self._to_count: list[tuple[int, dict[str, Any]]] = []
 
     def check(self, row: dict[str, Any]) -> None:
-        """Judge the next row (see ``gazal.curation.rows.clean_row``)."""
+        """Judge the next row (see ``gazal.curation.scan.clean_row``)."""
         self._number += 1
         found = (
             _empty(row)

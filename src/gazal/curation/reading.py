@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import json
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gazal.common.errors import GazalError
+from gazal.common.files import parse_object
 
 FIELDS = (
     "id",
@@ -52,16 +55,10 @@ def batches(path: Path, size: int = BATCH) -> Iterator[Batch]:
                     item += part.num_rows
             return
         with gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as handle:
-            lines: list[bytes] = []
-            first, item, count = 1, 0, 0
-            for number_, line in enumerate(handle, 1):
-                lines.append(line)
-                count += not line.isspace()
-                if len(lines) == size:
-                    yield Batch(str(path), first, item, lines)
-                    lines, first, item, count = [], number_ + 1, item + count, 0
-            if lines:
-                yield Batch(str(path), first, item, lines)
+            first = item = 0
+            while lines := list(itertools.islice(handle, size)):
+                yield (batch := Batch(str(path), first + 1, item, lines))
+                first, item = first + len(lines), item + count_items(batch)
     except FileNotFoundError as error:
         raise GazalError(f"{path}: no such file") from error
     except (OSError, EOFError, zlib.error, pa.ArrowInvalid) as error:
@@ -69,60 +66,36 @@ def batches(path: Path, size: int = BATCH) -> Iterator[Batch]:
 
 
 def parse(batch: Batch) -> list[dict[str, Any]]:
-    """The rows of a batch. Raises GazalError naming file and row."""
+    """Return the rows of a batch. Raises GazalError naming file and row."""
     if isinstance(batch.lines, pa.RecordBatch):
         rows = batch.lines.to_pylist()
     else:
-        rows = []
-        for number_, line in enumerate(batch.lines, batch.line):
-            if line.isspace():
-                continue
-            try:
-                value = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise GazalError(
-                    f"{batch.path}: row {number_}: not JSON ({getattr(error, 'msg', 'not UTF-8, or too deep')})"
-                ) from error
-            if not isinstance(value, dict):
-                raise GazalError(f"{batch.path}: row {number_}: expected an object, found {type(value).__name__}")
-            rows.append(value)
+        numbered = enumerate(batch.lines, batch.line)
+        rows = [parse_object(line, f"{batch.path}: row {row}") for row, line in numbered if not line.isspace()]
     for row in rows:
-        if isinstance(row.get("options"), str) and row["options"].lstrip()[:1] in (
-            "{",
-            "[",
-        ):  # Parquet holds them as JSON
-            try:
+        if isinstance(row.get("options"), str) and row["options"].lstrip()[:1] in ("{", "["):  # as Parquet holds them
+            with suppress(ValueError):  # then it is text, and is parsed as such
                 row["options"] = json.loads(row["options"])
-            except ValueError:
-                pass  # then it is text, and is parsed as such
     return rows
 
 
 def count_items(batch: Batch) -> int:
-    """Items of a batch: its lines that are not blank."""
-    return (
-        batch.lines.num_rows
-        if isinstance(batch.lines, pa.RecordBatch)
-        else sum(not line.isspace() for line in batch.lines)
-    )
+    """Return the number of a batch's items: its lines that are not blank."""
+    if isinstance(batch.lines, pa.RecordBatch):
+        return batch.lines.num_rows
+    return sum(not line.isspace() for line in batch.lines)
 
 
-def pick(path: Path, wanted: np.ndarray) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """Read the items whose numbers are in ``wanted`` (ascending) again: ``(item, row)``; other lines are not parsed."""
+def pick(path: Path, wanted: np.ndarray) -> Iterator[Batch]:
+    """Yield the items whose numbers are in ``wanted`` (ascending), in batches; ``item`` and ``line`` then say nothing."""
     at = 0
     for batch in batches(path):
-        n = count_items(batch)
-        stop = int(np.searchsorted(wanted, batch.item + n))
-        here = wanted[at:stop] - batch.item
-        at = stop
-        if len(here):
-            if isinstance(batch.lines, list):
-                full = [line for line in batch.lines if not line.isspace()]
-                batch = batch._replace(lines=[full[i] for i in here])
-                here, rows = np.arange(len(here)), parse(batch)
-            else:
-                rows = parse(batch)
-            for number_, i in zip(wanted[stop - len(here) : stop], here, strict=True):
-                yield int(number_), rows[i]
+        stop = int(np.searchsorted(wanted, batch.item + count_items(batch)))
+        here, at = wanted[at:stop] - batch.item, stop
+        if isinstance(batch.lines, pa.RecordBatch):
+            yield batch._replace(lines=batch.lines.take(pa.array(here)))
+        else:
+            full = [line for line in batch.lines if not line.isspace()]
+            yield batch._replace(lines=[full[i] for i in here])
         if at == len(wanted):
             return

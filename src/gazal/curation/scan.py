@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
+
+from pydantic import BaseModel, BeforeValidator, InstanceOf, ValidationError
 
 from gazal.common.errors import GazalError
-from gazal.common.files import atomic_write
+from gazal.common.files import atomic_write, not_json
 from gazal.curation.quality import Finding, QualityFilter
-from gazal.curation.rows import clean_row, read_rows
+from gazal.items.options import parse_options
+from gazal.items.reading import read_rows, stem
+from gazal.items.schema import LETTERS, item_problem
 
 NEWS = 50_000  # rows between two lines of progress
 
@@ -66,3 +70,61 @@ def _read(
     findings = quality.finish() if quality else []
     say(f"{path.name}: {count:,} items" + (f", {len(findings):,} set aside by quality filters" if quality else ""))
     return Scan(path, count, findings, quality.no_habit() if quality else [])
+
+
+def _options(value: Any) -> Any:
+    """Options as an object of letters: also from a list, from either as JSON text, and from lettered lines."""
+    if isinstance(value, str):
+        if value.strip()[:1] in ("{", "["):
+            try:
+                value = json.loads(value)
+            except (ValueError, RecursionError) as error:
+                raise ValueError(not_json(error)) from error
+        else:
+            parsed = parse_options(value) if value.strip() else ("", {})
+            value = parsed[1] if parsed else value
+    if isinstance(value, list) and len(value) <= len(LETTERS):
+        value = dict(zip(LETTERS, value, strict=False))
+    if isinstance(value, dict):
+        return {
+            letter: text if isinstance(text, str) else "" if text is None else str(text)
+            for letter, text in value.items()
+        }
+    return value
+
+
+def _context(value: Any) -> Any:
+    """A context as a list of texts: also from one text, and from PubMedQA's object."""
+    value = value.get("contexts") if isinstance(value, dict) else value
+    return [value] if isinstance(value, str) else value
+
+
+Text = InstanceOf[str]  # unlike str it takes half a surrogate pair too
+
+
+class CleanRow(BaseModel):
+    """The fields that the curation reads, in the item schema's types."""
+
+    id: Annotated[Text | None, BeforeValidator(lambda name: str(name) if type(name) is int else name)] = None
+    question: Text
+    options: Annotated[dict[Text, Text] | None, BeforeValidator(_options)] = None
+    context: Annotated[list[Text] | None, BeforeValidator(_context)] = None
+    reasoning: Text | None = None
+    response: Text | None = None
+    answer_idx: Text | None = None
+
+
+def clean_row(path: Path, number: int, row: dict[str, Any]) -> dict[str, Any]:
+    """Return ``row`` itself if it has the item schema's types, else a copy that has them and is otherwise the same.
+
+    A missing id becomes ``<file stem>-<row>``, an id that is a number its text; see ``CleanRow``. Raises GazalError
+    naming file, row and field for what cannot be understood: no question, or a text field that is no text.
+    """
+    try:
+        clean = CleanRow.model_validate(row)
+    except ValidationError as error:
+        raise GazalError(f"{path}: row {number}: {item_problem(error)}") from error
+    clean.id = clean.id or f"{stem(path)}-{number}"
+    fields = {field: getattr(clean, field) for field in clean.model_fields_set}
+    changes = {field: value for field, value in fields.items() if value != row.get(field)}
+    return {"id": "", **row, **changes} if changes else row

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import sys
 from collections.abc import Iterable
 from functools import partial
@@ -24,7 +23,7 @@ from gazal.common.errors import GazalError
 from gazal.common.hub import PROBE_SECONDS, Unreachable, hub_problem, offline, within
 from gazal.data.hub_rows import load_rows
 from gazal.data.shapes import SHAPES, Convert, converter, tidy
-from gazal.items.reading import BY_ROW, ENDINGS, Rows, read_items
+from gazal.items.reading import BY_ROW, ENDINGS, Rows, read_items, stem
 from gazal.items.schema import Item, item_problem
 from gazal.recipe.data import SourceSection
 
@@ -118,13 +117,13 @@ DEVELOPMENT_ROWS = 1000  # of a large training split on the hub: more are not ne
 
 def benchmark_name(name: str) -> str:
     """A benchmark's own name, or an items file's name without folder and ending."""
-    return name if name in BENCHMARKS else re.sub(r"(\.jsonl|\.json|\.parquet)?(\.gz)?$", "", Path(name).name)
+    return name if name in BENCHMARKS else stem(name)
 
 
 def _as_published(name: str, rows: Rows) -> Rows:
     """Rows in the item schema: as they are, or converted where the first is not in it and has all columns of one of ``PUBLISHED``."""
     rows = list(rows)
-    columns = rows[0][1].keys() if rows else set()
+    columns = rows[0][1].keys()
     shape = next((shape for shape in PUBLISHED if columns >= set(SHAPES[shape].columns)), None)
     if shape is None or columns >= {"options", "answer_idx"}:
         return rows

@@ -17,8 +17,8 @@ from huggingface_hub.hf_api import DatasetInfo
 from gazal.common.errors import GazalError
 from gazal.common.files import read_jsonl
 from gazal.common.hub import Unreachable, first_line, is_hub_id, offline, offline_note, require_hub, within
-from gazal.curation.rows import ENDINGS, read_rows
 from gazal.data.shapes import SHAPES
+from gazal.items.reading import ENDINGS, read_rows
 from gazal.recipe.data import SourceSection
 
 FORMATS = {".parquet": "parquet", ".json": "json", ".jsonl": "json", ".gz": "json"}

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import math
 import re
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,60 +14,142 @@ import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from gazal.common.errors import GazalError
-from gazal.common.files import read_jsonl
+from gazal.common.files import not_json, open_text, read_jsonl
 from gazal.items.schema import Item, item_problem, parse_item
 
 ENDINGS = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet")
 BY_ROW = re.compile(r"row-\d+")  # what an item without an id is named
+BETWEEN = re.compile(r"[ \t\r\n,\[\]]*")  # what may stand between the objects of a JSON array
+CHUNK = 1 << 20  # characters of a JSON array that are read at a time
+BATCH = 1000  # rows of Parquet
 Rows = Iterable[tuple[int, dict[str, Any]]]  # numbered from 1
 Reshape = Callable[[Rows], Rows]
+
+
+def stem(path: str | Path) -> str:
+    """Return the file's name without folder and ending."""
+    name = Path(path).name
+    return next((name.removesuffix(ending) for ending in ENDINGS if name.endswith(ending)), name)
+
+
+def check_file(path: Path, option: str = "") -> None:
+    """Raise GazalError, naming ``option`` and file, for a folder, a missing file or another ending than ``ENDINGS``."""
+    if path.is_dir():
+        raise GazalError(f"{option}{path}: is a folder, expected a file of items")
+    if not path.name.endswith(ENDINGS):
+        raise GazalError(f"{option}{path}: expected a file of items that ends in {', '.join(ENDINGS)}")
+    if not path.exists():
+        raise GazalError(f"{option}{path}: no such file")
+
+
+def read_rows(path: Path, one_array: bool = False) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield ``(row, object)``, rows from 1, of a file that ends in one of ``ENDINGS``; never hold the whole file.
+
+    A ``.json`` holds a JSON array or, unless ``one_array``, objects one after another. Raises GazalError naming file
+    and row for a missing, broken or empty file.
+    """
+    check_file(path)
+    name = path.name.removesuffix(".gz")
+    row = 0
+    for row, value in (
+        _parquet_rows(path)
+        if name.endswith(".parquet")
+        else _array_rows(path, one_array)
+        if name.endswith(".json")
+        else read_jsonl(path)
+    ):
+        yield row, value
+    if not row:
+        raise GazalError(f"{path}: no items")
+
+
+def _parquet_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Rows without the nulls that Arrow has for a field, or a letter of the options, that a row lacks."""
+    try:
+        with pq.ParquetFile(path) as file:
+            rows = (row for batch in file.iter_batches(BATCH) for row in batch.to_pylist(maps_as_pydicts="strict"))
+            for number, row in enumerate(rows, 1):
+                if isinstance(row.get("options"), dict):
+                    row["options"] = _without_nulls(row["options"])
+                yield number, _without_nulls(row)
+    except (OSError, pa.ArrowException, UnicodeDecodeError, KeyError) as error:  # KeyError: a map with a key twice
+        raise GazalError(f"{path}: not a Parquet file of items ({str(error).splitlines()[0]})") from error
+
+
+def _without_nulls(row: dict[str, Any]) -> dict[str, Any]:
+    return {field: value for field, value in row.items() if value is not None}
+
+
+def _array_rows(path: Path, one_array: bool) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The objects of a JSON array, decoded as the text arrives."""
+    decode, row, text, at, size = json.JSONDecoder().raw_decode, 0, "", 0, CHUNK
+
+    def check(signs: str, expected: str) -> None:
+        if one_array and "".join(signs.split()) != expected:
+            raise GazalError(f"{path}: row {row + 1}: expected one JSON array of objects; JSON lines end in .jsonl")
+
+    with open_text(path) as handle:
+        more = "."
+        while more:
+            more = handle.read(size)
+            text, at = text[at:] + more, 0
+            while (start := BETWEEN.match(text, at).end()) < len(text):  # type: ignore[union-attr]
+                check(text[at:start], "," if row else "[")
+                try:
+                    value, at = decode(text, start)
+                except (ValueError, RecursionError) as error:
+                    if more and isinstance(error, json.JSONDecodeError):
+                        break  # perhaps cut by the end of the text: read on
+                    raise GazalError(f"{path}: row {row + 1}: not JSON ({getattr(error, 'msg', error)})") from error
+                row += 1
+                if not isinstance(value, dict):
+                    raise GazalError(f"{path}: row {row}: expected an object, found {type(value).__name__}")
+                yield row, value
+            size = max(CHUNK, len(text) - at)  # doubles for an object larger than a chunk: no work twice over
+    check(text[at:], "]" if row else "[]")
 
 
 def read_items(
     path: str | Path, training: bool = False, ids: bool = True, reshape: Reshape | None = None
 ) -> list[Item]:
-    """Read items from JSON lines (``.jsonl``), a JSON array (``.json``), either gzipped (``.gz``), or Parquet.
+    """Read items from a file that ends in one of ``ENDINGS``.
 
-    With ``training`` a row that has ``response`` in place of ``options`` is a TrainingExample; without ``ids`` the rows of a
-    file in which none has an id are named by their numbers (``row-1``); ``reshape`` makes rows of another schema ours. Raises
-    GazalError, one line naming file, row and field, for anything that is not an item, for what no items file can hold (NaN, half a surrogate pair, bytes), and for two items of one id.
+    With ``training`` a row that has ``response`` in place of ``options`` is a TrainingExample. Without ``ids`` the rows
+    of a file in which none has an id are named by their numbers (``row-1``). ``reshape`` makes rows of another schema
+    ours. Raises GazalError, one line naming file, row and field, for anything that is not an item, for two items of one
+    id, and for what no items file can hold (NaN, half a surrogate pair, bytes).
     """
     path = Path(path)
-    if path.is_dir():
-        raise GazalError(f"{path}: is a folder, expected a file of items")
-    if not path.name.endswith(ENDINGS):
-        raise GazalError(f"{path}: expected a file of items that ends in {', '.join(ENDINGS)}")
-    kind = path.name.removesuffix(".gz")
-    rows = (
-        _parquet_rows(path)
-        if kind.endswith(".parquet")
-        else _array_rows(path)
-        if kind.endswith(".json")
-        else read_jsonl(path)
-    )
+    rows: Rows = read_rows(path, one_array=True)
     items: list[Item] = []
     seen: dict[str, int] = {}
     named = ids
     for row, value in reshape(rows) if reshape else rows:
-        if bad := next(((field, what) for field in value if (what := _unwritable({field: value[field]}))), None):
-            raise GazalError(f"{path}: row {row}: {bad[0].encode(errors='replace').decode()}: {bad[1]}")
+        where = f"{path}: row {row}"
+        if path.suffix == ".parquet" and isinstance(value.get("options"), str):
+            try:
+                value["options"] = json.loads(value["options"])
+            except (ValueError, RecursionError) as error:
+                raise GazalError(f"{where}: options: {not_json(error)}") from error
+        for field in value:
+            if what := _unwritable({field: value[field]}):
+                raise GazalError(f"{where}: {field.encode(errors='replace').decode()}: {what}")
         if not ids:
             before, named = named, value.get("id") is not None
             if items and named != before:
                 raise GazalError(
-                    f"{path}: row {row}: id: {'there' if named else 'missing'}, unlike in the rows before; give one to every row, or to none"
+                    f"{where}: id: {'there' if named else 'missing'}, unlike in the rows before; "
+                    "give one to every row, or to none"
                 )
             value = value if named else value | {"id": f"row-{row}"}
         try:
             item = parse_item(value) if training else Item.model_validate(value)
         except ValidationError as error:
-            raise GazalError(f"{path}: row {row}: {item_problem(error)}") from error
+            raise GazalError(f"{where}: {item_problem(error)}") from error
         if item.id in seen:
-            raise GazalError(f"{path}: row {row}: id: {item.id!r} is also row {seen[item.id]}")
+            raise GazalError(f"{where}: id: {item.id!r} is also row {seen[item.id]}")
         seen[item.id] = row
         items.append(item)
-    if not items:
-        raise GazalError(f"{path}: no items")
     return items
 
 
@@ -91,46 +171,3 @@ def _unwritable(value: Any) -> str:
         if isinstance(value, int | float | None)
         else f"{type(value).__name__} is no JSON value; make it text, or leave the field out"
     )
-
-
-def _array_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    try:
-        values = json.loads(
-            (gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()).decode("utf-8-sig")
-        )
-    except FileNotFoundError as error:
-        raise GazalError(f"{path}: no such file") from error
-    except json.JSONDecodeError as error:
-        raise GazalError(
-            f"{path}: not JSON ({error.msg} at line {error.lineno}, column {error.colno}); JSON lines end in .jsonl"
-        ) from error
-    except (OSError, EOFError, zlib.error, ValueError, RecursionError) as error:
-        raise GazalError(f"{path}: cannot be read ({error})") from error
-    if not isinstance(values, list):
-        raise GazalError(
-            f"{path}: expected a JSON array of items, found {type(values).__name__}; JSON lines end in .jsonl"
-        )
-    for row, value in enumerate(values, 1):
-        if not isinstance(value, dict):
-            raise GazalError(f"{path}: row {row}: expected an object, found {type(value).__name__}")
-        yield row, value
-
-
-def _parquet_rows(path: Path) -> Iterable[tuple[int, dict[str, Any]]]:
-    try:
-        rows = pq.read_table(path).to_pylist(maps_as_pydicts="strict")
-    except FileNotFoundError as error:
-        raise GazalError(f"{path}: no such file") from error
-    except (OSError, pa.ArrowException, UnicodeDecodeError, KeyError) as error:  # a map with a key twice
-        raise GazalError(f"{path}: not a Parquet file of items ({str(error).splitlines()[0]})") from error
-    for row, value in enumerate(rows, 1):
-        if isinstance(value.get("options"), str):
-            try:
-                value["options"] = json.loads(value["options"])
-            except json.JSONDecodeError as error:
-                raise GazalError(f"{path}: row {row}: options: not JSON ({error.msg})") from error
-        elif isinstance(
-            value.get("options"), dict
-        ):  # a column of letters: Arrow has null where an item has fewer options
-            value["options"] = {letter: text for letter, text in value["options"].items() if text is not None}
-        yield row, {key: field for key, field in value.items() if field is not None}
