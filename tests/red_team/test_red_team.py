@@ -96,12 +96,12 @@ def test_read_cases(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("change", "what"),
-    [({"family": ""}, "family: expected text"), ({"id": 3}, "id: expected text"), ({"completion": 3}, "completion: expected text or a list"),
-     ({"completion": ["x", ["y"]]}, "completion: a piece"), ({"completion": [["y", -1]]}, "completion: a piece"), ({"completion": [["y", True]]}, "completion: a piece"),
-     ({"completion": [["y", 10**9]]}, "completion: is over"), ({"letter": "E"}, "letter: 'E' is not among"), ({"reason": "good"}, "reason: 'good' is not a reason"),
-     ({"reason": "empty"}, "reason: 'ok' goes with a letter"), ({"letter": None}, "reason: 'ok' goes with a letter"), ({"options": {"A": "x"}}, "options: expected"),
-     ({"options": {"A": "x", "K": "y"}}, "options: a letter"), ({"options": {"A": "x", "B": 1}}, "options: expected"), ({"answer_idx": "Z"}, "answer_idx: 'Z'"),
-     ({"think_open": 1}, "think_open: expected"), ({"note": "x"}, "note: is not a field"), ({"id": "f-1"}, "id: 'f-1' is there twice")],
+    [({"family": ""}, "family: String should have at least 1"), ({"id": 3}, "id: Input should be a valid string"), ({"completion": 3}, "completion: expected text, or a list"),
+     ({"completion": ["x", ["y"]]}, "completion: expected text, or a list"), ({"completion": [["y", -1]]}, "completion: expected text, or a list"), ({"completion": [["y", True]]}, "completion: expected text, or a list"),
+     ({"completion": [["y", 10**9]]}, "completion: is over"), ({"letter": "E"}, "letter: 'E' is not among"), ({"reason": "good"}, "reason: Input should be 'ok', "),
+     ({"reason": "empty"}, "reason: 'ok' goes with a letter"), ({"letter": None}, "reason: 'ok' goes with a letter"), ({"options": {"A": "x"}}, "options: Dictionary should have at least 2"),
+     ({"options": {"A": "x", "K": "y"}}, "options.K.[key]: Input should be 'A', "), ({"options": {"A": "x", "B": 1}}, "options.B: Input should be"), ({"answer_idx": "Z"}, "answer_idx: 'Z'"),
+     ({"think_open": 1}, "think_open: Input should be a valid boolean"), ({"note": "x"}, "note: Unexpected"), ({"id": "f-1"}, "id: 'f-1' is there twice")],
 )  # fmt: skip
 def test_bad_cases_name_file_row_and_field(tmp_path: Path, change: dict[str, object], what: str) -> None:
     path = write(tmp_path / "cases.jsonl", GOOD, GOOD | {"id": "f-2"} | change)
@@ -113,7 +113,7 @@ def test_bad_cases_name_file_row_and_field(tmp_path: Path, change: dict[str, obj
 @pytest.mark.parametrize("field", ["family", "id", "completion", "letter", "reason"])
 def test_missing_fields_and_broken_lines(tmp_path: Path, field: str) -> None:
     path = write(tmp_path / "cases.jsonl", {k: v for k, v in GOOD.items() if k != field})
-    with pytest.raises(GazalError, match=f"row 1: {field}: is missing"):
+    with pytest.raises(GazalError, match=f"row 1: {field}: Field required"):
         read_cases(path)
     with pytest.raises(GazalError, match="row 2: not JSON"):
         read_cases(write(path, GOOD, '{"family": '))

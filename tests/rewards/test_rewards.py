@@ -240,7 +240,7 @@ def test_extract_lines() -> None:
         {"completion": "Rest.", "options": OPTIONS | {"E": None}, "id": 3},
     ]
     assert run(extract_lines, *rows) == [{"letter": "C", "reason": "ok"}, {"letter": None, "reason": "no_answer"}]
-    prefilled = {"completion": "</think>Answer: C", "options": OPTIONS, "think_open": True}
+    prefilled = {"completion": "</think>\ud83dAnswer: C", "options": OPTIONS, "think_open": True}
     assert run(extract_lines, prefilled) == [{"letter": "C", "reason": "ok"}]
 
 
@@ -253,10 +253,10 @@ def test_reward_lines() -> None:
 
 @pytest.mark.parametrize(
     ("row", "what"),
-    [('{"completion": "C", "opt', "row 2: not JSON"), ("[1]", "row 2: expected an object, found list"), ({"options": OPTIONS}, "row 2: completion: is missing"),
-     ({"completion": 3, "options": OPTIONS}, "completion: expected text"), ({"completion": "C"}, "options: is missing"),
-     ({"completion": "C", "options": {"A": "x"}}, "options: fewer than two"), ({"completion": "C", "options": {"A": "x", "K": "y"}}, "options: 'K'"),
-     ({"completion": "C", "options": {"A": "x", "B": 2}}, "options.B: expected text"), ({"completion": "C", "options": OPTIONS, "answer_idx": "C", "think_open": 1}, "think_open"),
+    [('{"completion": "C", "opt', "row 2: not JSON"), ("[1]", "row 2: Input should be a valid dictionary"), ({"options": OPTIONS}, "row 2: completion: Field required"),
+     ({"completion": 3, "options": OPTIONS}, "completion: Input should be an instance of str"), ({"completion": "C"}, "options: Field required"),
+     ({"completion": "C", "options": {"A": "x"}}, "options: fewer than two"), ({"completion": "C", "options": {"A": "x", "K": "y"}}, "options.K.[key]: Input should be 'A', "),
+     ({"completion": "C", "options": {"A": "x", "B": 2}}, "options.B: Input should be an instance of str"), ({"completion": "C", "options": OPTIONS, "answer_idx": "C", "think_open": 1}, "think_open"),
      ("[" * 100_000, "row 2: not JSON")],
 )  # fmt: skip
 def test_bad_lines_are_one_clear_line(row: object, what: str) -> None:
@@ -271,8 +271,8 @@ def test_bad_lines_are_one_clear_line(row: object, what: str) -> None:
 
 @pytest.mark.parametrize(
     ("change", "what"),
-    [({"answer_idx": "E"}, "answer_idx: 'E'"), ({"answer_idx": None}, "answer_idx: None"), ({"n_tokens": -1}, "n_tokens: is negative"),
-     ({"n_tokens": True}, "n_tokens: expected int"), ({"truncated": "no"}, "truncated: expected bool")],
+    [({"answer_idx": "E"}, "answer_idx: 'E'"), ({"answer_idx": None}, "answer_idx: Input should be an instance of str"), ({"n_tokens": -1}, "n_tokens: Input should be greater than or equal to 0"),
+     ({"n_tokens": True}, "n_tokens: Input should be a valid integer"), ({"truncated": "no"}, "truncated: Input should be a valid boolean")],
 )  # fmt: skip
 def test_bad_reward_fields(change: dict[str, object], what: str) -> None:
     with pytest.raises(GazalError, match=f"<stdin>: row 1: {what}"):

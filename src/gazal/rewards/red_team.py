@@ -8,40 +8,71 @@ the extractor must say), and where they differ from the usual item `options`, `a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pandas as pd
+from pydantic import (
+    ConfigDict,
+    Field,
+    StrictBool,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic.dataclasses import dataclass
 
 from gazal.answers.extract import Reason
-from gazal.common.errors import GazalError
+from gazal.common.errors import GazalError, first_problem
 from gazal.common.files import read_jsonl
 from gazal.common.paths import RED_TEAM_CASES
 from gazal.recipe.rewards import RewardConfig
 from gazal.rewards.functions import RewardScores, score_completion
+from gazal.rewards.lines import Letter, Text
 
 OPTIONS = {"A": "Aspirin", "B": "Warfarin", "C": "Heparin", "D": "Metformin"}
 KEY = "C"
 MAX_CHARACTERS = 2_000_000
 """Longest completion that a case may expand to."""
 
-_FIELDS = {"family", "id", "completion", "letter", "reason", "options", "answer_idx", "think_open"}
-_REASONS = {reason.value: reason for reason in Reason}
+_PIECES = TypeAdapter(list[tuple[Text, Annotated[int, Field(ge=0, strict=True)]]])
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, config=ConfigDict(extra="forbid"))
 class Case:
     """One adversarial completion. `letter`, `reason`: the expected extraction; `answer_idx`: the item's key."""
 
-    family: str
-    id: str
-    completion: str
-    options: dict[str, str]
+    family: Annotated[str, Field(min_length=1)]
+    id: Annotated[str, Field(min_length=1)]
+    completion: Text
+    options: Annotated[dict[Letter, Text], Field(min_length=2)]
     answer_idx: str
     letter: str | None
     reason: Reason
-    think_open: bool = False
+    think_open: StrictBool = False
+
+    @field_validator("completion", mode="before")
+    @classmethod
+    def _join(cls, value: Any) -> str:
+        """Join texts and [text, times] pairs."""
+        parts = value if isinstance(value, list) else [value]
+        try:
+            pieces = _PIECES.validate_python([(part, 1) if isinstance(part, str) else part for part in parts])
+        except ValidationError as error:
+            raise ValueError("expected text, or a list of texts and [text, times] pairs") from error
+        if sum(len(text) * times for text, times in pieces) > MAX_CHARACTERS:
+            raise ValueError(f"is over {MAX_CHARACTERS} characters")
+        return "".join(text * times for text, times in pieces)
+
+    @model_validator(mode="after")
+    def _check(self) -> Case:
+        for field, letter in (("answer_idx", self.answer_idx), ("letter", self.letter)):
+            if letter is not None and letter not in self.options:
+                raise ValueError(f"{field}: {letter!r} is not among the options")
+        if (self.letter is None) == (self.reason is Reason.OK):
+            raise ValueError("reason: 'ok' goes with a letter, every other code with null")
+        return self
 
     def score(self, cfg: RewardConfig, truncated: bool = False) -> RewardScores:
         """The case's rewards, counted in words."""
@@ -57,77 +88,16 @@ class Case:
 
 def read_cases(path: str | Path = RED_TEAM_CASES) -> list[Case]:
     """The cases of a JSON-lines file. Raises GazalError naming file, row and field for a bad line or an id given twice."""
-    cases: list[Case] = []
-    seen: set[str] = set()
+    cases: dict[str, Case] = {}
     for row, record in read_jsonl(path):
         try:
-            case = _case(record)
-            if case.id in seen:
-                raise ValueError(f"id: {case.id!r} is there twice")
-        except ValueError as error:
-            raise GazalError(f"{path}: row {row}: {error}") from error
-        seen.add(case.id)
-        cases.append(case)
-    return cases
-
-
-def _case(record: dict[str, Any]) -> Case:
-    if unknown := sorted(record.keys() - _FIELDS):
-        raise ValueError(f"{unknown[0]}: is not a field of a case")
-    for field in ("family", "id"):
-        if not isinstance(record.get(field), str) or not record[field]:
-            raise ValueError(f"{field}: expected text" if field in record else f"{field}: is missing")
-    for field in ("completion", "letter", "reason"):
-        if field not in record:
-            raise ValueError(f"{field}: is missing")
-    options = record.get("options", OPTIONS)
-    if not isinstance(options, dict) or len(options) < 2 or not all(isinstance(text, str) for text in options.values()):
-        raise ValueError("options: expected an object of two or more texts")
-    if any(len(letter) != 1 or letter not in "ABCDEFGHIJ" for letter in options):
-        raise ValueError("options: a letter is not one of A to J")
-    answer_idx, letter, think_open = record.get("answer_idx", KEY), record["letter"], record.get("think_open", False)
-    if answer_idx not in options:
-        raise ValueError(f"answer_idx: {answer_idx!r} is not among the options")
-    if letter is not None and letter not in options:
-        raise ValueError(f"letter: {letter!r} is not among the options")
-    if record["reason"] not in _REASONS:
-        raise ValueError(f"reason: {record['reason']!r} is not a reason code")
-    if (letter is None) == (record["reason"] == Reason.OK.value):
-        raise ValueError("reason: 'ok' goes with a letter, every other code with null")
-    if not isinstance(think_open, bool):
-        raise ValueError("think_open: expected true or false")
-    return Case(
-        record["family"],
-        record["id"],
-        _expand(record["completion"]),
-        options,
-        answer_idx,
-        letter,
-        _REASONS[record["reason"]],
-        think_open,
-    )
-
-
-def _expand(value: Any) -> str:
-    if isinstance(value, str):
-        return value
-    if not isinstance(value, list):
-        raise ValueError("completion: expected text or a list")
-    pieces: list[tuple[str, int]] = []
-    for piece in value:
-        text, times = (
-            (piece, 1)
-            if isinstance(piece, str)
-            else piece
-            if isinstance(piece, list) and len(piece) == 2
-            else (None, 0)
-        )
-        if not isinstance(text, str) or isinstance(times, bool) or not isinstance(times, int) or times < 0:
-            raise ValueError("completion: a piece is neither a text nor a [text, times] pair")
-        pieces.append((text, times))
-    if sum(len(text) * times for text, times in pieces) > MAX_CHARACTERS:
-        raise ValueError(f"completion: is over {MAX_CHARACTERS} characters")
-    return "".join(text * times for text, times in pieces)
+            case = TypeAdapter(Case).validate_python({"options": OPTIONS, "answer_idx": KEY} | record)
+        except ValidationError as error:
+            raise GazalError(f"{path}: row {row}: {first_problem(error)}") from error
+        if case.id in cases:
+            raise GazalError(f"{path}: row {row}: id: {case.id!r} is there twice")
+        cases[case.id] = case
+    return list(cases.values())
 
 
 def honest_completion(options: Mapping[str, str] = OPTIONS, letter: str = KEY, think_open: bool = False) -> str:
