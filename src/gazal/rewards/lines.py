@@ -84,7 +84,7 @@ def _read_lines(lines: Iterable[str], kind: type[Line]) -> Iterator[Line]:
     """Yield the lines that are not blank."""
     row = 0
     try:
-        for row, line in enumerate(lines, 1):
+        for row, line in enumerate(lines, 1):  # noqa: B007 - the error names the row
             if line.strip():
                 yield kind.model_validate(json.loads(line))
     except ValidationError as error:
