@@ -216,7 +216,7 @@ def test_a_kill_pays_no_answer_twice(server, tmp_path):
     in_flight = len(asked_before) - len(saved)
     assert 0 < len(saved) < 24 and 0 <= in_flight <= 8
     process = teach_process(url, seeds, out)
-    said = process.communicate(timeout=30)[0]
+    said = process.communicate(timeout=120)[0]
     assert process.returncode == 0, said
     assert not set(script.keys[len(asked_before) :]) & set(saved)  # what has an answer is not sent again
     assert (
@@ -240,7 +240,7 @@ def test_an_interrupt_waits_for_what_is_in_flight(server, tmp_path):
     while len(script.billed) < 5 and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
-    said = process.communicate(timeout=30)[0]
+    said = process.communicate(timeout=120)[0]
     assert process.returncode == 130 and "requests in flight, which may be paid" in said and "Traceback" not in said
     assert 5 <= len(lines(tmp_path / "out" / "responses.jsonl")) == len(script.asked) < 30
 
