@@ -16,7 +16,7 @@ from gazal.common.errors import GazalError
 from gazal.common.paths import PAPER, RECIPES
 from gazal.data import benchmarks
 from gazal.engines.load import LazyEngine
-from gazal.evaluation.targets import asked_models
+from gazal.evaluation.targets import find_targets
 from gazal.items.writing import write_items_jsonl
 from gazal.knowledge.generate import synthesize
 from gazal.paper.claims import check_claims
@@ -92,7 +92,7 @@ def test_a_name_brings_its_own_values_and_other_models_the_recipes():
     recipe = load_recipe(
         "published", ["models.qwq-32b.temperature=0.6", "models.qwq-32b.system=Hello", "models.qwq-32b.revision=abc"]
     )
-    qwq, other = asked_models(["qwq-32b", "some/folder/merged"], recipe)
+    qwq, other = find_targets(["qwq-32b", "some/folder/merged"], recipe)
     assert (qwq.name, qwq.spec, qwq.revision, qwq.dtype) == ("qwq-32b", "Qwen/QwQ-32B", "abc", "bfloat16")
     assert (qwq.recipe.evaluation.temperature, qwq.recipe.evaluation.top_p) == (0.6, 0.8)
     assert (qwq.recipe.model.system, qwq.recipe.model.prompt_opens_think) == ("Hello", True)
@@ -114,7 +114,7 @@ def test_a_name_brings_its_own_values_and_other_models_the_recipes():
 )
 def test_models_that_cannot_be_asked_together(names, message):
     with pytest.raises(GazalError, match=message):
-        asked_models(names, RECIPE)
+        find_targets(names, RECIPE)
 
 
 def cell(accuracy, low, high, n=1273):
@@ -225,8 +225,8 @@ def test_a_name_counts_only_for_its_owner_and_is_no_proof(how_asked, verdict):
 
 
 def test_a_servers_folder_is_shown_by_its_last_name():
-    (one,) = asked_models(["openai:http://localhost:8000/v1#/home/me/models/QwQ-32B"], RECIPE)
-    assert one.protocol()["model"] == one.name == "QwQ-32B"
+    (one,) = find_targets(["openai:http://localhost:8000/v1#/home/me/models/QwQ-32B"], RECIPE)
+    assert one.settings()["model"] == one.name == "QwQ-32B"
 
 
 @pytest.mark.parametrize(

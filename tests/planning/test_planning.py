@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from gazal.cli import app
 from gazal.common.devices import Devices, known_devices, read_devices
 from gazal.common.errors import GazalError
-from gazal.evaluation.targets import asked_models
+from gazal.evaluation.targets import find_targets
 from gazal.models.loading import load_model, lora_config
 from gazal.planning.answering import (
     CHARACTERS,
@@ -329,7 +329,7 @@ PUBLISHED = load_recipe("published")
 
 
 def answered(name, devices="8xh100", recipe=PUBLISHED, load=Load(7491, 212, False), mfu=0.4):
-    (one,) = asked_models([name], recipe)
+    (one,) = find_targets([name], recipe)
     return served(
         one, base_config(recipe.model.model_copy(update={"base": one.spec})), load, read_devices(devices), mfu
     )

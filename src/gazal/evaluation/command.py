@@ -12,7 +12,7 @@ from gazal.data.benchmarks import BENCHMARKS, benchmark_name, load_benchmarks, s
 from gazal.engines.load import LazyEngine
 from gazal.engines.reply import Engine
 from gazal.evaluation.predict import predict
-from gazal.evaluation.targets import Asked, asked_models, save_asked
+from gazal.evaluation.targets import Target, find_targets, save_settings
 from gazal.items.reading import read_items
 from gazal.items.schema import Item
 from gazal.predictions.folder import PERMUTED, read_not_run, save_items, save_not_run, save_training_items
@@ -151,7 +151,7 @@ def evaluate_command(
     then: Callable[[dict[str, Any]], object] = lambda scores: None,
     say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
-    """``gazal evaluate``: models (see :func:`gazal.evaluation.targets.asked_models`) on benchmarks and items files, without any on the
+    """``gazal evaluate``: models (see :func:`gazal.evaluation.targets.find_targets`) on benchmarks and items files, without any on the
     recipe's; prints the table and returns the scores. Run again it goes on, and loads no model whose predictions are complete.
 
     ``changes`` of ``evaluation`` hold for every model, whatever the recipe says of it. Of several models one that fails is a line
@@ -160,7 +160,7 @@ def evaluate_command(
     """
     out = Path(out)
     changes = {key: value for key, value in {**(changes or {}), "samples": samples}.items() if value is not None}
-    asked = [one.changed(changes) for one in asked_models([model] if isinstance(model, str) else model, recipe)]
+    asked = [one.changed(changes) for one in find_targets([model] if isinstance(model, str) else model, recipe)]
     for name in benchmarks:
         if not name.strip():
             raise GazalError("--benchmark: empty; expected a benchmark's name or an items file")
@@ -197,7 +197,7 @@ def evaluate_command(
 
 
 def _evaluate(
-    one: Asked, found: dict[str, list[Item]], out: Path, folder: str | Path | None, say: Callable[[str], None]
+    one: Target, found: dict[str, list[Item]], out: Path, folder: str | Path | None, say: Callable[[str], None]
 ) -> None:
     engine = LazyEngine(one.spec, one.recipe.evaluation, one.dtype, one.revision)
     try:
@@ -210,4 +210,4 @@ def _evaluate(
         raise
     finally:
         engine.close()
-    save_asked(out, one)
+    save_settings(out, one)

@@ -17,7 +17,7 @@ from gazal.recipe.recipe import Recipe
 
 OF_EVALUATION = ("engine", "thinking", "temperature", "top_p", "top_k", "max_new_tokens")
 OF_MODEL = ("system", "prompt_opens_think")
-PROTOCOL = (
+SETTINGS = (
     "method",
     "temperature",
     "top_p",
@@ -32,7 +32,7 @@ PROTOCOL = (
 
 
 @dataclass(frozen=True)
-class Asked:
+class Target:
     """One model: the ``name`` of its folder of predictions, what ``spec`` is loaded, and the recipe as it holds for this model."""
 
     name: str
@@ -41,7 +41,7 @@ class Asked:
     revision: str | None = None
     dtype: str | None = None
 
-    def changed(self, evaluation: dict[str, Any]) -> Asked:
+    def changed(self, evaluation: dict[str, Any]) -> Target:
         """The same, with other values of ``evaluation``."""
         return replace(
             self,
@@ -59,11 +59,11 @@ class Asked:
             else self.spec
         )
 
-    def protocol(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, Any]:
         """How the model is asked, for readers of its scores."""
         settings = self.recipe.evaluation
         engine, dtype = ("server", None) if self.spec.startswith("openai:") else (settings.engine, self.dtype)
-        kept = {key: getattr(settings, key) for key in PROTOCOL} | {
+        kept = {key: getattr(settings, key) for key in SETTINGS} | {
             "few_shot_items": Path(settings.few_shot_items).name
         }
         return {
@@ -76,19 +76,19 @@ class Asked:
         }
 
 
-def asked_models(names: Iterable[str], recipe: Recipe) -> list[Asked]:
+def find_targets(names: Iterable[str], recipe: Recipe) -> list[Target]:
     """The models of ``names``: names in the recipe's ``models``, else folders, hub ids, ``embedded`` or ``openai:URL#name``.
 
     Raises GazalError for none, an empty name, one that a folder of predictions keeps for itself, and two whose predictions would lie in one folder.
     """
-    found: dict[str, Asked] = {}
+    found: dict[str, Target] = {}
     for name in names:
         if not name.strip():
             raise GazalError(
                 "--model: empty; expected a folder, a hub id, openai:URL#name"
                 + (f", or one of {', '.join(recipe.models)}" if recipe.models else "")
             )
-        one = _asked(name, recipe)
+        one = _target(name, recipe)
         if one.name in KEPT:
             raise GazalError(
                 f"--model {name}: a folder of predictions cannot be named {one.name}, which is kept for other files; rename the model's"
@@ -105,15 +105,15 @@ def asked_models(names: Iterable[str], recipe: Recipe) -> list[Asked]:
     return list(found.values())
 
 
-def _asked(name: str, recipe: Recipe) -> Asked:
+def _target(name: str, recipe: Recipe) -> Target:
     entry = recipe.models.get(name)
     if entry is None:
-        return Asked(folder_name(name), name, recipe)
+        return Target(folder_name(name), name, recipe)
     evaluation, model = (
         section.model_copy(update={key: value for key in keys if (value := getattr(entry, key)) is not None})
         for section, keys in ((recipe.evaluation, OF_EVALUATION), (recipe.model, OF_MODEL))
     )
-    return Asked(
+    return Target(
         name,
         entry.model,
         recipe.model_copy(update={"evaluation": evaluation, "model": model}),
@@ -122,13 +122,13 @@ def _asked(name: str, recipe: Recipe) -> Asked:
     )
 
 
-def save_asked(eval_dir: Path, one: Asked) -> None:
+def save_settings(eval_dir: Path, one: Target) -> None:
     """Write into ``asked.json`` how the model was asked, beside what it says of others."""
-    write_json(eval_dir / "asked.json", read_asked(eval_dir) | {one.name: one.protocol()})
+    write_json(eval_dir / "asked.json", read_settings(eval_dir) | {one.name: one.settings()})
 
 
-def read_asked(eval_dir: Path) -> dict[str, dict[str, Any]]:
-    """``{model: how it was asked}``; empty where :func:`save_asked` wrote nothing. Raises GazalError for a broken file."""
+def read_settings(eval_dir: Path) -> dict[str, dict[str, Any]]:
+    """``{model: how it was asked}``; empty where :func:`save_settings` wrote nothing. Raises GazalError for a broken file."""
     path = eval_dir / "asked.json"
     try:
         return (

@@ -8,7 +8,7 @@ from typing import Any
 
 from gazal.common.paths import PAPER
 from gazal.data.benchmarks import PARTS, SOURCES
-from gazal.evaluation.targets import read_asked
+from gazal.evaluation.targets import read_settings
 from gazal.paper.claims import check_claims
 from gazal.paper.inputs import read_yaml
 from gazal.recipe.load import load_recipe
@@ -150,7 +150,7 @@ def write_ledger(
     """
     folder = Path(folder)
     root = folder / "eval" if (folder / "eval").is_dir() else folder
-    published, asked = read_yaml(PAPER / "published.yaml"), read_asked(root)
+    published, asked = read_yaml(PAPER / "published.yaml"), read_settings(root)
     if not set(asked) & set(published["models"]):
         return []
     written = []

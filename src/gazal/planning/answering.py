@@ -20,7 +20,7 @@ from gazal.common.devices import Devices
 from gazal.common.errors import GazalError
 from gazal.data.benchmarks import load_benchmarks
 from gazal.engines.vllm import gpus_for
-from gazal.evaluation.targets import Asked, asked_models
+from gazal.evaluation.targets import Target, find_targets
 from gazal.items.prompts import build_messages
 from gazal.planning.memory import NCCL_FRAMEWORK, Tokens, evaluation_memory, framework
 from gazal.planning.model_shapes import base_config, known_models, meta_model
@@ -104,7 +104,7 @@ def cache_bytes(config: PreTrainedConfig) -> float:
     return 4.0 * config.num_hidden_layers * config.num_key_value_heads * size
 
 
-def served(one: Asked, config: PreTrainedConfig, load: Load, devices: Devices, mfu: float) -> Served:
+def served(one: Target, config: PreTrainedConfig, load: Load, devices: Devices, mfu: float) -> Served:
     """The plan of one model by ``vllm``."""
     new, count = one.recipe.evaluation.max_new_tokens, gpus_for(config.num_attention_heads, devices.count)
     parameters, looked_up = parameter_counts(config)
@@ -137,7 +137,7 @@ def served(one: Asked, config: PreTrainedConfig, load: Load, devices: Devices, m
     return Served(one.name, count, parts, rows, tokens, seconds / 3600)
 
 
-def in_process(one: Asked, config: PreTrainedConfig, load: Load, devices: Devices, mfu: float) -> Served:
+def in_process(one: Target, config: PreTrainedConfig, load: Load, devices: Devices, mfu: float) -> Served:
     """The plan of one model by ``transformers``, on one device."""
     section = one.recipe.evaluation
     recipe = one.recipe.model_copy(
@@ -195,7 +195,7 @@ def plan_answers(
     usd = "" if price is None else "USD"
     row("model", "devices", "weights, GB", "cache, GB", "sequences", "tokens, M", "hours", usd)
     failing, total = [], 0.0
-    for one in asked_models(names or list(recipe.models), recipe):
+    for one in find_targets(names or list(recipe.models), recipe):
         found = _plan(one, load, devices, mfu)
         if found.reason:
             failing.append(f"{one.name}: {found.reason}")
@@ -224,7 +224,7 @@ def plan_answers(
         raise GazalError(f"{len(failing)} of the models cannot be asked on {where}: {'; '.join(failing)}")
 
 
-def _plan(one: Asked, load: Load, devices: Devices, mfu: float) -> Served:
+def _plan(one: Target, load: Load, devices: Devices, mfu: float) -> Served:
     if one.spec.startswith("openai:"):
         return Served(one.name, reason="a server: what it takes is its own")
     config = base_config(one.recipe.model.model_copy(update={"base": one.spec, "revision": one.revision}))
