@@ -355,6 +355,7 @@ def test_no_question_is_asked_twice_in_one_draw(variety: str) -> None:
 # --- shortcuts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variety", ["plain", "rich"])
 def test_shortcuts_are_near_chance_on_all_items_and_on_hard_ones(variety: str) -> None:
     """Fitted on buckets that the test items are not in. 1,000 items a type: one standard error is 1.4 points (hard: up to 1.9), and
@@ -385,6 +386,7 @@ def test_shortcuts_are_near_chance_on_all_items_and_on_hard_ones(variety: str) -
 # --- scale
 
 
+@pytest.mark.slow
 def test_same_bytes_whatever_the_number_of_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(synth_scale, "WORTH_A_PROCESS", 1000)
     kinds = ("uncertainty", "prognosis")

@@ -68,6 +68,7 @@ def test_the_same_files_give_the_same_bytes_and_a_run_folder_works(tmp_path):
     assert (root / "scores.json").read_bytes() == first
 
 
+@pytest.mark.slow
 @settings(max_examples=10)
 @given(st.lists(st.tuples(*[st.sampled_from("rwu")] * 2), min_size=12, max_size=12), st.randoms())
 def test_row_order_does_not_matter_and_intervals_hold_the_point(tmp_path_factory, outcomes, random):
