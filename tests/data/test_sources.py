@@ -510,7 +510,7 @@ def test_parquet_of_many_batches_has_the_columns_of_all(tmp_path):
         ("items", "x.jsonl", '{"id": "1", "question": "q"}\n{"question": \n', r"x.jsonl: row 2: not JSON"),
         ("items", "x.json", "[{", r"x.json: row 1: not JSON"),
         ("items", "x.parquet", "PAR", r"x.parquet: not a Parquet file"),
-        ("items", "x.txt", "", r"expected a file that ends in"),
+        ("items", "x.txt", "", r"expected a file of items that ends in"),
         ("items", "x.jsonl", '{"id": "1", "question": "q"}\n', r"no usable row \(1 options: "),
     ],
 )

@@ -20,7 +20,10 @@ from gazal.common.errors import GazalError
 
 
 def sync(path: str | Path) -> None:
-    """Have the disk hold a file's bytes, or a folder's names, as far as the system can: a power loss then finds whole what was renamed."""
+    """Have the disk hold a file's bytes, or a folder's names, as far as the system can.
+
+    A power loss then finds whole what was renamed.
+    """
     with suppress(OSError):  # some network file systems sync none
         handle = os.open(path, os.O_RDONLY)
         try:

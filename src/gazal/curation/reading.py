@@ -18,19 +18,7 @@ import pyarrow.parquet as pq
 from gazal.common.errors import GazalError
 from gazal.common.files import parse_object
 
-FIELDS = (
-    "id",
-    "question",
-    "options",
-    "context",
-    "reasoning",
-    "response",
-    "explanation",
-    "pmid",
-    "pubid",
-    "question_key",
-    "bucket",
-)
+FIELDS = "id question options context reasoning response explanation pmid pubid question_key bucket".split()
 BATCH = 400
 
 
@@ -44,7 +32,10 @@ class Batch(NamedTuple):
 
 
 def batches(path: Path, size: int = BATCH) -> Iterator[Batch]:
-    """The rows of a ``.jsonl``, ``.jsonl.gz`` or ``.parquet`` file, ``size`` at a time. Raises GazalError when it cannot be read."""
+    """Yield the rows of a ``.jsonl``, ``.jsonl.gz`` or ``.parquet`` file, ``size`` at a time.
+
+    Raises GazalError if it cannot be read.
+    """
     try:
         if path.suffix == ".parquet":
             item = 0
@@ -87,7 +78,10 @@ def count_items(batch: Batch) -> int:
 
 
 def pick(path: Path, wanted: np.ndarray) -> Iterator[Batch]:
-    """Yield the items whose numbers are in ``wanted`` (ascending), in batches; ``item`` and ``line`` then say nothing."""
+    """Yield batches of only the items whose numbers are in ``wanted`` (ascending).
+
+    Their ``line`` and ``item`` say nothing.
+    """
     at = 0
     for batch in batches(path):
         stop = int(np.searchsorted(wanted, batch.item + count_items(batch)))

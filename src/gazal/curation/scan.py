@@ -33,9 +33,10 @@ class _NotClean(Exception):
 
 
 def scan_file(path: Path, copy: Path, quality: Callable[[], QualityFilter] | None, say: Callable[[str], None]) -> Scan:
-    """Read a file once, through a new filter if it is a training file; it is written to ``copy`` only where its rows must be changed.
+    """Read a file once, through a new filter if it is a training file; write ``copy`` only if rows must be changed.
 
-    Raises GazalError naming file, row and field, see ``clean_row``; for two items of one id; for a test item without a question.
+    Raises GazalError naming file, row and field for what ``clean_row`` refuses, for two items of one id, and for a
+    test item without a question.
     """
     if path.name.endswith((".jsonl", ".jsonl.gz")):
         try:

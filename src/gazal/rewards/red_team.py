@@ -1,8 +1,8 @@
 """The red team: adversarial completions, what each must be read as, and the honest answers that each is held against.
 
-A case is one completion that wants a reward without answering. Its file is `tests/red_team/cases.jsonl`, one object a line:
-`family`, `id`, `completion` (text, or a list of texts and [text, times] pairs to be joined), `letter` and `reason` (what
-the extractor must say), and where they differ from the usual item `options`, `answer_idx` and `think_open`.
+A case is one completion that wants a reward without answering. Its file is `tests/red_team/cases.jsonl`, one object a
+line: `family`, `id`, `completion` (text, or a list of texts and [text, times] pairs to be joined), `letter` and `reason`
+(what the extractor must say), and if they differ from the usual item `options`, `answer_idx` and `think_open`.
 """
 
 from __future__ import annotations
@@ -87,7 +87,10 @@ class Case:
 
 
 def read_cases(path: str | Path = RED_TEAM_CASES) -> list[Case]:
-    """The cases of a JSON-lines file. Raises GazalError naming file, row and field for a bad line or an id given twice."""
+    """Return the cases of a JSON-lines file.
+
+    Raises GazalError naming file, row and field for a bad line or an id given twice.
+    """
     cases: dict[str, Case] = {}
     for row, record in read_jsonl(path):
         try:
