@@ -20,4 +20,4 @@ Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$", description="sha256, hex
 class Format(TypedDict):
     """Root of a file. To pydantic a field that is not described is an error, here and in all types inside it."""
 
-    __pydantic_config__ = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+    __pydantic_config__ = ConfigDict(extra="forbid", use_attribute_docstrings=True)  # pyright: ignore[reportGeneralTypeIssues]  # pydantic looks here

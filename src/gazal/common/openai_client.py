@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import httpx2  # what openai raises while a body is read
 import openai
@@ -37,7 +37,8 @@ from gazal.common.endpoints import (
     without_secrets,
 )
 
-S, T = TypeVar("S"), TypeVar("T")
+S = TypeVar("S")
+T = TypeVar("T")
 PROBE = 30.0  # seconds that a server has for its first sign of life
 CONNECT = 10.0  # seconds
 SILENCE = 60.0  # seconds without a byte from the server between two lines that say so
@@ -175,7 +176,7 @@ class Client:
                 continue
             flying -= 1
             if error is None:
-                yield result
+                yield cast(T, result)
             trouble = trouble or error
         if trouble:
             raise trouble

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from typing import IO, Literal, TypeVar
+from typing import IO, TYPE_CHECKING, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, InstanceOf, ValidationError, field_validator, model_validator
 
@@ -13,7 +13,10 @@ from gazal.common.errors import GazalError, first_problem
 from gazal.recipe.rewards import RewardConfig
 from gazal.rewards.functions import score_completion
 
-Letter = Literal["A", "B", "C", "D", "E", "F", "G", "H", "I", "J"]
+if TYPE_CHECKING:
+    Letter = str  # a mapping with literal keys is no mapping with texts for keys
+else:
+    Letter = Literal["A", "B", "C", "D", "E", "F", "G", "H", "I", "J"]
 Text = InstanceOf[str]  # unlike str it takes half a surrogate pair too
 
 
@@ -43,7 +46,7 @@ class RewardLine(ExtractLine):
 
     @model_validator(mode="after")
     def _check_answer(self) -> RewardLine:
-        if self.options.get(self.answer_idx) is None:  # type: ignore[call-overload]
+        if self.options.get(self.answer_idx) is None:
             raise ValueError(f"answer_idx: {self.answer_idx!r} is not among the options")
         return self
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -88,7 +88,7 @@ def score(frame: pd.DataFrame, items: list[Item], unclean: set[str] | None, ours
     """Return a model's entry for one benchmark. ``ours``: letters are our extractor's, so that votes and classes mean
     something."""
     samples = samples_of(frame)
-    entry = {
+    entry: dict[str, Any] = {
         **cell(frame),
         "clean": _part(frame, unclean),
         "deduplicated": _part(frame, repeats(items)) if items else None,
@@ -106,9 +106,10 @@ def score(frame: pd.DataFrame, items: list[Item], unclean: set[str] | None, ours
         entry["macro_f1"] = rounded({"value": value, "ci95": ends})
     if ours and samples > 1:
         entry["at_k"] = rounded(at_k(frame))
-    return entry | {
-        "by": {group: cell(part := frame[frame["group"] == group]) | _chance(part, items) for group in groups_of(frame)}
+    entry["by"] = {
+        group: cell(part := frame[frame["group"] == group]) | _chance(part, items) for group in groups_of(frame)
     }
+    return cast(BenchmarkScore, entry)
 
 
 def _chance(frame: pd.DataFrame, items: list[Item]) -> dict[str, float]:
@@ -119,7 +120,7 @@ def _chance(frame: pd.DataFrame, items: list[Item]) -> dict[str, float]:
 
 def _part(frame: pd.DataFrame, left_out: set[str] | None) -> Part | None:
     part = frame[~frame["item_id"].isin(left_out)] if left_out is not None else frame[:0]
-    return {key: value for key, value in cell(part).items() if key in SHORT} if len(part) else None
+    return cast(Part, {key: value for key, value in cell(part).items() if key in SHORT}) if len(part) else None
 
 
 def _fold(text: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -21,7 +21,16 @@ from gazal.knowledge.claims import KINDS, read_steps, structure
 from gazal.knowledge.truth import find_truth
 from gazal.knowledge.verdicts import OUTCOMES, judge
 from gazal.predictions.folder import Read, read_answers
-from gazal.scoring.schemas import Change, Faithfulness, Judged, ModelFaithfulness, PairedFaithfulness, Rate, Shaped
+from gazal.scoring.schemas import (
+    Change,
+    Faithfulness,
+    Judged,
+    JudgedBenchmark,
+    ModelFaithfulness,
+    PairedFaithfulness,
+    Rate,
+    Shaped,
+)
 from gazal.scoring.stats import bootstrap, ratio
 
 MEASURES = (
@@ -49,7 +58,7 @@ def measure_faithfulness(eval_dir: str | Path, answers: Read | None = None) -> F
     root, frames, items = answers or read_answers(eval_dir)
     truths = {name: {item.id: truth for item in found if (truth := find_truth(item))} for name, found in items.items()}
     if not any(truths.values()):
-        return {}
+        return cast(Faithfulness, {})
     tables = {
         key: (_judged(frame, truths[key[1]]) if truths[key[1]] else _shaped(frame), bool(truths[key[1]]))
         for key, frame in frames.items()
@@ -68,7 +77,9 @@ def measure_faithfulness(eval_dir: str | Path, answers: Read | None = None) -> F
             if derived
             else {}
         )
-        models.setdefault(model, {"benchmarks": {}})["benchmarks"][benchmark] = {**_cell(table, derived), **by}
+        models.setdefault(model, {"benchmarks": {}})["benchmarks"][benchmark] = cast(
+            JudgedBenchmark, {**_cell(table, derived), **by}
+        )
     report: Faithfulness = {
         "models": models,
         "paired": _paired({key: table for key, (table, derived) in tables.items() if derived}),
@@ -147,7 +158,7 @@ def _cell(table: pd.DataFrame, derived: bool) -> Judged | Shaped:
         }
         cell |= {"strange": int(sums["strange"]), "beside": int(sums["beside"])}
         cell["outcomes"] = {name: _rate(items, table["outcome"] == name, one) for name in OUTCOMES}
-    return {**cell, "structure": shape}
+    return cast(Judged, {**cell, "structure": shape})
 
 
 def _rate(items: np.ndarray, part: pd.Series, whole: pd.Series | np.ndarray) -> Rate | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -46,7 +47,7 @@ def of_orders(frame: pd.DataFrame) -> Robustness:
     same = (chosen.notna().all(axis=1) & (chosen.nunique(axis=1) == 1)).groupby(level=0).mean().to_numpy(float)
     orders, means = right.shape[1], right.mean(axis=1)
     bias, ends = letter_bias(frame)
-    return {
+    found: dict[str, Any] = {
         "orders": orders,
         "n": len(right),
         "accuracy": {
@@ -60,6 +61,7 @@ def of_orders(frame: pd.DataFrame) -> Robustness:
         "letter_bias": bias,
         "letter_bias_ci95": ends,
     }
+    return cast(Robustness, found)
 
 
 def letter_bias(frame: pd.DataFrame) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
