@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
-import resource
 import shutil
 import subprocess
 import time
@@ -26,6 +25,7 @@ from gazal.common.files import atomic_write, remove_stale, sha256, sync, write_j
 from gazal.common.formats import Count, Digest, Format
 from gazal.common.locks import only_one
 from gazal.common.paths import ROOT
+from gazal.common.peak import peak_bytes
 from gazal.recipe.load import dump_recipe
 from gazal.recipe.recipe import Recipe
 
@@ -145,7 +145,7 @@ class RunFolder:
                 "outputs": {name: sha256(path) for name, path in outputs.items()},
                 "wall_seconds": round(time.time() - began, 1),
                 "processes": self.recipe.launch.processes if stage in ("sft", "grpo") else 1,
-                "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+                "peak_memory_mib": peak_bytes() >> 20,
             }
             write_json(folder / "manifest.json", manifest)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import shutil
 import tempfile
 import time
@@ -18,6 +17,7 @@ import numpy as np
 
 from gazal.common.errors import GazalError
 from gazal.common.files import atomic_write, sha256, write_json
+from gazal.common.peak import peak_bytes
 from gazal.curation.duplicates import Match, find_duplicates, find_within
 from gazal.curation.quality import REASONS, CountTokens, Finding, QualityFilter
 from gazal.curation.reading import pick
@@ -177,10 +177,7 @@ def curate(
         "quality": {reason: counts[f"quality:{reason}"] for reason in REASONS},
         "not_checked": not_checked,
         "seconds": round(time.time() - began, 1),
-        "peak_memory_mib": sum(
-            resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-        )
-        // 1024,
+        "peak_memory_mib": (peak_bytes() + peak_bytes(children=True)) >> 20,
     }
     return Curated(kept, report, removals, names, [scan.path for scan in scans])
 

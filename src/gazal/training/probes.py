@@ -7,7 +7,6 @@ import gc
 import json
 import math
 import random
-import resource
 import tempfile
 import time
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from gazal.answers.extract import extract
+from gazal.common.peak import peak_bytes
 from gazal.common.streams import Stream, generator
 from gazal.items.prompts import build_messages
 from gazal.items.schema import Item
@@ -264,7 +264,7 @@ def _one_step(trainer: Any, shape: str, key: str) -> Check:
             f"{shape} do not fit in memory: lower {key}, or set gradient_checkpointing",
             ISSUES[LONGEST],
         )
-    peak = torch.cuda.max_memory_allocated() if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = torch.cuda.max_memory_allocated() if cuda else peak_bytes()
     where = "the device's peak" if cuda else "the process's peak"
     return Check(
         LONGEST,
