@@ -323,6 +323,8 @@ def cases(folder: Path) -> dict[str, tuple[list[Path], list[Path], str]]:
     (folder / "link.jsonl").symlink_to(good)
     (folder / "cut.jsonl").write_text(json.dumps(ROWS[0]) + "\n" + json.dumps(ROWS[1])[:40] + "\n")
     (folder / "cut.json").write_text(json.dumps(ROWS[:2])[:-60])
+    (folder / "unended.json").write_text(json.dumps(ROWS[:2])[:-1])
+    (folder / "lines.json").write_text("".join(json.dumps(row) + "\n" for row in ROWS[:2]))
     (folder / "cut.jsonl.gz").write_bytes(gzip.compress(json.dumps(ROWS[0]).encode())[:-20])
     (folder / "latin.jsonl").write_bytes('{"id": "1", "question": "Ménière?"}\n'.encode("latin-1"))
     (folder / "no.parquet").write_text("no Parquet")
@@ -355,6 +357,8 @@ def cases(folder: Path) -> dict[str, tuple[list[Path], list[Path], str]]:
         "row 2: context.0: expected text, found int 1": one("context", {"id": "1", "question": "x", "context": [1]}),
         "row 2: not JSON": folder / "cut.jsonl",
         "cut.json: row 2: not JSON": folder / "cut.json",
+        "unended.json: row 3: expected one JSON array of objects": folder / "unended.json",
+        "lines.json: row 1: expected one JSON array of objects": folder / "lines.json",
         "cut.jsonl.gz: cannot be read": folder / "cut.jsonl.gz",
         "latin.jsonl: cannot be read": folder / "latin.jsonl",
         "not a Parquet file": folder / "no.parquet",

@@ -42,11 +42,10 @@ def check_file(path: Path, option: str = "") -> None:
         raise GazalError(f"{option}{path}: no such file")
 
 
-def read_rows(path: Path, one_array: bool = False) -> Iterator[tuple[int, dict[str, Any]]]:
+def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield ``(row, object)``, rows from 1, of a file that ends in one of ``ENDINGS``; never hold the whole file.
 
-    A ``.json`` holds a JSON array or, unless ``one_array``, objects one after another. Raises GazalError naming file
-    and row for a missing, broken or empty file.
+    A ``.json`` holds one JSON array. Raises GazalError naming file and row for a missing, broken, cut or empty file.
     """
     check_file(path)
     name = path.name.removesuffix(".gz")
@@ -54,7 +53,7 @@ def read_rows(path: Path, one_array: bool = False) -> Iterator[tuple[int, dict[s
     for row, value in (
         _parquet_rows(path)
         if name.endswith(".parquet")
-        else _array_rows(path, one_array)
+        else _array_rows(path)
         if name.endswith(".json")
         else read_jsonl(path)
     ):
@@ -80,12 +79,12 @@ def _without_nulls(row: dict[str, Any]) -> dict[str, Any]:
     return {field: value for field, value in row.items() if value is not None}
 
 
-def _array_rows(path: Path, one_array: bool) -> Iterator[tuple[int, dict[str, Any]]]:
+def _array_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """The objects of a JSON array, decoded as the text arrives."""
     decode, row, text, at, size = json.JSONDecoder().raw_decode, 0, "", 0, CHUNK
 
     def check(signs: str, expected: str) -> None:
-        if one_array and "".join(signs.split()) != expected:
+        if "".join(signs.split()) != expected:
             raise GazalError(f"{path}: row {row + 1}: expected one JSON array of objects; JSON lines end in .jsonl")
 
     with open_text(path) as handle:
@@ -120,7 +119,7 @@ def read_items(
     id, and for what no items file can hold (NaN, half a surrogate pair, bytes).
     """
     path = Path(path)
-    rows: Rows = read_rows(path, one_array=True)
+    rows: Rows = read_rows(path)
     items: list[Item] = []
     seen: dict[str, int] = {}
     named = ids
