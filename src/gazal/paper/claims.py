@@ -16,8 +16,8 @@ NOT_MEASURED = "not measured"
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """One derived claim on one benchmark: the reported numbers behind it and whether they bear it out.
+class ClaimCheck:
+    """One derived claim on one benchmark: the reported numbers behind it, and whether they support it.
 
     ``measured``: what our own numbers say.
     """
@@ -34,9 +34,8 @@ def _judge(claim: dict[str, Any], models: dict[str, Any], benchmark: str) -> tup
     model = models[claim["model"]]
     if claim["check"] == "highest":
         best = max((m for key, m in models.items() if key != claim["model"]), key=lambda m: m[benchmark])
-        return f"{model[benchmark]:.1f}; best other {best[benchmark]:.1f} ({best['name']})", model[benchmark] > best[
-            benchmark
-        ]
+        numbers = f"{model[benchmark]:.1f}; best other {best[benchmark]:.1f} ({best['name']})"
+        return numbers, model[benchmark] > best[benchmark]
     than = models[claim["than"]]
     if claim["check"] == "above":
         return f"{model[benchmark]:.1f} against {than[benchmark]:.1f}", model[benchmark] > than[benchmark]
@@ -50,7 +49,7 @@ def _judge(claim: dict[str, Any], models: dict[str, Any], benchmark: str) -> tup
 def _difference(scores: dict[str, Any], benchmark: str, model: str, than: str) -> tuple[float, float, float] | None:
     """Return the measured accuracy of ``model`` less that of ``than`` on the same items, with its 95 % interval.
 
-    In points; None if it was not measured.
+    All three are in points. Return None if the pair was not measured.
     """
     for row in scores.get("paired", []):
         sign = {(than, model): 100, (model, than): -100}.get((row["a"], row["b"]))
@@ -92,13 +91,13 @@ def _measured(
 
 def check_claims(
     published: dict[str, Any], scores: dict[str, Any] | None = None, measured: Collection[str] = ()
-) -> list[Verdict]:
-    """Recompute each claim of published.yaml from its table: one verdict per claim and benchmark.
+) -> list[ClaimCheck]:
+    """Recompute each claim of published.yaml from its table: one check per claim and benchmark.
 
     ``measured``: the published models that are in ``scores`` (of scores.json) under their names. Claims on
     others are not measured. Raises GazalError, naming the claim, for an unknown check, model or benchmark.
     """
-    verdicts = []
+    checks = []
     for claim in published["claims"]:
         if claim["check"] not in {"highest", "above", "gain", "size"}:
             raise GazalError(f"published.yaml: claims: {claim['text']!r}: check: unknown {claim['check']!r}")
@@ -112,5 +111,5 @@ def check_claims(
                     f"published.yaml: claims: {claim['text']!r}: no {error.args[0]!r} in the table"
                 ) from error
             ours = _measured(claim, published["models"], benchmark, scores or {}, measured)
-            verdicts.append(Verdict(claim["text"], name, numbers, claimed, holds, ours))
-    return verdicts
+            checks.append(ClaimCheck(claim["text"], name, numbers, claimed, holds, ours))
+    return checks

@@ -30,13 +30,13 @@ INPUTS = ("eval/scores.json", "data/report.json", "recipe.yaml", "figures/*.pdf"
 
 
 def _derived(results: Results) -> dict[str, Any]:
-    """What the paper shares with the tables and cannot read from one file: labels, ledger, merged baselines."""
+    """Return what the paper cannot read from one result file: labels, checked claims, merged baselines, tables."""
     return {
         "disclaimer": DISCLAIMER,
         "stages": STAGES,
         "types": TYPES,
         "labels": BASELINES,
-        "claims": [vars(verdict) for verdict in check_claims(results.published)],
+        "claims": [vars(check) for check in check_claims(results.published)],
         "baselines": {
             name: {
                 "accuracy": results.baseline(name),
@@ -67,7 +67,7 @@ def _derived(results: Results) -> dict[str, Any]:
 
 
 def _cells(table: Table) -> dict[str, Any]:
-    """A table for typst to lay out: rows of text, after which of them a line comes, and columns that must not wrap."""
+    """Return a table for typst: its rows, the rows that a rule follows, and the columns that must not wrap."""
     wide = [name for name, *cells in zip(table.header, *table.rows, strict=True) if any(" " in cell for cell in cells)]
     return {
         "header": table.header,
@@ -79,7 +79,7 @@ def _cells(table: Table) -> dict[str, Any]:
 
 
 def _faithfulness(results: Results) -> dict[str, Any] | None:
-    """The judged benchmark's cells by model, its paired differences, and the table; None for a run without."""
+    """Return the judged benchmark's cells by model, its paired differences and its table; None if there are none."""
     benchmark, cells = judged(results)
     if not cells:
         return None
@@ -93,7 +93,7 @@ def _faithfulness(results: Results) -> dict[str, Any] | None:
 
 
 def _protocols(results: Results) -> dict[str, Any] | None:
-    """protocols.json with labels, and its rows as the table has them; None for a run without it."""
+    """Return protocols.json with labels, and its rows as the table has them; None for a run without it."""
     if not results.protocols:
         return None
     names = results.benchmark_names
@@ -103,8 +103,10 @@ def _protocols(results: Results) -> dict[str, Any] | None:
 
 @contextmanager
 def stage_sources(results: Results) -> Iterator[tuple[Path, dict[str, str]]]:
-    """Lay the sources and the run's files side by side in a temporary folder, so that a run may lie
-    anywhere: yields that folder, which is typst's root, and the document's inputs."""
+    """Copy the sources and the run's files into one temporary folder, so that a run may lie anywhere.
+
+    Yield that folder, which is typst's root, and the document's inputs. Raises GazalError for a missing source.
+    """
     with tempfile.TemporaryDirectory(prefix="gazal-paper-") as folder:
         root = Path(folder)
         for name in SOURCES:
@@ -121,10 +123,10 @@ def stage_sources(results: Results) -> Iterator[tuple[Path, dict[str, str]]]:
 
 
 def compile_paper(run: str | Path) -> Path:
-    """Compile ``paper.pdf`` of a run from its saved results and figures (make those first); returns its path.
+    """Compile ``paper.pdf`` of a run from its saved results and figures (make those first); return its path.
 
-    Same inputs, same bytes: typst's own fonts, no date. Raises GazalError where results cannot be read
-    or the paper does not compile.
+    The same inputs give the same bytes: typst uses its own fonts and writes no date. Raises GazalError if the
+    results cannot be read or the paper does not compile.
     """
     run = Path(run)
     with stage_sources(read_results(run)) as (root, inputs):
@@ -141,7 +143,7 @@ def compile_paper(run: str | Path) -> Path:
 
 
 def make_paper(run: str | Path, progress: Callable[[str], None] = lambda line: None) -> list[Path]:
-    """Figures, tables and paper.pdf again from a run's saved results; loads no model. Returns every path written."""
+    """Make figures, tables and paper.pdf from a run's saved results, without a model; return every path written."""
     written = [*make_figures(run, progress), *make_tables(run, progress)]
     written.append(compile_paper(run))
     progress("paper.pdf")

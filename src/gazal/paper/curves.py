@@ -16,14 +16,14 @@ SPLITS = {"sft": "SFT", "grpo": "GRPO", "dev": "Dev", "test": "Test"}
 
 
 def running_mean(values: pd.Series) -> pd.Series:
-    """Centred mean over a tenth of the steps (one step for short logs), narrower at the ends."""
+    """Return the centred mean over a tenth of the steps (one step for short logs), narrower at the ends."""
     return values.rolling(max(1, len(values) // 10), center=True, min_periods=1).mean()
 
 
 def _curve(
     ax: Axes, log: pd.DataFrame, column: str, colour: str, spread: str | None = None, label: str | None = None
 ) -> None:
-    """Thin line per logged step, thick running mean, and a ± 1 standard deviation band where it was logged."""
+    """Draw logged values as a thin line, their running mean as a thick one, and ± 1 standard deviation if logged."""
     values = log[column].astype(float)
     sns.lineplot(x=log["step"], y=values, ax=ax, color=colour, lw=0.6, alpha=0.45)
     sns.lineplot(x=log["step"], y=running_mean(values), ax=ax, color=colour, lw=1.5, label=label, legend=False)
@@ -36,7 +36,7 @@ def _curve(
 
 
 def fig_sft_loss(log: pd.DataFrame) -> Figure:
-    """Training loss, and token accuracy where it was logged, by step. One column wide."""
+    """Draw the training loss by step, and the token accuracy if it was logged. One column wide."""
     panels = [("loss", "Loss (nats per token)")]
     if "mean_token_accuracy" in log:
         panels.append(("mean_token_accuracy", "Token accuracy"))
@@ -50,7 +50,7 @@ def fig_sft_loss(log: pd.DataFrame) -> Figure:
 
 
 def reward_components(log: pd.DataFrame) -> list[str]:
-    """Names of the reward functions in a TRL log, in logged order: ``rewards/<name>/mean``."""
+    """Return the names of the reward functions in a TRL log, in logged order: ``rewards/<name>/mean``."""
     return [c.split("/")[1] for c in log.columns if c.startswith("rewards/") and c.endswith("/mean")]
 
 

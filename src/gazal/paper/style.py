@@ -67,19 +67,19 @@ METADATA = {"pdf": {"CreationDate": None, "Producer": None, "Creator": None}, "p
 
 @contextmanager
 def house_style() -> Iterator[None]:
-    """The style inside the block only: a caller's own settings come back."""
+    """Apply the house style inside the block only; afterwards the caller's own settings hold again."""
     with matplotlib.rc_context(), sns.axes_style("ticks"):
         matplotlib.rcParams.update(RC)
         yield
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure (inches) that lays itself out; no pyplot state, so nothing leaks between figures."""
+    """Return an empty figure (inches) with constrained layout, outside pyplot's global state."""
     return Figure(figsize=(width, height), layout="constrained", dpi=DPI)
 
 
 def tidy(ax: Axes, grid: str = "y") -> Axes:
-    """No top or right spine, grid lines along one axis only."""
+    """Remove the top and right spines and keep grid lines of one axis only (empty: none)."""
     sns.despine(ax=ax)
     ax.grid(False)
     if grid:
@@ -117,5 +117,5 @@ def _rendered(figure: Figure, suffix: str) -> bytes:
 
 
 def picture(figure: Figure) -> Image:
-    """A figure as a notebook shows it, as PNG; it needs no pyplot, so no state outlives the cell."""
+    """Return a figure as the PNG that a notebook shows, without pyplot's global state."""
     return Image(_rendered(figure, "png"), width=int(110 * figure.get_figwidth()))

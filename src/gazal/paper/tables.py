@@ -15,7 +15,7 @@ from gazal.scoring.table import NONE, Table, count, group_rules, percent, with_i
 
 
 def data_table(results: Results) -> Table:
-    """Items by split and reasoning type, and the share of the most frequent answer letter."""
+    """Show the items by split and reasoning type, and the share of the most frequent answer letter."""
     counts, letters = results.data.get("counts") or {}, results.data.get("letters") or {}
     kinds = TYPES | {k: k for found in counts.values() for k in found if k not in TYPES}
     rows = []
@@ -34,7 +34,7 @@ def data_table(results: Results) -> Table:
 
 
 def claims_table(results: Results) -> Table:
-    """The ledger: derived claims of the paper against its own reported numbers."""
+    """Show the claims that the authors derive, checked against their own reported numbers."""
     rows = [
         [v.text, v.benchmark, v.numbers, "yes" if v.claimed else "no", "yes" if v.holds else "no", v.measured]
         for v in check_claims(results.published)
@@ -50,8 +50,8 @@ def claims_table(results: Results) -> Table:
 
 
 def protocols_table(results: Results) -> Table:
-    """Stages and benchmarks by protocol: accuracy, and the span between the most and the least generous."""
-    rows, names = results.protocol_rows, results.benchmark_names
+    """Show the accuracy of each stage on each benchmark by protocol, and the highest less the lowest."""
+    names = results.benchmark_names
     cells = [
         [
             names[row.benchmark],
@@ -59,7 +59,7 @@ def protocols_table(results: Results) -> Table:
             *(percent(row.accuracy[p]) for p in PROTOCOLS),
             percent(row.span),
         ]
-        for row in rows
+        for row in results.protocol_rows
     ]
     return Table(
         "protocols",
@@ -74,18 +74,14 @@ def protocols_table(results: Results) -> Table:
 
 
 def readings_table(results: Results) -> Table:
-    """What each protocol reads where the answer is plain, and where it is faked, doubled or absent."""
+    """Show what each protocol reads if the answer is plain, and if it is faked, doubled or absent."""
     honest, forms, red = (results.protocols.get(key, {}) for key in ("honest", "forms", "red_team"))
 
     def cells(name: str) -> list[str]:
         row = red.get("protocols", {}).get(name, {})
         worst = f"{row['family']} ({percent(row['family_key'], 0)})" if "family" in row else NONE
-        shares = [
-            *(found.get("agreement", {}).get(name) for found in (honest, forms)),
-            row.get("letter"),
-            row.get("key"),
-        ]
-        return [PROTOCOLS[name].label, *map(percent, shares), worst]
+        agreement = [found.get("agreement", {}).get(name) for found in (honest, forms)]
+        return [PROTOCOLS[name].label, *map(percent, [*agreement, row.get("letter"), row.get("key")]), worst]
 
     notes = [
         "Every reading of a protocol must be ours to agree. The last three columns are of red-team completions in "
