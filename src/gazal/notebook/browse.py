@@ -1,7 +1,7 @@
-"""What ``notebooks/explore_predictions.ipynb`` shows: predictions one item at a time, models side by side. Writes nothing, loads no model.
+"""What ``notebooks/explore_predictions.ipynb`` shows: predictions one item at a time, models side by side.
 
-Every text of an item, a model or a file's name is escaped before it becomes HTML, and marked so that MathJax leaves it alone: JupyterLab
-would otherwise set "costs $5 to $10" as a formula.
+Nothing is written and no model is loaded. Every text of an item, a model or a file's name is escaped before it becomes
+HTML. It is also marked so that MathJax leaves it alone: JupyterLab would otherwise set "costs $5 to $10" as a formula.
 """
 
 from __future__ import annotations
@@ -50,8 +50,11 @@ _TEXT = "white-space: pre-wrap; overflow-wrap: anywhere; margin: 0.3em 0"
 
 @dataclass
 class Samples:
-    """Predictions of one folder: a row of ``table`` (:data:`COLUMNS`) a completion, models in the order of stages, items by benchmark
-    and id; where nothing could be read both are empty, and ``note`` says why."""
+    """Predictions of one folder, and their items by benchmark and id.
+
+    ``table`` has a row per completion (:data:`COLUMNS`), with the models in the order of stages. If nothing could be
+    read, both are empty, and ``note`` says why.
+    """
 
     table: pd.DataFrame
     items: dict[tuple[str, str], Item]
@@ -63,9 +66,9 @@ class Samples:
 
 
 def open_samples(namespace: dict[str, Any]) -> Samples:
-    """The predictions that the notebook's parameter EVAL names (a relative path starts at the repository), said in one line.
+    """Read the predictions that the notebook's parameter EVAL names, and print one line about them.
 
-    Raises GazalError for parameters that the notebook does not know.
+    A relative path starts at the repository. Raises GazalError for parameters that the notebook does not know.
     """
     check_parameters(namespace, PARAMETERS)
     samples = read_samples(relative(ROOT / Path(namespace["EVAL"]).expanduser()))
@@ -74,7 +77,7 @@ def open_samples(namespace: dict[str, Any]) -> Samples:
 
 
 def read_samples(eval_dir: str | Path) -> Samples:
-    """All predictions under a run or an eval folder. A folder with none, or a broken file, is ``note``, one line."""
+    """Read all predictions of a run or an eval folder; if that fails, ``note`` says why, in one line."""
     try:
         _, answers, items = read_answers(eval_dir)
     except GazalError as error:
@@ -86,7 +89,10 @@ def read_samples(eval_dir: str | Path) -> Samples:
 
 
 def overview(samples: Samples) -> pd.DataFrame:
-    """A row per benchmark and model: completions, share right, and how many have each reason code (``ok``: an answer was read)."""
+    """Count by benchmark and model: completions, share right, and completions with each reason code.
+
+    ``ok`` means that an answer was read.
+    """
     table = samples.table
     if not len(table):
         return pd.DataFrame(columns=["completions", "right"])
@@ -102,18 +108,17 @@ def overview(samples: Samples) -> pd.DataFrame:
 def choose(
     samples: Samples, benchmark: str = "", model: str = "", outcome: str = "all", reason: str = "", group: str = ""
 ) -> list[tuple[str, str]]:
-    """Benchmark and id of the items that fit, in the files' order. Empty: any.
+    """Return benchmark and id of the items that fit, in the files' order. An empty value fits everything.
 
-    An item fits where one and the same completion of ``model`` (empty: of the last) has the outcome (:data:`OUTCOMES`; by its share
-    of right completions for gained and lost) and the reason code, and its reasoning type or subject is ``group``. Raises GazalError
-    for a value that does not occur.
+    One and the same completion of ``model`` (empty: of the last) must have the reason code and the outcome
+    (:data:`OUTCOMES`). Gained and lost compare the item's shares of right completions. ``group`` is its reasoning type
+    or subject. Raises GazalError for a value that does not occur.
     """
     table = samples.table
     for column, value in {"benchmark": benchmark, "model": model, "reason": reason, "group": group}.items():
         if value and value not in set(table[column]):
-            raise GazalError(
-                f"{column} {value!r}: none such here (there is: {', '.join(sorted(map(str, table[column].dropna().unique()))) or 'nothing'})"
-            )
+            present = ", ".join(sorted(map(str, table[column].dropna().unique()))) or "nothing"
+            raise GazalError(f"{column} {value!r}: none such here (there is: {present})")
     if outcome not in OUTCOMES:
         raise GazalError(f"outcome {outcome!r}: expected one of {', '.join(OUTCOMES)}")
     if not len(table):
@@ -138,7 +143,10 @@ def choose(
 
 
 def parts(completion: str, think_open: bool = False) -> tuple[str | None, str | None]:
-    """The think block and what follows it; None for a block that is not there, and for an answer where the block is left open."""
+    """Return the think block and the text after it.
+
+    The block is None if there is none; the text after it is None if the block is left open.
+    """
     thought, closed, answer = completion.rpartition("</think>")
     if closed:
         return thought.replace("<think>", "", 1).strip("\n"), answer.strip("\n")
@@ -148,20 +156,22 @@ def parts(completion: str, think_open: bool = False) -> tuple[str | None, str | 
 
 
 def item_html(samples: Samples, benchmark: str, item_id: str, models: Sequence[str] = ()) -> str:
-    """One item, and what ``models`` (empty: all) answered, side by side; think blocks are folded."""
+    """Return one item and the completions of ``models`` (empty: all), side by side; think blocks are folded."""
     rows = samples.table[(samples.table["benchmark"] == benchmark) & (samples.table["item_id"] == item_id)]
     rows = rows[rows["model"].isin(models or samples.models)]
     columns = [_column(name, rows[rows["model"] == name]) for name in models or samples.models]
     return (
-        f"<div {_RAW} style='line-height: 1.5'><p><b>{html.escape(benchmark)}</b> · <code>{html.escape(item_id)}</code></p>"
+        f"<div {_RAW} style='line-height: 1.5'>"
+        f"<p><b>{html.escape(benchmark)}</b> · <code>{html.escape(item_id)}</code></p>"
         f"{_question(samples.items.get((benchmark, item_id)), rows)}"
-        f"<div style='display: flex; flex-wrap: wrap; gap: 1em; align-items: flex-start; margin-top: 0.8em'>{''.join(columns)}</div>"
+        "<div style='display: flex; flex-wrap: wrap; gap: 1em; align-items: flex-start; margin-top: 0.8em'>"
+        f"{''.join(columns)}</div>"
         f"<p><i>{html.escape(DISCLAIMER)}</i></p></div>"
     )
 
 
 def page(samples: Samples, chosen: Iterable[tuple[str, str]], show: int = 3) -> HTML:
-    """The first ``show`` of the chosen items below each other; where there are none, one line that says so."""
+    """Return the first ``show`` of the chosen items, one below the other; if there are none, one line says so."""
     chosen = list(chosen)
     if not chosen:
         return HTML(f"<p {_RAW}><b>{html.escape(samples.note or 'No item fits.')}</b></p>")
@@ -185,15 +195,17 @@ def _question(item: Item | None, rows: pd.DataFrame) -> str:
         key = letter == item.answer_idx
         chosen = ", ".join(rows.loc[rows["letter"] == letter, "model"].unique())
         option = f"<b>{letter}. {html.escape(text)}</b> ✓ (the key)" if key else f"{letter}. {html.escape(text)}"
-        options.append(
-            f"<div style='{_TEXT}; padding-left: 2em; text-indent: -1em'>{option}{f' <i>← {html.escape(chosen)}</i>' if chosen else ''}</div>"
-        )
+        option += f" <i>← {html.escape(chosen)}</i>" if chosen else ""
+        options.append(f"<div style='{_TEXT}; padding-left: 2em; text-indent: -1em'>{option}</div>")
     return f"{folded}<div style='{_TEXT}'>{html.escape(item.question)}</div>{''.join(options)}"
 
 
 def _column(model: str, rows: pd.DataFrame) -> str:
     cells = "".join(_completion(row) for row in rows.to_dict("records")) or "<p>not asked</p>"
-    return f"<div style='flex: 1 1 20em; min-width: 16em; border-top: 2px solid; text-align: left'><p><b>{html.escape(model)}</b></p>{cells}</div>"
+    return (
+        "<div style='flex: 1 1 20em; min-width: 16em; border-top: 2px solid; text-align: left'>"
+        f"<p><b>{html.escape(model)}</b></p>{cells}</div>"
+    )
 
 
 def _completion(row: dict[str, Any]) -> str:
@@ -213,7 +225,8 @@ def _completion(row: dict[str, Any]) -> str:
     letter = row["letter"] if isinstance(row["letter"], str) else "none"
     cut = ", cut at the token limit" if row["finish_reason"] == "length" else ""
     verdict = _coloured("success", "✓ right") if row["correct"] else _coloured("error", "✗ wrong")
-    return f"<p>{verdict} · answer {html.escape(letter)} · {_reason(row['reason'])} · {int(row['n_tokens'])} tokens{cut}</p>{folded}{region}"
+    line = f"{verdict} · answer {html.escape(letter)} · {_reason(row['reason'])} · {int(row['n_tokens'])} tokens{cut}"
+    return f"<p>{line}</p>{folded}{region}"
 
 
 def _coloured(kind: str, text: str) -> str:

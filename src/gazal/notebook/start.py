@@ -21,9 +21,9 @@ PARAMETERS = ("RECIPE", "SET", "RUN", "BENCHMARKS")
 
 
 def check_parameters(namespace: dict[str, Any], known: Sequence[str]) -> None:
-    """Raises GazalError for a parameter that the notebook does not have, of which papermill only warns, and for a missing one of ``known``.
+    """Raise GazalError for a parameter that the notebook does not have, and for a missing one of ``known``.
 
-    ``namespace`` is the notebook's ``globals()``.
+    ``namespace`` is the notebook's ``globals()``. papermill itself only warns of an unknown parameter.
     """
     plain = (str, int, float, bool, list, tuple, dict, type(None))
     given = {
@@ -36,13 +36,12 @@ def check_parameters(namespace: dict[str, Any], known: Sequence[str]) -> None:
     }
     unknown, missing = sorted(given - set(known)), sorted(set(known) - given)
     if unknown or missing:
-        raise GazalError(
-            f"notebook parameters: {'unknown ' + ', '.join(unknown) if unknown else 'missing ' + ', '.join(missing)} (known: {', '.join(known)})"
-        )
+        wrong = "unknown " + ", ".join(unknown) if unknown else "missing " + ", ".join(missing)
+        raise GazalError(f"notebook parameters: {wrong} (known: {', '.join(known)})")
 
 
 def read_parameters(namespace: dict[str, Any], known: Sequence[str] = PARAMETERS) -> Recipe:
-    """The recipe that the notebook's parameters RECIPE and SET name; ``namespace`` as in :func:`check_parameters`, which is asked first."""
+    """Check the notebook's parameters, as :func:`check_parameters` does; load the recipe that RECIPE and SET name."""
     check_parameters(namespace, known)
     overrides = namespace["SET"].split() if isinstance(namespace["SET"], str) else list(namespace["SET"])
     return load_recipe(namespace["RECIPE"], overrides)
@@ -63,7 +62,7 @@ def start(namespace: dict[str, Any]) -> RunFolder:
 
 
 def benchmarks_folder(namespace: dict[str, Any]) -> Path | None:
-    """The BENCHMARKS parameter as a folder, None when it is empty. Raises GazalError when it does not exist."""
+    """Return the BENCHMARKS parameter as a folder, None if it is empty. Raises GazalError if there is no such folder."""
     if not namespace["BENCHMARKS"]:
         return None
     folder = Path(namespace["BENCHMARKS"]).expanduser()
@@ -73,7 +72,10 @@ def benchmarks_folder(namespace: dict[str, Any]) -> Path | None:
 
 
 def show_figure(results: Results, name: str) -> Image | Markdown:
-    """One of the paper's figures of a run (:func:`gazal.paper.figures.figure_jobs`), or a line where the run has no data for it."""
+    """Return one of the paper's figures of a run (:func:`gazal.paper.figures.figure_jobs`) by its name.
+
+    If the run has no data for it, return a line that says so.
+    """
     from IPython.display import Markdown
 
     from gazal.paper.figures import figure_jobs

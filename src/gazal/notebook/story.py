@@ -1,4 +1,4 @@
-"""What notebook 04 tells beside the results: how models are asked, one prompt as they see it, why answers are not read."""
+"""What notebook 04 shows beside the results: the settings, one whole prompt, and why answers are not read."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ASKED = (
 
 
 def settings_table(recipe: Recipe) -> Styler:
-    """How the recipe asks, a row for each setting: its value, and its meaning as the field of the recipe says it."""
+    """Return the recipe's settings for prompting, one per row: the value, and the description of the recipe's field."""
     fields = type(recipe.evaluation).model_fields
     rows = {
         name: (
@@ -43,14 +43,17 @@ def settings_table(recipe: Recipe) -> Styler:
 
 
 def results_shown(scores: dict[str, Any]) -> str:
-    """:func:`gazal.scoring.report.results_table` with its sentences as a list: as one paragraph nobody reads them."""
+    """Return :func:`gazal.scoring.report.results_table` with its notes as a list, which is easier to read."""
     table, _, notes = results_table(scores).partition("\n\n")
     return "\n".join([table, "", *(f"- {note}" for note in notes.splitlines())])
 
 
 def prompt_shown(recipe: Recipe, item: Item, development: str | None = None) -> str:
-    """What the recipe's base model is shown for ``item``, rendered by its own template; ``development``: items file that the
-    solved items come from, if there are any. Raises GazalError where the tokenizer cannot be had or refuses the prompt."""
+    """Return the prompt of the recipe's base model for ``item``, rendered by the model's own chat template.
+
+    ``development``: the items file that the few-shot examples come from, if there are any. Raises GazalError if the
+    tokenizer cannot be loaded or refuses the prompt.
+    """
     from gazal.models.loading import base_path, load_tokenizer
     from gazal.models.rendering import Renderer
     from gazal.predictions.prompting import prompting_of
@@ -61,7 +64,10 @@ def prompt_shown(recipe: Recipe, item: Item, development: str | None = None) -> 
 
 
 def reasons_table(scores: dict[str, Any]) -> pd.DataFrame:
-    """Share of completions by what the extractor says of them (``ok``, an answer is read, comes first), a row for each benchmark and model."""
+    """Return the share of completions by the extractor's reason code, a row for each benchmark and model.
+
+    ``ok`` (an answer is read) comes first, then the most frequent codes.
+    """
     benchmarks = dict.fromkeys(b for entry in scores["models"].values() for b in entry["benchmarks"])
     found = {
         (benchmark, model): score["reasons"]
