@@ -1,11 +1,11 @@
-"""What asking models of a recipe costs: memory, tokens and hours on a node, before anything is downloaded.
+"""What prompting the models of a recipe costs: memory, tokens and hours on a node, before anything is downloaded.
 
 ``vllm`` divides a model over the devices of a machine (as many as share its attention heads evenly). It fills
 ``MEMORY_SHARE`` of their memory with the weights and a cache of the sequences in work, ``SEQUENCES`` at most. Its speed
-is not modelled but bounded, without network, scheduler and the start of the server: a step of one token for every
-sequence takes the longer of ``bytes / (bandwidth × utilisation)`` (the weights, and the cache as it is half-way) and
-``FLOPs / (peak × utilisation)``. ``transformers`` takes one device, as in :mod:`gazal.planning.work`. Every completion
-is counted at its token limit.
+is not modelled but bounded, without network, scheduler and the start of the server. A step makes one token for every
+sequence. It takes the longer of ``bytes / (bandwidth × utilisation)`` and ``FLOPs / (peak × utilisation)``. The bytes
+are the weights, and the cache half-way through. ``transformers`` takes one device, as in :mod:`gazal.planning.work`.
+Every completion is counted at its token limit.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ from gazal.recipe.recipe import Recipe
 MEMORY_SHARE = 0.9  # vLLM's gpu_memory_utilization
 SEQUENCES = 256  # vLLM's max_num_seqs
 CHARACTERS = 4.0  # a token; measured with SmolLM2's tokenizer on the four benchmarks: 3.6 (MedMCQA) to 4.2 (PubMedQA)
-QUESTION_TOKENS = {
-    "medqa": 215,
-    "medmcqa": 51,
-    "pubmedqa": 350,
-    "mmlu_pro_medical": 171,
-}  # means of question and options, measured likewise
+# means of question and options, measured likewise
+QUESTION_TOKENS = {"medqa": 215, "medmcqa": 51, "pubmedqa": 350, "mmlu_pro_medical": 171}
 TEMPLATE_TOKENS = 20  # of a chat template around two turns; chosen, because ChatML and Llama 3 take 11 to 25
 
 
 @dataclass(frozen=True)
 class Load:
-    """What one model is asked: ``prompts`` (with samples and permutations), and their mean length in tokens."""
+    """The prompts of one model.
+
+    ``prompts``: how many, with samples and permutations; ``tokens``: their mean length; ``known``: whether it comes
+    from the benchmarks' own texts.
+    """
 
     prompts: int
     tokens: float
@@ -50,8 +50,11 @@ class Load:
 
 @dataclass(frozen=True)
 class Served:
-    """One model on the devices. ``parts``: bytes on each, ``rows``: sequences in work, ``hours``: 0 where the speed is not known;
-    ``reason``: why it cannot be planned or does not fit."""
+    """One model on the devices.
+
+    ``parts``: bytes on each device; ``rows``: sequences in work; ``hours``: 0 if the speed is not known; ``reason``:
+    why the model cannot be planned or does not fit.
+    """
 
     name: str
     devices: int = 0
@@ -63,7 +66,11 @@ class Served:
 
 
 def load_of(recipe: Recipe, folder: Path | None) -> Load:
-    """Prompts of the recipe's benchmarks: their texts from ``folder`` at ``CHARACTERS`` a token, else the published counts."""
+    """Count the prompts of the recipe's benchmarks and their tokens.
+
+    With ``folder``, its texts are read, at ``CHARACTERS`` a token; without, the published counts are used. Raises
+    GazalError if a benchmark cannot be read or its size is not known.
+    """
     section = recipe.evaluation
     times = section.samples * (1 + section.permute)
     fixed = len(recipe.model.system + section.instruction) / CHARACTERS + TEMPLATE_TOKENS
@@ -76,7 +83,8 @@ def load_of(recipe: Recipe, folder: Path | None) -> Load:
         return Load(len(items) * times, mean + fixed, True)
     if unknown := [name for name in section.benchmarks if name not in QUESTION_TOKENS]:
         raise GazalError(
-            f"evaluation.benchmarks: {unknown[0]}: its size is not known here; give --benchmarks FOLDER, or a folder's items file"
+            f"evaluation.benchmarks: {unknown[0]}: its size is not known here; give --benchmarks FOLDER, or a folder's "
+            "items file"
         )
     sizes = {name: BENCHMARK_ITEMS[name] for name in section.benchmarks}
     counts = {name: min(section.benchmark_limit or size, size) for name, size in sizes.items()}
@@ -85,7 +93,7 @@ def load_of(recipe: Recipe, folder: Path | None) -> Load:
 
 
 def parameter_counts(config: PreTrainedConfig) -> tuple[int, int]:
-    """All parameters, and those of the input embedding (which are looked up, not multiplied; a tied one is both)."""
+    """Return all parameters, and those of the input embedding that are only looked up (0 if it is tied)."""
     model = meta_model(config, "bfloat16")
     inputs, outputs = model.get_input_embeddings(), model.get_output_embeddings()
     tied = outputs is not None and outputs.weight is inputs.weight
@@ -93,19 +101,19 @@ def parameter_counts(config: PreTrainedConfig) -> tuple[int, int]:
 
 
 def stored_bytes(spec: str, config: PreTrainedConfig, parameters: int) -> float:
-    """Bytes of the weights in 16 bits, without a byte for each that a shipped shape's ``fp8_layers`` store in 8."""
+    """Return the bytes of the weights in 16 bits; those in ``fp8_layers`` of a shipped shape take 8 bits."""
     layers = known_models().get(spec, {}).get("fp8_layers", 0)
     return 2.0 * parameters - layers * 3.0 * config.hidden_size * config.intermediate_size
 
 
 def cache_bytes(config: PreTrainedConfig) -> float:
-    """Bytes a token of keys and values in 16 bits: 2 × layers × KV heads × head size × 2."""
+    """Return the bytes of keys and values per token in 16 bits: 2 × layers × KV heads × head size × 2."""
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return 4.0 * config.num_hidden_layers * config.num_key_value_heads * size
 
 
 def served(one: Target, config: PreTrainedConfig, load: Load, devices: Devices, mfu: float) -> Served:
-    """The plan of one model by ``vllm``."""
+    """Plan one model with ``vllm``."""
     new, count = one.recipe.evaluation.max_new_tokens, gpus_for(config.num_attention_heads, devices.count)
     parameters, looked_up = parameter_counts(config)
     weights, cache = stored_bytes(one.spec, config, parameters), cache_bytes(config)
@@ -119,12 +127,11 @@ def served(one: Target, config: PreTrainedConfig, load: Load, devices: Devices, 
     parts = {"weights": weights / count, "cache": max(rows, 1) * length * cache / shared, "framework": own}
     if rows < 1:
         least = weights / count + own + context * cache / shared
-        return Served(
-            one.name,
-            count,
-            parts,
-            reason=f"weights and a sequence of {context:,} tokens (evaluation.context) take {least / 1e9:,.0f} GB a device of {MEMORY_SHARE * devices.memory / 1e9:,.0f}",
+        reason = (
+            f"weights and a sequence of {context:,} tokens (evaluation.context) take {least / 1e9:,.0f} GB a device "
+            f"of {MEMORY_SHARE * devices.memory / 1e9:,.0f}"
         )
+        return Served(one.name, count, parts, reason=reason)
     tokens = load.prompts * length
     if not devices.flops:
         return Served(one.name, count, parts, rows, tokens)
@@ -138,7 +145,7 @@ def served(one: Target, config: PreTrainedConfig, load: Load, devices: Devices, 
 
 
 def in_process(one: Target, config: PreTrainedConfig, load: Load, devices: Devices, mfu: float) -> Served:
-    """The plan of one model by ``transformers``, on one device."""
+    """Plan one model with ``transformers``, on one device."""
     section = one.recipe.evaluation
     recipe = one.recipe.model_copy(
         update={"model": one.recipe.model.model_copy(update={"base": one.spec, "dtype": one.dtype or "bfloat16"})}
@@ -147,12 +154,11 @@ def in_process(one: Target, config: PreTrainedConfig, load: Load, devices: Devic
     plan = evaluation_memory(recipe, config, Tokens(prompt, prompt, prompt), devices)
     rows = max(1, section.batch_tokens // (prompt + section.max_new_tokens))
     if plan.peak > devices.memory:
-        return Served(
-            one.name,
-            1,
-            plan.parts,
-            reason=f"takes {plan.peak / 1e9:,.0f} GB of {devices.memory / 1e9:,.0f}; smaller evaluation.batch_tokens, or evaluation.engine=vllm",
+        reason = (
+            f"takes {plan.peak / 1e9:,.0f} GB of {devices.memory / 1e9:,.0f}; smaller evaluation.batch_tokens, or "
+            "evaluation.engine=vllm"
         )
+        return Served(one.name, 1, plan.parts, reason=reason)
     seconds = (
         load.prompts / rows * generation_seconds(recipe, config, rows, prompt, section.max_new_tokens, devices, mfu)
     )
@@ -182,7 +188,10 @@ def plan_answers(
     load = load_of(recipe, folder)
     where, speed = f"{devices.count} × {devices.name}", ""
     if devices.flops:
-        speed = f", {devices.flops / 1e12:,.4g} TFLOP/s and {devices.bandwidth / 1e9:,.4g} GB/s each, both at utilisation {mfu:g}"
+        speed = (
+            f", {devices.flops / 1e12:,.4g} TFLOP/s and {devices.bandwidth / 1e9:,.4g} GB/s each, both at utilisation "
+            f"{mfu:g}"
+        )
     source = "the benchmarks given" if load.known else "measured before on the published sets"
     say(f"{recipe.name}: {load.prompts:,} prompts a model, of {load.tokens:,.0f} tokens in the mean ({source})")
     say(f"devices: {where}{speed}" + (f"; of {devices.machines} machines one is used" if devices.machines > 1 else ""))
@@ -217,8 +226,9 @@ def plan_answers(
     if total:
         say(together(total, devices.count, price, "; cost: price not given"))
     say(
-        f"GB are of each device. Every completion at its limit of tokens, an upper bound; vLLM's speed is assumed, not modelled: {SEQUENCES} sequences at once at most, a step bound by "
-        "memory bandwidth or FLOPs, no network between devices, no download and no loading."
+        "GB are of each device. Every completion at its limit of tokens, an upper bound; vLLM's speed is assumed, not "
+        f"modelled: {SEQUENCES} sequences at once at most, a step bound by memory bandwidth or FLOPs, no network "
+        "between devices, no download and no loading."
     )
     if failing:
         raise GazalError(f"{len(failing)} of the models cannot be asked on {where}: {'; '.join(failing)}")

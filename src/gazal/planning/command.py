@@ -30,13 +30,13 @@ PROMPT = 512
 
 
 def run_items(folder: Path, split: str) -> list[Item]:
-    """A split of the run in ``folder``, empty where it is not there yet."""
+    """Read a split of the run in ``folder``; empty if it is not there yet."""
     path = folder / "data" / f"{split}.parquet"
     return read_items(path) if path.is_file() else []
 
 
 def data_tokens(recipe: Recipe, folder: Path, prompt: int) -> Tokens:
-    """Lengths in a run's own splits where ``folder/data`` and the tokenizer are there, else the assumed ones."""
+    """Return the lengths in a run's own splits if ``folder/data`` and the tokenizer are there, else assumed ones."""
     sft, grpo = (run_items(folder, name) for name in ("sft", "grpo"))
     if not sft or not grpo or not Path(base_path(recipe.model)).is_dir():
         return assumed_tokens(recipe, prompt)
@@ -61,7 +61,7 @@ def _gb(size: float) -> str:
 
 
 def memory_table(plans: dict[str, StageMemory], devices: Devices) -> list[str]:
-    """Parts by stage in GB (10^9 bytes), and whether each fits."""
+    """Show the parts by stage in GB (10^9 bytes), and whether each stage fits."""
     extra = sorted({part for plan in plans.values() for part in plan.parts} - set(PARTS))
     some = plans.values()
     rows = [
@@ -75,7 +75,7 @@ def memory_table(plans: dict[str, StageMemory], devices: Devices) -> list[str]:
 
 
 def work_lines(works: dict[str, Work], devices: Devices, price: float | None) -> list[str]:
-    """Tokens, hours and cost by stage; the whole node is paid for as long as a stage runs."""
+    """Show tokens, hours and cost by stage; the whole node is paid for as long as a stage runs."""
     lines = []
     for stage, work in works.items():
         hours = f"{work.hours:,.2f} h ({work.rate:,.0f} tokens/s)" if work.hours else "hours not known"
@@ -96,19 +96,23 @@ def _head(recipe: Recipe, config: PreTrainedConfig, devices: Devices, tokens: To
     lengths = (
         f"longest example {tokens.row} tokens, longest prompt {tokens.prompt} (the run's data)"
         if tokens.known
-        else f"every example {tokens.row} tokens (sft.max_length), every prompt {tokens.prompt} (--prompt-tokens): no data of this run yet"
+        else f"every example {tokens.row} tokens (sft.max_length), every prompt {tokens.prompt} (--prompt-tokens): "
+        "no data of this run yet"
     )
     where = f"{devices.machines} × " if devices.machines > 1 else ""
     where += f"{devices.count} × {devices.name}"
     speed = (
-        f", {devices.flops / 1e12:,.4g} TFLOP/s {'measured' if devices.cpu else 'peak'} at utilisation {mfu:g}, {devices.bandwidth / 1e9:,.4g} GB/s"
+        f", {devices.flops / 1e12:,.4g} TFLOP/s {'measured' if devices.cpu else 'peak'} at utilisation {mfu:g}, "
+        f"{devices.bandwidth / 1e9:,.4g} GB/s"
         if devices.flops
         else ""
     )
     return [
-        f"{recipe.name}: {recipe.model.base}, {size.base:,} parameters ({size.base - size.embeddings:,} without embeddings), {size.trainable:,} trainable "
+        f"{recipe.name}: {recipe.model.base}, {size.base:,} parameters ({size.base - size.embeddings:,} without "
+        f"embeddings), {size.trainable:,} trainable "
         f"({'DoRA' if adapter.dora else 'LoRA'}{' + rsLoRA' if adapter.rslora else ''}, rank {adapter.rank})",
-        f"devices: {where}{speed}; {launch.processes} process{'es' if launch.processes > 1 else ''}, {launch.strategy}, weights over {shards(recipe)}",
+        f"devices: {where}{speed}; {launch.processes} process{'es' if launch.processes > 1 else ''}, "
+        f"{launch.strategy}, weights over {shards(recipe)}",
         f"lengths: {lengths}",
         "",
     ]
@@ -130,7 +134,7 @@ def make_plan(
         many = f"{devices.total} device{'s' if devices.total > 1 else ''}"
         say(f"{many} for {recipe.launch.processes} processes: planned with {words(recipe, launch)}\n")
         recipe = apply(recipe, launch)
-    if Path(base_path(recipe.model)).is_dir():  # the tokenizer of a hub model is not asked for
+    if Path(base_path(recipe.model)).is_dir():  # the tokenizer of a hub model is not downloaded
         report(preflight_sft(recipe, run_items(folder, "sft"), run=False), say)
         say("")
     if devices.cpu and recipe.launch.processes > 1:

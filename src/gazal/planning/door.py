@@ -25,7 +25,8 @@ def plan(
             "--mfu",
             min=0.01,
             max=1,
-            help="Share of the peak FLOP/s reached. Chosen, because tuned training of large models reports 0.3 to 0.55.",
+            help="Share of the peak FLOP/s reached. Chosen, because tuned training of large models reports 0.3 to "
+            "0.55.",
         ),
     ] = 0.4,
     prompt_tokens: Annotated[

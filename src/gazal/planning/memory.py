@@ -21,24 +21,13 @@ from gazal.trainer.proof import POSITIONS
 from gazal.trainer.stage import PARITY_PROMPTS
 
 PARTS = (
-    "weights",
-    "adapter",
-    "optimizer",
-    "gradients",
-    "activations",
-    "logits",
-    "KV cache",
-    "rollout copy",
-    "framework",
+    *("weights", "adapter", "optimizer", "gradients", "activations", "logits"),
+    *("KV cache", "rollout copy", "framework"),
 )
-OPTIMIZER_BYTES = {
-    "adamw": 8.0,
-    "exadam": 8.0,
-    "adamw_8bit": 2.0 + 8 / 256,
-}  # two fp32 moments; two 8-bit ones with an fp32 scale a block of 256 (bitsandbytes)
-NF4_BYTES = (
-    0.5 + 1 / 64 + 4 / (64 * 256)
-)  # QLoRA: 4 bits, a scale of 8 bits for 64 weights, one of 32 bits for 256 of those
+# two fp32 moments; two 8-bit ones with an fp32 scale a block of 256 (bitsandbytes)
+OPTIMIZER_BYTES = {"adamw": 8.0, "exadam": 8.0, "adamw_8bit": 2.0 + 8 / 256}
+# QLoRA: 4 bits, a scale of 8 bits for 64 weights, one of 32 bits for 256 of those
+NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 # Trainer, datasets, tokenizer and what they import late: resident between two SFT steps of the embedded shape (69 MiB
 # over the baseline) less its weights, adapter, gradients and optimizer (23 MiB)
 CPU_FRAMEWORK = 45e6
@@ -62,7 +51,7 @@ class Tokens:
 
 
 def assumed_tokens(recipe: Recipe, prompt: int) -> Tokens:
-    """Without data: every SFT row as long as ``sft.max_length``, every prompt ``prompt`` tokens."""
+    """Return the lengths without data: every SFT row takes ``sft.max_length`` tokens, every prompt ``prompt``."""
     return Tokens(recipe.sft.max_length, recipe.sft.max_length, prompt)
 
 
@@ -75,36 +64,39 @@ class StageMemory:
 
     @property
     def peak_phase(self) -> str:
-        """The phase that takes most."""
+        """Return the phase that takes most."""
         return max(self.phases, key=lambda name: sum(self.phases[name].values()))
 
     @property
     def parts(self) -> dict[str, float]:
-        """Bytes by part in the peak phase."""
+        """Return the bytes by part in the peak phase."""
         return self.phases[self.peak_phase]
 
     @property
     def peak(self) -> float:
-        """Bytes in the peak phase."""
+        """Return the bytes in the peak phase."""
         return sum(self.parts.values())
 
 
 def weight_bytes(recipe: Recipe, size: Sizes) -> float:
-    """The frozen base: 4-bit where the recipe says so (the adapted layers; embeddings and norms keep their dtype)."""
+    """Return the bytes of the frozen base.
+
+    If the recipe loads it in 4 bits, that holds for the adapted layers; embeddings and norms keep their dtype.
+    """
     saved = size.adapted * (WIDTH[recipe.model.dtype] - NF4_BYTES) if recipe.model.load_in_4bit else 0
     return size.base_bytes - saved
 
 
 def shards(recipe: Recipe) -> int:
-    """Over how many processes weights, gradients and optimizer are divided: 1 with DDP, which replicates them."""
+    """Return how many processes share weights, gradients and optimizer: 1 with DDP, which replicates them."""
     return 1 if recipe.launch.strategy == "ddp" else recipe.launch.processes
 
 
 def resident(recipe: Recipe, stage: str, size: Sizes) -> dict[str, float]:
     """Return the bytes that stay on a device through training.
 
-    FSDP2 and ZeRO-3 divide them by the processes and hold, gathered, what is outside the layers and two layers (the
-    next one comes while one computes). DDP adds buckets as large as the gradients.
+    FSDP2 and ZeRO-3 divide them by the processes. What is outside the layers stays gathered, and so do two layers: the
+    next one is fetched while one computes. DDP adds buckets as large as the gradients.
     """
     section = getattr(recipe, stage)
     parts, weights = shards(recipe), weight_bytes(recipe, size)
@@ -126,7 +118,7 @@ def resident(recipe: Recipe, stage: str, size: Sizes) -> dict[str, float]:
 
 
 def framework(devices: Devices, processes: int) -> float:
-    """What libraries take by themselves."""
+    """Return the bytes that the libraries take by themselves."""
     return CPU_FRAMEWORK if devices.cpu else CUDA_FRAMEWORK + (NCCL_FRAMEWORK if processes > 1 else 0.0)
 
 
@@ -155,7 +147,7 @@ def training_pass(recipe: Recipe, config: PreTrainedConfig, stage: str, tokens: 
 def training_memory(
     recipe: Recipe, config: PreTrainedConfig, stage: str, tokens: Tokens, devices: Devices
 ) -> StageMemory:
-    """Memory of ``sft`` or ``grpo`` on one of ``devices``, for the longest batch that ``tokens`` allow."""
+    """Plan the memory of ``sft`` or ``grpo`` on one device, for the longest batch that ``tokens`` allow."""
     section = getattr(recipe, stage)
     size = sizes(config, recipe.model.dtype, section.adapter)
     one, _ = training_pass(recipe, config, stage, tokens)
@@ -184,14 +176,14 @@ def training_memory(
 def finish_bytes(size: Sizes, tokens: Tokens, config: PreTrainedConfig) -> dict[str, float]:
     """Return the bytes of merge and parity.
 
-    These are the base a second time in fp32 with its adapter, its file while that is read or written, the kept logits
-    of two models, and those of one prompt twice.
+    These are the base a second time in fp32 with its adapter, and its file while that is read or written. The parity
+    check adds the kept logits of two models, and those of one prompt twice.
     """
-    kept, asked = 2 * PARITY_PROMPTS * POSITIONS, 2 * tokens.prompt
+    kept, current = 2 * PARITY_PROMPTS * POSITIONS, 2 * tokens.prompt
     return {
         "second model": 4.0 * (size.base + size.trainable),
         "its file": 4.0 * size.base,
-        "parity logits": 4.0 * (kept + asked) * config.vocab_size,
+        "parity logits": 4.0 * (kept + current) * config.vocab_size,
     }
 
 
@@ -215,7 +207,7 @@ def generation_parts(
 
 
 def evaluation_memory(recipe: Recipe, config: PreTrainedConfig, tokens: Tokens, devices: Devices) -> StageMemory:
-    """Memory of asking one merged model on one device; evaluation is one process and is not sharded."""
+    """Plan the memory of evaluating one merged model on one device; evaluation is one process and is not sharded."""
     size = sizes(config, recipe.model.dtype, recipe.sft.adapter)
     new = recipe.evaluation.max_new_tokens
     rows = max(1, recipe.evaluation.batch_tokens // (tokens.prompt + new))
@@ -226,7 +218,7 @@ def evaluation_memory(recipe: Recipe, config: PreTrainedConfig, tokens: Tokens, 
 
 
 def stage_memory(recipe: Recipe, config: PreTrainedConfig, stage: str, tokens: Tokens, devices: Devices) -> StageMemory:
-    """Memory of ``sft``, ``grpo`` or ``evaluation``."""
+    """Plan the memory of ``sft``, ``grpo`` or ``evaluation``."""
     return (
         evaluation_memory(recipe, config, tokens, devices)
         if stage == "evaluation"

@@ -25,12 +25,15 @@ CARD = ("parameters", "without_embeddings", "fp8_layers")  # published counts be
 
 
 def known_models() -> dict[str, dict[str, Any]]:
-    """The shipped shapes by hub id."""
+    """Return the shipped shapes by hub id."""
     return yaml.safe_load(PLAN_MODELS.read_text(encoding="utf-8"))
 
 
 def base_config(section: ModelSection) -> PreTrainedConfig:
-    """The base's config: of its folder, else a shipped one, else the hub's. GazalError, one line, when none can be had."""
+    """Return the base's config: of its folder, else a shipped one, else the hub's.
+
+    Raises GazalError if there is none, or the hub may not be used.
+    """
     path = base_path(section)
     if not Path(path).is_dir():
         known = known_models()
@@ -49,7 +52,7 @@ def base_config(section: ModelSection) -> PreTrainedConfig:
 
 
 def with_layers(config: PreTrainedConfig, layers: int) -> PreTrainedConfig:
-    """A copy with ``layers`` decoder layers."""
+    """Return a copy with ``layers`` decoder layers."""
     shorter = copy.deepcopy(config)
     shorter.num_hidden_layers = layers
     if getattr(shorter, "layer_types", None):
@@ -58,7 +61,7 @@ def with_layers(config: PreTrainedConfig, layers: int) -> PreTrainedConfig:
 
 
 def meta_model(config: PreTrainedConfig, dtype: str, adapter: AdapterSection | None = None) -> PreTrainedModel:
-    """The real model, with the real adapter where given, without a byte of weights."""
+    """Build the real model on the meta device, with the real adapter if one is given; no weights are allocated."""
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype), attn_implementation="sdpa")
         return get_peft_model(model, lora_config(adapter)) if adapter else model
@@ -66,8 +69,11 @@ def meta_model(config: PreTrainedConfig, dtype: str, adapter: AdapterSection | N
 
 @dataclass(frozen=True)
 class Sizes:
-    """Parameters (numbers) and bytes of a model with an adapter. ``adapted``: weights of adapted linear layers; ``layer``: bytes of
-    one decoder layer with its adapter; ``outside``: bytes of all that is in no layer; ``widest``: parameters of the largest adapted matrix."""
+    """Parameters (numbers) and bytes of a model with an adapter.
+
+    ``adapted``: weights of the adapted linear layers; ``widest``: parameters of the largest of these matrices;
+    ``layer``: bytes of one decoder layer with its adapter; ``outside``: bytes of all that is in no layer.
+    """
 
     base: int
     embeddings: int
@@ -88,7 +94,6 @@ def _sizes(text: str, dtype: str, adapter_json: str) -> Sizes:
     trained = [(name, p) for name, p in named if p.requires_grad]
     adapted = [p for name, p in frozen if ".base_layer.weight" in name]
     embeddings = {id(m.weight): m.weight for m in (policy.get_input_embeddings(), policy.get_output_embeddings())}
-    layer = sum(p.nbytes for name, p in named if ".layers.0." in name)
     return Sizes(
         base=sum(p.numel() for _, p in frozen),
         embeddings=sum(p.numel() for p in embeddings.values()),
@@ -97,18 +102,18 @@ def _sizes(text: str, dtype: str, adapter_json: str) -> Sizes:
         widest=max((p.numel() for p in adapted), default=0),
         base_bytes=sum(p.nbytes for _, p in frozen),
         adapter_bytes=sum(p.nbytes for _, p in trained),
-        layer=layer,
+        layer=sum(p.nbytes for name, p in named if ".layers.0." in name),
         outside=sum(p.nbytes for name, p in named if ".layers." not in name),
     )
 
 
 def config_text(config: PreTrainedConfig) -> str:
-    """A config as text, what caches go by; :func:`config_of` reads it."""
+    """Return a config as text, which serves as the key of caches; :func:`config_of` reads it."""
     return json.dumps(config.to_dict(), sort_keys=True, default=str)
 
 
 def config_of(text: str) -> PreTrainedConfig:
-    """The config that :func:`config_text` wrote."""
+    """Return the config that :func:`config_text` wrote."""
     values = json.loads(text)
     return AutoConfig.for_model(
         values.pop("model_type"),
@@ -117,5 +122,5 @@ def config_of(text: str) -> PreTrainedConfig:
 
 
 def sizes(config: PreTrainedConfig, dtype: str, adapter: AdapterSection) -> Sizes:
-    """Counts by building the model and its adapter on the meta device (no formula)."""
+    """Count by building the model and its adapter on the meta device, without a formula."""
     return _sizes(config_text(config), dtype, adapter.model_dump_json())

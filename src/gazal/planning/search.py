@@ -46,12 +46,12 @@ def halves(size: int, least: int = 1) -> list[tuple[int, int]]:
 def candidates(recipe: Recipe, devices: Devices, stages: list[str]) -> list[Change]:
     """Return the changes that may help ``stages``, cheapest first.
 
-    Exact: a batch halved with more accumulation 2, logits in chunks 3, fewer tokens in an evaluation batch 4, sharding
-    over all devices 10 (network), recomputation 33 (one forward pass in three), rollouts through the adapter 100.
-    Sharding and a 4-bit base take these rollouts along, because neither can be merged into a copy.
+    Prices of exact changes: a batch halved with more accumulation 2, logits in chunks 3, fewer tokens in an evaluation
+    batch 4. Sharding over all devices costs 10 (network), recomputation 33 (one forward pass in three), rollouts
+    through the adapter 100. Sharding and a 4-bit base take these rollouts along: neither can be merged into a copy.
 
-    Not exact: 8-bit AdamW 200, bf16 weights 300, a 4-bit base 500, a shorter context or fewer prompts a GRPO step 1,000
-    a halving, half the rank 2,000 a halving.
+    Prices of what is not exact: 8-bit AdamW 200, bf16 weights 300, a 4-bit base 500. Each halving of the context or of
+    the prompts per GRPO step costs 1,000, each halving of the rank 2,000.
     """
     found: list[Change] = []
 
@@ -114,7 +114,7 @@ def cheapest(
         return sum(max(size - devices.memory, 0.0) for size in sizes)
 
     def excess(taken: dict[str, Change]) -> tuple[float, float]:
-        """Bytes too many: of what stays, and with a pass, which is traced only if what stays is not too much."""
+        """Return the bytes too many, of what stays and then of the peak; the peak is traced only if what stays fits."""
         if (changed := apply(recipe, values(taken))) is None:
             return inf, inf
         if least := over(least_bytes(changed, config, stage) for stage in plans):

@@ -1,7 +1,7 @@
 """Bytes and FLOPs of one forward and backward pass, by running the real model with the real adapter on fake tensors.
 
-PyTorch's FakeTensorMode runs every operation on shapes alone, with the kernels' choice of a CPU (so attention is the fused
-one, as on a GPU); a dispatch mode adds up what the live storages would take. What DoRA, gradient checkpointing, autocast
+PyTorch's FakeTensorMode runs every operation on shapes alone and chooses kernels as on a CPU, so attention is the fused
+one, as on a GPU. A dispatch mode adds up what the live storages would take. What DoRA, gradient checkpointing, autocast
 or TRL's chunked loss keep or recompute is therefore counted and not modelled. Two depths are traced and extended to all
 layers in a straight line: layers are alike, and so every peak grows by what one layer keeps.
 """
@@ -29,10 +29,8 @@ from gazal.planning.model_shapes import config_of, meta_model, with_layers
 from gazal.recipe.training import AdapterSection
 
 DEPTHS = (2, 3)  # layers that are traced
-CHUNKS = {
-    "sft": sft_trainer._CHUNKED_LM_HEAD_CHUNK_SIZE,
-    "grpo": grpo_trainer._CHUNKED_LOGPROB_CHUNK_SIZE,
-}  # rows of logits at a time, in TRL
+# rows of logits at a time, in TRL
+CHUNKS = {"sft": sft_trainer._CHUNKED_LM_HEAD_CHUNK_SIZE, "grpo": grpo_trainer._CHUNKED_LOGPROB_CHUNK_SIZE}
 CHUNK_BYTES = 12  # a logit, its probability and its gradient in fp32
 
 
@@ -51,7 +49,10 @@ class Pass:
 
 
 class _Live(TorchDispatchMode):
-    """Adds up the bytes of live storages that were not there before; ``vocabulary``: last dimension of what counts as logits."""
+    """A dispatch mode that adds up the bytes of live storages that were not there before.
+
+    ``vocabulary``: the last dimension of what counts as logits.
+    """
 
     def __init__(self, vocabulary: int, before: set[int]) -> None:
         super().__init__()
@@ -88,7 +89,10 @@ class _Live(TorchDispatchMode):
 
 
 def _fake(model: PreTrainedModel) -> list[torch.Tensor]:
-    """Put fake CPU tensors in the place of a model's meta tensors (tied ones stay tied); returns the meta ones, which must outlive their ids."""
+    """Put fake CPU tensors in the place of a model's meta tensors (tied ones stay tied).
+
+    Return the meta tensors: they must outlive the use of their ids.
+    """
     made: dict[int, torch.Tensor] = {}
     old: list[torch.Tensor] = []
     for module in model.modules():
@@ -114,7 +118,7 @@ def _storages(model: PreTrainedModel) -> set[int]:
 
 
 def _sft_loss(forward: Callable[..., Any], ids: torch.Tensor, mask: torch.Tensor, keep: int) -> torch.Tensor:
-    """As TRL's SFTTrainer: the model's own loss, then entropy and accuracy of the tokens."""
+    """Compute what TRL's SFTTrainer does: the model's own loss, then entropy and accuracy of the tokens."""
     out = forward(input_ids=ids, attention_mask=mask, labels=ids, use_cache=False)
     if getattr(out, "logits", None) is not None:
         with torch.no_grad():
@@ -125,7 +129,7 @@ def _sft_loss(forward: Callable[..., Any], ids: torch.Tensor, mask: torch.Tensor
 
 
 def _grpo_loss(forward: Callable[..., Any], ids: torch.Tensor, mask: torch.Tensor, keep: int) -> torch.Tensor:
-    """As TRL's GRPOTrainer: log-probabilities and entropies of the last ``keep`` tokens."""
+    """Compute what TRL's GRPOTrainer does: log-probabilities and entropies of the last ``keep`` tokens."""
     out = forward(input_ids=ids, attention_mask=mask, logits_to_keep=keep + 1, use_cache=False)
     logits = out.logits[:, :-1, :][:, -keep:, :]
     found, _ = selective_log_softmax_and_entropy(
@@ -135,7 +139,10 @@ def _grpo_loss(forward: Callable[..., Any], ids: torch.Tensor, mask: torch.Tenso
 
 
 def _without_logits(forward: Callable[..., Any], ids: torch.Tensor, mask: torch.Tensor, keep: int) -> torch.Tensor:
-    """The decoder alone, where the logits are made in chunks (liger's kernel, or TRL's, which reads values that fake tensors lack)."""
+    """Run the decoder alone, if the logits are made in chunks by liger's kernel or by TRL.
+
+    TRL's code reads values that fake tensors lack.
+    """
     return forward(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state.float().sum()
 
 
@@ -202,9 +209,10 @@ def trace(
     bf16: bool = False,
     chunked: bool = False,
 ) -> Pass:
-    """One pass of ``rows`` sequences of ``length`` tokens through ``layers`` layers of ``config`` (see config_text).
+    """Trace one pass of ``rows`` sequences of ``length`` tokens through ``layers`` layers of ``config`` (config_text).
 
-    ``task``: ``sft`` or ``grpo`` (forward and backward; ``keep``: completion tokens), or ``generate`` (the prompt's pass, with its cache).
+    ``task``: ``sft`` or ``grpo`` (forward and backward; ``keep``: completion tokens), or ``generate`` (the prompt's
+    pass, with its cache).
     """
     text = adapter.model_dump_json() if adapter else None
     few, more = (

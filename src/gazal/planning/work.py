@@ -22,21 +22,17 @@ from gazal.recipe.training import AdapterSection
 
 # read for the product; BA written and read; W read, W + sBA written and read for its norm (peft.tuners.lora.dora)
 DORA_PASSES = 6
-BENCHMARK_ITEMS = {
-    "medqa": 1273,
-    "medmcqa": 4183,
-    "pubmedqa": 500,
-    "mmlu_pro_medical": 1535,
-}  # test items; source: the benchmarks themselves
+# test items; source: the benchmarks themselves
+BENCHMARK_ITEMS = {"medqa": 1273, "medmcqa": 4183, "pubmedqa": 500, "mmlu_pro_medical": 1535}
 
 
 @dataclass(frozen=True)
 class Work:
     """Tokens and hours of a stage.
 
-    ``tokens``: processed in training, or prompts and completions; ``hours``: 0 if the devices' speed is not known;
-    ``model_share``: share of the executed FLOPs that are the model's own (no recomputation, no norms); ``note``: what
-    it is made of.
+    ``tokens``: processed in training, or prompts and completions. ``hours``: 0 if the devices' speed is not known.
+    ``model_share``: share of the executed FLOPs that are the model's own (no recomputation, no norms). ``note``: what
+    the work consists of.
     """
 
     tokens: float
@@ -46,7 +42,7 @@ class Work:
 
     @property
     def rate(self) -> float:
-        """Tokens a second over all devices."""
+        """Return the tokens per second over all devices."""
         return self.tokens / (3600 * self.hours) if self.hours else 0.0
 
 
@@ -68,7 +64,7 @@ def generation_seconds(
     mfu: float,
     unmerged: AdapterSection | None = None,
 ) -> float:
-    """Seconds for ``rows`` completions of ``new`` tokens on one device, by the formula above."""
+    """Return the seconds for ``rows`` completions of ``new`` tokens on one device, by the formula above."""
     if not devices.flops or not rows:
         return 0.0
     text, layers, dtype = config_text(config), config.num_hidden_layers, recipe.model.dtype
@@ -115,7 +111,8 @@ def grpo_work(recipe: Recipe, config: PreTrainedConfig, tokens: Tokens, devices:
     count = recipe.data.grpo * section.pass_rate_samples
     room = 65_536  # grpo.difficulty's batch_tokens
     rates = answering_seconds(recipe, config, count, prompt, new, room, devices, mfu) if count else 0.0
-    note = f"{section.steps:,} steps of {section.sequences} completions; rollouts {roll / 3600:.2g} h, training {train / 3600:.2g} h"
+    note = f"{section.steps:,} steps of {section.sequences} completions; rollouts {roll / 3600:.2g} h, "
+    note += f"training {train / 3600:.2g} h"
     note += f", pass rates {rates / 3600:.2g} h" if count else ""
     total = (section.steps * section.sequences + count) * (prompt + new)
     return Work(total, (train + roll + rates) / 3600, _model_share(size, one.flops / at_once), note)
@@ -135,6 +132,6 @@ def evaluation_work(recipe: Recipe, config: PreTrainedConfig, tokens: Tokens, de
 def stage_work(
     recipe: Recipe, config: PreTrainedConfig, stage: str, tokens: Tokens, devices: Devices, mfu: float
 ) -> Work:
-    """Work of ``sft``, ``grpo`` or ``evaluation``."""
+    """Plan the work of ``sft``, ``grpo`` or ``evaluation``."""
     work = {"sft": sft_work, "grpo": grpo_work, "evaluation": evaluation_work}[stage]
     return work(recipe, config, tokens, devices, mfu)
