@@ -37,7 +37,7 @@ PALE = "#EFEFEF"
 
 
 def look(results: Results, model: str) -> tuple[str, str]:
-    """A model's colour and mark: stages have their own, others take turns."""
+    """Return a model's colour and mark: stages have their own, others take turns."""
     others = [m for m in results.models if m not in STAGES]
     return (
         (COLOURS[model], MARKERS[model])
@@ -53,7 +53,7 @@ def model_handle(results: Results, model: str, **more: Any) -> Line2D:
 
 
 def stage_pairs(results: Results) -> list[tuple[str, str]]:
-    """Neighbouring stages that this run compares, in order; always SFT with GRPO, for which others report values."""
+    """Return the neighbouring stages that this run compares; always SFT with GRPO, for which others report values."""
     pairs = [("base", "sft"), ("sft", "grpo")] if "sft" in results.models else [("base", "grpo"), ("sft", "grpo")]
     return [
         pair
@@ -123,17 +123,17 @@ def fig_deltas(results: Results) -> Figure:
 
 
 def above_chance(accuracy: float, chance: float) -> float:
-    """Accuracy on a scale where 0 is chance and 1 is all right, so that sets with other numbers of options compare."""
+    """Return accuracy on a scale from 0 (chance) to 1 (all right): sets with other numbers of options then compare."""
     return (accuracy - chance) / (1 - chance) if chance < 1 else 0.0
 
 
 def has_subjects(results: Results) -> bool:
-    """Whether any benchmark of known chance has scores by reasoning type or subject."""
+    """Tell whether any benchmark of known chance has scores by reasoning type or subject."""
     return bool(_stacks(results))
 
 
 def _stacks(results: Results) -> list[list[str]]:
-    """Benchmarks with groups in one or two columns of about equal height, the first benchmark at the top left."""
+    """Lay out the benchmarks with groups in one or two columns of about equal height, the first at the top left."""
     names = list(results.benchmark_names)
     found = [b for b in names if results.groups(b) and results.chance(b) is not None]
     stacks: list[list[str]] = [[] for _ in found[:2]]

@@ -11,7 +11,7 @@ from gazal.scoring.table import NONE, Table, count, group_rules, number, p_value
 
 
 def results_table(results: Results) -> Table:
-    """Stages by overall and per-type accuracy, format, unparsed, truncated, tokens; shortcuts below."""
+    """Show the stages by overall and per-type accuracy, format, unparsed, truncated, tokens; shortcuts below."""
     scores = {model: score for model in results.models if (score := results.score(model, TEST))}
     rows = []
     for model, score in scores.items():
@@ -82,7 +82,7 @@ def paired_table(results: Results) -> Table:
 
 
 def _measured(results: Results, model: str, names: dict[str, str]) -> list[list[str]]:
-    """A model's measured row; below it the same without repeated items and macro-F1, where there is such a score."""
+    """Return a model's measured row; below it, if scored, the same without repeated items, and macro-F1."""
     scores = {b: results.score(model, b) or {} for b in names}
     parts = {b: part for b, s in scores.items() if (part := s.get("deduplicated")) and part["n"] < s["n"]}
     f1 = [s.get("macro_f1") for s in scores.values()]
@@ -92,7 +92,7 @@ def _measured(results: Results, model: str, names: dict[str, str]) -> list[list[
 
 
 def benchmarks_table(results: Results) -> Table:
-    """Reported values (not ours) above, this run's measured ones with intervals below; chance; why not run."""
+    """Show the reported values (not ours), this run's measured ones with intervals, chance, and why one is missing."""
     names = {b: name for b, name in results.benchmark_names.items() if b != TEST}
     rows = [
         [f"{m['name']} (reported)", f"{m['billions']}B", *(number(m.get(b), 1) for b in names)]

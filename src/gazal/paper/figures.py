@@ -113,8 +113,10 @@ def _reported_rows(ax: Axes, models: dict[str, Any], benchmark: str) -> None:
 
 
 def fig_benchmarks(results: Results) -> Figure:
-    """The paper's comparison (8 models, 4 benchmarks, reported) with this run's models below the rule,
-    measured, with 95 % intervals. Two columns wide; one panel a benchmark."""
+    """Draw the paper's comparison (8 models, 4 benchmarks, as reported), and this run's models below the rule.
+
+    The latter are measured, with 95 % intervals. Two columns wide, one panel per benchmark.
+    """
     published = results.published
     models, benchmarks = published["models"], published["benchmarks"]
     stages = [s for s in STAGES if s in results.scores["models"]]
@@ -127,11 +129,8 @@ def fig_benchmarks(results: Results) -> Figure:
             measured = [(first + i, s, results.score(s, benchmark)) for i, s in enumerate(stages)]
             for y, stage, entry in measured:
                 if entry:
-                    value, error, colour = (
-                        100 * entry["accuracy"],
-                        to_ends(entry["accuracy"], entry["ci95"]),
-                        COLOURS[stage],
-                    )
+                    value, colour = 100 * entry["accuracy"], COLOURS[stage]
+                    error = to_ends(entry["accuracy"], entry["ci95"])
                     mark = {"fmt": MARKERS[stage], "ms": 4.2, "mfc": "white", "mec": colour, "mew": 1.1}
                     ax.errorbar(value, y, xerr=error, ecolor=colour, elinewidth=1, capsize=1.8, **mark)
                     ax.text(value + error[1][0] + 3.5, y, f"{value:.1f}", va="center", fontsize=6, color=colour)
@@ -158,12 +157,12 @@ def fig_benchmarks(results: Results) -> Figure:
 
 
 def caption(name: str) -> str:
-    """A figure's caption, from paper/captions.yaml: what error bars and bands are stands there."""
+    """Return a figure's caption from paper/captions.yaml, which says what error bars and bands are."""
     return read_yaml(PAPER / "captions.yaml")[name]
 
 
 def figure_jobs(results: Results) -> dict[str, tuple[bool, Callable[[], Figure]]]:
-    """Every figure by name: whether this run has data for it, and how it is drawn."""
+    """Return for every figure, by name, whether this run has data for it and the function that draws it."""
     counts, grpo = results.data.get("counts") or {}, results.recipe.get("grpo", {})
     kept = (grpo.get("pass_rate_low", 0.0), grpo.get("pass_rate_high", 1.0))
     return {
@@ -180,10 +179,10 @@ def figure_jobs(results: Results) -> dict[str, tuple[bool, Callable[[], Figure]]
 
 
 def make_figures(run: str | Path, progress: Callable[[str], None] = lambda line: None) -> list[Path]:
-    """Draw every figure that the run's saved results allow into ``figures/`` as PDF and PNG; returns the paths.
+    """Draw every figure that the run's saved results allow into ``figures/`` as PDF and PNG; return the paths.
 
-    A figure whose inputs are absent is named to ``progress`` and left out, and an older file of it is
-    removed. Raises GazalError for unreadable results.
+    A figure whose inputs are absent is left out and reported to ``progress``; an older file of it is removed. Raises
+    GazalError for unreadable results.
     """
     results, folder = read_results(run), Path(run) / "figures"
     written: list[Path] = []

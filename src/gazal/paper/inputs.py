@@ -41,8 +41,11 @@ def model_label(name: str) -> str:
 
 @dataclass(frozen=True)
 class Change:
-    """A paired difference in accuracy, ``after`` minus ``before``, as shares; ``p`` is two-sided, ``p_holm`` corrected
-    for all comparisons of the run, ``detectable`` what ``n`` items would have shown with 80 % power. None: an older run."""
+    """A paired difference in accuracy, ``after`` minus ``before``, as shares.
+
+    ``p`` is two-sided, ``p_holm`` corrected for all comparisons of the run. ``detectable``: the difference that ``n``
+    items would have shown with 80 % power. None: an older run.
+    """
 
     delta: float
     low: float
@@ -54,7 +57,7 @@ class Change:
 
     @property
     def shown(self) -> bool:
-        """Whether a difference is shown: p below 0.05, corrected where the run holds that."""
+        """Tell whether a difference is shown: p below 0.05, corrected if the run holds that."""
         return (self.p if self.p_holm is None else self.p_holm) < 0.05
 
 
@@ -68,7 +71,7 @@ class ProtocolRow:
 
     @property
     def span(self) -> float:
-        """Highest less lowest accuracy: how much of a score is protocol."""
+        """Return the highest less the lowest accuracy: how much of a score is protocol."""
         return round(max(self.accuracy.values()) - min(self.accuracy.values()), 3)
 
 
@@ -92,16 +95,16 @@ class Results:
 
     @property
     def models(self) -> list[str]:
-        """Models with scores: the stages in order, then any other."""
+        """Return the models with scores: the stages in order, then any other."""
         found = self.scores["models"]
         return [*(m for m in STAGES if m in found), *sorted(m for m in found if m not in STAGES)]
 
     def score(self, model: str, benchmark: str) -> BenchmarkScore | None:
-        """One model's entry for one benchmark, or None where it was not run."""
+        """Return one model's entry for one benchmark, or None if it was not run."""
         return self.scores["models"].get(model, {}).get("benchmarks", {}).get(benchmark)
 
     def change(self, before: str, after: str, benchmark: str) -> Change | None:
-        """The saved paired test between two models, or None; scores.json holds ``b`` minus ``a``."""
+        """Return the saved paired test between two models, or None; scores.json holds ``b`` minus ``a``."""
         for row in self.scores.get("paired", []):
             if row["benchmark"] == benchmark and {row["a"], row["b"]} == {before, after}:
                 low, high = row["ci95"]
@@ -114,7 +117,7 @@ class Results:
         return None
 
     def baseline(self, name: str, kind: str | None = None, benchmark: str = TEST) -> float | None:
-        """A shortcut's accuracy (share), over all items or one reasoning type; None where unknown."""
+        """Return a shortcut's accuracy (share), over all items or one reasoning type; None if it is not known."""
         value = self.scores.get("baselines", {}).get(benchmark, {}).get(name)
         if value is None or (kind and not isinstance(value, dict)):
             value = self.data.get("baselines", {}).get(name) if benchmark == TEST else None
@@ -123,17 +126,17 @@ class Results:
         return None if kind else value
 
     def chance(self, benchmark: str) -> float | None:
-        """Expected accuracy (share) of a uniform guess on one benchmark."""
+        """Return the expected accuracy (share) of a uniform guess on one benchmark."""
         return self.baseline("chance", benchmark=benchmark)
 
     def groups(self, benchmark: str) -> list[str]:
-        """Reasoning types or subjects that any model's score on a benchmark names, types in their order, others by name."""
+        """Return the groups in any model's score on a benchmark: reasoning types in order, then subjects by name."""
         found = {g for m in self.models if (score := self.score(m, benchmark)) for g in score.get("by", {})}
         return [*(k for k in TYPES if k in found), *sorted(found - set(TYPES))]
 
     @property
     def benchmark_names(self) -> dict[str, str]:
-        """Names for readers: the embedded test, the published benchmarks, then any other of this run."""
+        """Return names for readers: the embedded test, the published benchmarks, then any other of this run."""
         named = {TEST: "Embedded test"} | self.published["benchmarks"]
         return named | {
             b: b for m in self.models for b in self.scores["models"][m].get("benchmarks", {}) if b not in named
@@ -141,7 +144,7 @@ class Results:
 
     @property
     def protocol_rows(self) -> list[ProtocolRow]:
-        """Accuracies under each protocol, benchmark by benchmark, stages in order; empty for a run without ``protocols.json``."""
+        """Return the accuracies under each protocol by benchmark and model; empty without ``protocols.json``."""
         found = self.protocols.get("benchmarks", {})
         cells = [(b, m) for b in self.benchmark_names for m in self.models if m in found.get(b, {})]
         return [
@@ -151,8 +154,11 @@ class Results:
 
     @property
     def contamination_rows(self) -> list[dict[str, Any]]:
-        """For each benchmark compared with the training data: its name, counts as in ``contamination.json`` (pairs and
-        matched items as numbers), and ``scores``: each model's accuracy and interval, on all asked items and on the clean ones."""
+        """Return a row for each benchmark that was compared with the training data.
+
+        It holds the name, and the counts of ``contamination.json`` with pairs and matched items as numbers. ``scores``
+        holds each model's accuracy and interval, on all items that were run and on the clean ones.
+        """
         rows = []
         for benchmark, label in self.benchmark_names.items():
             if entry := self.contamination.get(benchmark):
@@ -174,7 +180,7 @@ class Results:
         return rows
 
     def not_run(self, benchmark: str) -> str:
-        """Why a benchmark has no scores: one line."""
+        """Return the reason why a benchmark has no scores, in one line."""
         return self.scores.get("not_run", {}).get(benchmark, "no predictions in this run")
 
 
@@ -208,7 +214,7 @@ def read_yaml(path: Path, required: bool = True) -> dict[str, Any]:
 
 
 def _log(path: Path, column: str) -> pd.DataFrame:
-    """The logged steps that hold ``column`` (a trainer's closing summary does not), by step; later lines win."""
+    """Read the logged steps that hold ``column`` (a trainer's closing summary does not), by step; later lines win."""
     rows = [row for _, row in read_jsonl(path) if row.get(column) is not None] if path.exists() else []
     if rows and any("step" not in row for row in rows):
         raise GazalError(f"{path}: a row without the field step")
@@ -217,7 +223,7 @@ def _log(path: Path, column: str) -> pd.DataFrame:
 
 
 def _check(scores: Scores, path: Path) -> None:
-    """The fields that figures and tables rest on; one clear line when one is missing."""
+    """Raise GazalError if a field that figures and tables need is missing or contradicts another."""
     if not isinstance(scores.get("models"), dict) or not scores["models"]:
         raise GazalError(f"{path}: models: no scored model")
     for model, entry in scores["models"].items():
@@ -233,12 +239,16 @@ def _check(scores: Scores, path: Path) -> None:
         a, b = accuracy.get((row["a"], row["benchmark"])), accuracy.get((row["b"], row["benchmark"]))
         if a is not None and b is not None and abs(row["delta"] - (b - a)) > 5e-6:  # both are rounded
             raise GazalError(
-                f"{path}: paired: {row['a']}, {row['b']} on {row['benchmark']}: delta is not accuracy of b minus accuracy of a"
+                f"{path}: paired: {row['a']}, {row['b']} on {row['benchmark']}: delta is not accuracy of b minus "
+                "accuracy of a"
             )
 
 
 def _check_protocols(protocols: dict[str, Any], scores: Scores, path: Path) -> None:
-    """Each protocol everywhere, and ours as in scores.json: else the file is of other predictions or of other code."""
+    """Raise GazalError if a protocol is missing, or ours is not as in scores.json.
+
+    Then the file is of other predictions or of other code.
+    """
     for benchmark, models in protocols.get("benchmarks", {}).items():
         for model, cells in models.items():
             where, again = f"{path}: benchmarks.{benchmark}.{model}", "write it again with gazal score"
@@ -250,7 +260,7 @@ def _check_protocols(protocols: dict[str, Any], scores: Scores, path: Path) -> N
 
 
 def _check_faithfulness(report: Faithfulness, scores: Scores, path: Path) -> None:
-    """Accuracies as in scores.json, where all items were judged: else the file is of other predictions."""
+    """Raise GazalError if all items were judged and an accuracy is not as in scores.json: other predictions."""
     for model, entry in report.get("models", {}).items():
         for benchmark, cell in entry["benchmarks"].items():
             score = scores["models"].get(model, {}).get("benchmarks", {}).get(benchmark)
@@ -258,12 +268,13 @@ def _check_faithfulness(report: Faithfulness, scores: Scores, path: Path) -> Non
                 score["n"] == cell["items"] and abs(score["accuracy"] - cell["accuracy"]["value"]) > 5e-6
             ):
                 raise GazalError(
-                    f"{path}: models.{model}.benchmarks.{benchmark}.accuracy: is not that in scores.json; write it again with gazal score"
+                    f"{path}: models.{model}.benchmarks.{benchmark}.accuracy: is not that in scores.json; "
+                    "write it again with gazal score"
                 )
 
 
 def _check_lengths(lengths: dict[str, Any], scores: Scores, path: Path) -> None:
-    """As many completions as in scores.json: else the file is of other predictions."""
+    """Raise GazalError if the completions are not as many as in scores.json: the file is of other predictions."""
     for benchmark, models in lengths.items():
         for model, found in models.items():
             score = scores["models"].get(model, {}).get("benchmarks", {}).get(benchmark, {})
@@ -273,12 +284,13 @@ def _check_lengths(lengths: dict[str, Any], scores: Scores, path: Path) -> None:
             )
             if counted != score.get("n", 0) * score.get("samples", 1):
                 raise GazalError(
-                    f"{path}: benchmarks.{benchmark}.{model}: is not of the predictions in scores.json; write it again with gazal score"
+                    f"{path}: benchmarks.{benchmark}.{model}: is not of the predictions in scores.json; "
+                    "write it again with gazal score"
                 )
 
 
 def read_results(run: str | Path) -> Results:
-    """Read ``runs/<recipe>/``: scores.json is required; protocols.json, contamination.json, logs, data report and recipe may be absent.
+    """Read the result files of a run, ``runs/<recipe>/``: only scores.json is required, all others may be absent.
 
     Raises GazalError, one line naming file and field, for what cannot be read.
     """

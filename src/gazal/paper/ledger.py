@@ -30,9 +30,10 @@ PROTOCOL_WORDS = {
 
 
 def stand_ins(asked: dict[str, dict[str, Any]]) -> dict[str, str]:
-    """Of the models that go by a name of the published table, those that are others: ``{name: what was asked}``.
+    """Return the models that only bear a name of the published table: ``{name: the model that was prompted}``.
 
-    The same is the shipped recipe's hub id, and what has its last name and no other owner (a folder, a server's model).
+    A model is the real one if it is the shipped recipe's hub id, or that id's last part without an owner (a folder, a
+    server's model).
     """
     known = {name: entry.model.lower() for name, entry in load_recipe("published").models.items()}
     return {
@@ -43,7 +44,7 @@ def stand_ins(asked: dict[str, dict[str, Any]]) -> dict[str, str]:
 
 
 def _by_name(how: dict[str, Any]) -> bool:
-    """Whether only a name says which model answered: a server's word, or a folder's."""
+    """Tell whether only a name says which model answered, as with a server or a folder."""
     return how.get("engine") == "server" or "/" not in str(how.get("model"))
 
 
@@ -94,7 +95,7 @@ def ledger_table(published: dict[str, Any], scores: dict[str, Any], asked: dict[
 
 
 def _notes(published: dict[str, Any], asked: dict[str, dict[str, Any]], others: dict[str, str]) -> list[str]:
-    """Protocol of each model that was asked; models asked the same way share a line."""
+    """Return a line for each way of prompting, with the models that were prompted so, and what limits the table."""
     ways: dict[str, list[str]] = {}
     for key, how in asked.items():
         if key in published["models"]:
@@ -120,7 +121,7 @@ def _notes(published: dict[str, Any], asked: dict[str, dict[str, Any]], others: 
 
 
 def claims_ledger(published: dict[str, Any], scores: dict[str, Any], asked: dict[str, dict[str, Any]]) -> Table:
-    """The derived claims, recomputed from the reported and judged again from the measured values."""
+    """Show the derived claims, recomputed from the reported values and judged again by the measured ones."""
     others = stand_ins(asked)
     rows = [
         [v.text, v.benchmark, v.numbers, "yes" if v.holds else "no", v.measured]
@@ -146,7 +147,7 @@ def write_ledger(
 ) -> list[Path]:
     """Write ``tables/ledger`` and ``tables/claims_measured`` (.md and .tex); say the ledger's rows that were run.
 
-    ``folder``: a run's, or one of predictions. If no model of the published table was asked, nothing is written.
+    ``folder``: a run's, or one of predictions. If no model of the published table was run, nothing is written.
     """
     folder = Path(folder)
     root = folder / "eval" if (folder / "eval").is_dir() else folder
