@@ -30,7 +30,7 @@ COLOURS = dict(zip(COMPONENTS, SERIES, strict=False))
 
 
 def fig_length(cfg: RewardConfig) -> Figure:
-    """Both length schedules over tokens, right and wrong; the recipe's own is named in its title."""
+    """Draw both length schedules over tokens, right and wrong; the recipe's own is named in its title."""
     shapes = length_shapes(cfg)
     with house_style():
         figure = new_figure(PAGE, 2.3)
@@ -50,7 +50,7 @@ def fig_length(cfg: RewardConfig) -> Figure:
 
 
 def fig_repetition(cfg: RewardConfig) -> Figure:
-    """Left: the penalty over repeated n-grams. Right: a loop padded with fresh text, with TRL's ratio beside it."""
+    """Draw the penalty over repeated n-grams, and a loop padded with fresh text with TRL's ratio beside it."""
     shape, loop = repetition_shape(cfg), padded_loop(cfg)
     with house_style():
         figure = new_figure(PAGE, 2.3)
@@ -70,7 +70,7 @@ def fig_repetition(cfg: RewardConfig) -> Figure:
 
 
 def fig_examples(cfg: RewardConfig) -> Figure:
-    """Weighted components of `EXAMPLES`, stacked from zero both ways, with totals and the extractor's reasons."""
+    """Draw the weighted components of `EXAMPLES`, stacked from zero both ways, with totals and reason codes."""
     table = example_table(cfg)
     rows, (low, high) = range(len(table)), cfg.bounds()
     with house_style():

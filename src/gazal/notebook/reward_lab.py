@@ -1,7 +1,7 @@
-"""What `notebooks/explore_rewards.ipynb` shows: the shape of each reward, the total's landscape, and one completion scored live.
-`gazal.notebook.reward_figures` draws it.
+"""What `notebooks/explore_rewards.ipynb` shows: each reward's shape, the total's landscape, one completion scored live.
 
-Nothing here has a formula of its own: every value comes from `gazal.rewards.functions` and `gazal.answers.extract`, asked about made-up completions.
+`gazal.notebook.reward_figures` draws it. Nothing here has a formula of its own: `gazal.rewards.functions` and
+`gazal.answers.extract` score made-up completions.
 """
 
 from __future__ import annotations
@@ -41,7 +41,10 @@ EXAMPLES = {
 
 
 def tokens(length: int, repeated: int, size: int) -> list[int]:
-    """`length` token ids among which exactly `repeated` n-grams of `size` are repeats. Raises ValueError where none can be."""
+    """Return `length` token ids among which exactly `repeated` n-grams of `size` are repeats.
+
+    Raises ValueError if they are too few tokens for that.
+    """
     run = repeated + size if repeated else 0
     if min(length, repeated) < 0 or run > length:
         raise ValueError(f"{length} tokens cannot hold {repeated} repeated {size}-grams")
@@ -49,7 +52,10 @@ def tokens(length: int, repeated: int, size: int) -> list[int]:
 
 
 def length_shapes(cfg: RewardConfig, points: int = 121) -> pd.DataFrame:
-    """Columns kind (cosine, overlong), outcome (right, wrong), tokens, value: unweighted, up to 1.25 * cfg.max_tokens."""
+    """Return the unweighted length reward up to 1.25 * cfg.max_tokens.
+
+    Columns: kind (cosine, overlong), outcome (right, wrong), tokens, value.
+    """
     grid = np.unique(np.linspace(0, 1.25 * cfg.max_tokens, points).round().astype(int))
     kinds = {kind: cfg.model_copy(update={"length_kind": kind}) for kind in ("cosine", "overlong")}
     return pd.DataFrame(
@@ -64,7 +70,7 @@ def length_shapes(cfg: RewardConfig, points: int = 121) -> pd.DataFrame:
 
 
 def repetition_shape(cfg: RewardConfig) -> pd.DataFrame:
-    """Columns repeated (n-grams, up to 1.5 * cfg.repetition_budget), value (unweighted)."""
+    """Return columns repeated (n-grams, up to 1.5 * cfg.repetition_budget) and value (unweighted)."""
     counts = np.unique(np.linspace(0, 1.5 * cfg.repetition_budget, 61).astype(int))
     size = cfg.repetition_ngram
     return pd.DataFrame(
@@ -73,7 +79,10 @@ def repetition_shape(cfg: RewardConfig) -> pd.DataFrame:
 
 
 def padded_loop(cfg: RewardConfig) -> pd.DataFrame:
-    """A loop that earns the whole penalty, then ever more fresh text: columns padding (tokens), value, ratio (TRL's reward)."""
+    """Score a loop that earns the whole penalty, padded with ever more fresh text.
+
+    Return columns padding (tokens), value, ratio (TRL's reward).
+    """
     size = cfg.repetition_ngram
     loop = tokens(cfg.repetition_budget + size, cfg.repetition_budget, size)
     padding = np.unique(np.geomspace(1, 8 * len(loop), 40).astype(int))
@@ -83,7 +92,7 @@ def padded_loop(cfg: RewardConfig) -> pd.DataFrame:
 
 
 def example_table(cfg: RewardConfig, examples: Mapping[str, str] = EXAMPLES) -> pd.DataFrame:
-    """One row per example: its weighted components (words as tokens), total, the extractor's letter and reason."""
+    """Return a row per example: its weighted components (words as tokens), total, the extractor's letter and reason."""
     rows = {}
     for name, text in examples.items():
         scores, found = score_completion(text, OPTIONS, KEY, cfg=cfg), extract(text, OPTIONS)
@@ -93,23 +102,33 @@ def example_table(cfg: RewardConfig, examples: Mapping[str, str] = EXAMPLES) -> 
 
 
 def landscape(cfg: RewardConfig, text: str, lengths: Sequence[int], repeats: Sequence[int]) -> np.ndarray:
-    """Total of `text` as if it had `lengths` tokens (columns) and `repeats` repeated n-grams (rows); NaN where that cannot be."""
+    """Return the total of `text` as if it had `lengths` tokens (columns) and `repeats` repeated n-grams (rows).
+
+    A cell is NaN if so few tokens cannot hold so many repeats.
+    """
     size = cfg.repetition_ngram
     return np.array([
-        [score_completion(text, OPTIONS, KEY, token_ids=tokens(n, r, size), cfg=cfg).total if n >= (r + size if r else 0) else np.nan for n in lengths]
+        [
+            score_completion(text, OPTIONS, KEY, token_ids=tokens(n, r, size), cfg=cfg).total
+            if n >= (r + size if r else 0) else np.nan
+            for n in lengths
+        ]
         for r in repeats
     ])  # fmt: skip
 
 
 def landscape_grid(cfg: RewardConfig, points: int = 41) -> tuple[list[int], list[int]]:
-    """Lengths up to 1.25 * max_tokens and repeated n-grams up to 1.5 * repetition_budget, at most `points` each."""
+    """Return lengths to 1.25 * max_tokens and repeated n-grams to 1.5 * repetition_budget, at most `points` each."""
     ends = (1.25 * cfg.max_tokens, 1.5 * cfg.repetition_budget)
     lengths, repeats = (np.unique(np.linspace(0, end, points).round().astype(int)).tolist() for end in ends)
     return lengths, repeats
 
 
 def limits(cfg: RewardConfig) -> pd.Series:
-    """The totals that matter, over the grid: bounds, least and greatest of right and wrong answers in format, and the gap."""
+    """Return the totals that matter, over the grid.
+
+    These are the bounds, the least and greatest of right and wrong answers in format, and the gap between the two.
+    """
     right, wrong = (landscape(cfg, text, *landscape_grid(cfg, 21)) for text in (RIGHT, WRONG))
     low, high = cfg.bounds()
     return pd.Series({
@@ -124,7 +143,10 @@ _OPTION = re.compile(r"\s*([A-J])\s*[.:)]\s*(\S.*?)\s*")
 
 
 def parse_options(text: str) -> dict[str, str]:
-    """Options from lines `A: text` (or `A. text`, `A) text`). Raises GazalError naming the line for anything else."""
+    """Read options from lines `A: text` (or `A. text`, `A) text`).
+
+    Raises GazalError for any other line, naming it, for a letter given twice, and for fewer than two options.
+    """
     options: dict[str, str] = {}
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip():
@@ -141,12 +163,13 @@ def parse_options(text: str) -> dict[str, str]:
 
 
 def report_html(completion: str, options: Mapping[str, str], key: str, think_open: bool, cfg: RewardConfig) -> str:
-    """What the extractor and each reward say about one completion, as HTML in which the completion's text is escaped."""
+    """Return the extractor's reading and each reward of one completion, as HTML with its text escaped."""
     found = extract(completion, options, think_open)
     scores = score_completion(completion, options, key, cfg=cfg, think_open=think_open)
     low, high = cfg.bounds()
     rows = [
-        f"<tr><td>{name}</td><td>{getattr(scores, name):+.3f}</td><td>× {weight:g}</td><td>{weight * getattr(scores, name):+.3f}</td></tr>"
+        f"<tr><td>{name}</td><td>{getattr(scores, name):+.3f}</td><td>× {weight:g}</td>"
+        f"<td>{weight * getattr(scores, name):+.3f}</td></tr>"
         for name, weight in zip(COMPONENTS, cfg.weights(), strict=True)
     ]
     region = answer_region(completion, think_open)
@@ -157,13 +180,17 @@ def report_html(completion: str, options: Mapping[str, str], key: str, think_ope
         f"<b>Reason:</b> <code>{found.reason.value}</code>, {html.escape(found.reason.__doc__ or '')}</p>"
         f"<table><tr><th>reward</th><th>value</th><th>weight</th><th>adds</th></tr>{''.join(rows)}"
         f"<tr><th>total</th><th colspan=2>{low:+.2f} to {high:+.2f}</th><th>{scores.total:+.3f}</th></tr></table>"
-        f"<p><b>Answer region</b>, as read (length and n-grams are counted in words here):</p><pre style='white-space: pre-wrap'>{shown}</pre>"
+        "<p><b>Answer region</b>, as read (length and n-grams are counted in words here):</p>"
+        f"<pre style='white-space: pre-wrap'>{shown}</pre>"
         f"<p><i>{html.escape(DISCLAIMER)}</i></p>"
     )
 
 
 class Explorer:
-    """Widgets for one completion (`completion`, `options`, `key`, `think_open`) and `result`, which follows every change; show `box`."""
+    """Widgets for one completion (`completion`, `options`, `key`, `think_open`); show `box`.
+
+    `result` follows every change.
+    """
 
     def __init__(self, cfg: RewardConfig, completion: str = RIGHT) -> None:
         wide = widgets.Layout(width="98%")
@@ -190,7 +217,7 @@ class Explorer:
         self._refresh()
 
     def _letters(self, _: Any) -> None:
-        """The dropdown offers the options' letters; the key stays where it can."""
+        """Offer the options' letters in the dropdown; keep the key if it is still one of them."""
         try:
             letters = list(parse_options(self.options.value))
         except GazalError:

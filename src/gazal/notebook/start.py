@@ -62,7 +62,10 @@ def start(namespace: dict[str, Any]) -> RunFolder:
 
 
 def benchmarks_folder(namespace: dict[str, Any]) -> Path | None:
-    """Return the BENCHMARKS parameter as a folder, None if it is empty. Raises GazalError if there is no such folder."""
+    """Return the BENCHMARKS parameter as a folder, None if it is empty.
+
+    Raises GazalError if there is no such folder.
+    """
     if not namespace["BENCHMARKS"]:
         return None
     folder = Path(namespace["BENCHMARKS"]).expanduser()

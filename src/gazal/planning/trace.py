@@ -1,6 +1,6 @@
 """Bytes and FLOPs of one forward and backward pass, by running the real model with the real adapter on fake tensors.
 
-PyTorch's FakeTensorMode runs every operation on shapes alone and chooses kernels as on a CPU, so attention is the fused
+PyTorch's FakeTensorMode runs every operation on shapes alone. It chooses kernels as on a CPU, so attention is the fused
 one, as on a GPU. A dispatch mode adds up what the live storages would take. What DoRA, gradient checkpointing, autocast
 or TRL's chunked loss keep or recompute is therefore counted and not modelled. Two depths are traced and extended to all
 layers in a straight line: layers are alike, and so every peak grows by what one layer keeps.
