@@ -20,7 +20,7 @@ from gazal.data import sources
 from gazal.data.hub_rows import load_rows
 from gazal.data.listing import list_sources
 from gazal.data.shapes import SHAPES, converter, key_base, tidy
-from gazal.data.sources import BUCKETS, gather, plan, shares, synthetic_lines
+from gazal.data.sources import BUCKETS, gather, planned_items, synthetic_lines, weighted_shares
 from gazal.items.options import parse_options
 from gazal.items.prompts import build_messages, completion_text
 from gazal.items.reading import read_items
@@ -422,7 +422,7 @@ def test_knowledge_derived_items_come_as_they_are_drawn():
 @given(st.integers(0, 500), st.lists(st.tuples(st.floats(0.01, 1e6), st.integers(0, 400)), min_size=1, max_size=6))
 def test_shares_add_up_and_stay_within_what_there_is(total, parts):
     weights, available = zip(*parts, strict=True)
-    counts = shares(total, weights, available)
+    counts = weighted_shares(total, weights, available)
     assert sum(counts) == min(total, sum(available)) and all(
         0 <= count <= most for count, most in zip(counts, available, strict=True)
     )
@@ -433,22 +433,22 @@ def test_shares_add_up_and_stay_within_what_there_is(total, parts):
 
 
 def test_what_a_short_source_lacks_goes_to_the_others_in_order():
-    assert shares(100, [1, 1, 2], [10, 100, 100]) == [10, 40, 50]
-    assert shares(100, [1, 1, 2], [10, 30, 100]) == [10, 30, 60]
-    assert shares(139_715, [107_033, 32_682], [107_033, 32_682]) == [107_033, 32_682]
+    assert weighted_shares(100, [1, 1, 2], [10, 100, 100]) == [10, 40, 50]
+    assert weighted_shares(100, [1, 1, 2], [10, 30, 100]) == [10, 30, 60]
+    assert weighted_shares(139_715, [107_033, 32_682], [107_033, 32_682]) == [107_033, 32_682]
 
 
 def test_dev_is_held_out_of_grpo_sources_and_drawn_apart_of_synth():
     corpus, synth = source("a/b", "medical_grpo", "grpo"), SYNTH[1]
     data = section(corpus, synth, grpo=300, dev=100)
-    assert plan(data, [1000, None, None]) == {"sft": [0, 0, 8], "grpo": [150, 150, 0], "dev": [50, 50, 0]}
-    assert plan(data, [40, None, None]) == {"sft": [0, 0, 8], "grpo": [30, 270, 0], "dev": [10, 90, 0]}
-    assert plan(section(corpus, grpo=32_000, dev=1000), [32_000, None]) == {
+    assert planned_items(data, [1000, None, None]) == {"sft": [0, 0, 8], "grpo": [150, 150, 0], "dev": [50, 50, 0]}
+    assert planned_items(data, [40, None, None]) == {"sft": [0, 0, 8], "grpo": [30, 270, 0], "dev": [10, 90, 0]}
+    assert planned_items(section(corpus, grpo=32_000, dev=1000), [32_000, None]) == {
         "sft": [0, 8],
         "grpo": [31_000, 0],
         "dev": [1000, 0],
     }
-    assert plan(section(corpus, grpo=12, dev=6), [20, None])["dev"] == [6, 0]
+    assert planned_items(section(corpus, grpo=12, dev=6), [20, None])["dev"] == [6, 0]
 
 
 def test_training_examples_are_trained_on(tmp_path):

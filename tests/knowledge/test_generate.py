@@ -12,7 +12,7 @@ from scipy.stats import chisquare
 
 from gazal.common.errors import GazalError
 from gazal.data.sources import BUCKETS, synthetic_lines
-from gazal.data.splits import report
+from gazal.data.splits import split_report
 from gazal.items.schema import Item
 from gazal.items.types import REASONING_TYPES
 from gazal.knowledge.generate import draw, information_gain, synthesize
@@ -455,11 +455,11 @@ def test_sft_examples_keep_one_of_the_two_traces(splits: dict[str, list[Item]]) 
 
 def test_report_counts_and_finds_nothing_shared(splits: dict[str, list[Item]]) -> None:
     section = DataSection(sft=400, grpo=400, dev=200, test=600, variety="plain")
-    summary = report(splits, section)
+    summary = split_report(splits, section)
     assert summary["shared_questions"] == 0 and summary["counts"]["test"] == dict.fromkeys(sorted(REASONING_TYPES), 150)
     assert sum(summary["letters"]["test"].values()) == 600 and json.dumps(summary)
     mixed = splits | {"dev": [*splits["dev"], splits["test"][0]]}
-    assert report(mixed, section)["shared_questions"] == 1
+    assert split_report(mixed, section)["shared_questions"] == 1
 
 
 def test_pool_is_as_large_as_asked_and_too_large_is_one_line() -> None:

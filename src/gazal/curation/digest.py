@@ -20,7 +20,7 @@ from gazal.curation.reading import Batch, batches, count_items, parse
 from gazal.curation.text import (
     POLARITY,
     VAGUE,
-    Asked,
+    Question,
     asked,
     enumeration,
     is_number,
@@ -167,7 +167,7 @@ def _asks(said: str) -> int:
     return hashed((said,)) & ~1 | said.startswith("bucket") if said else 0
 
 
-def digest(rows: Iterable[Asked], index: Index | None = None) -> Digest:
+def digest(rows: Iterable[Question], index: Index | None = None) -> Digest:
     """Numbers of ``rows``, and what of ``index`` their bodies hold."""
     values: list[tuple[int, ...]] = []
     ragged: tuple[list[list[int]], ...] = ([], [], [])

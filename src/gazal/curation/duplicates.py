@@ -17,7 +17,7 @@ import numpy as np
 from gazal.curation.compare import EXACT, FIELDS, NEAR, Compared, Corpus, Found
 from gazal.curation.digest import Index, build_index, digest, digest_files
 from gazal.curation.reading import batches, parse, pick
-from gazal.curation.text import Asked, asked, words
+from gazal.curation.text import Question, asked, words
 from gazal.recipe.data import CurationSection
 
 CUT = 300  # characters of a text that a match shows
@@ -92,13 +92,13 @@ def find_duplicates(
     return _show(chosen, train, asked_tests, set_of, list(tests), file_of, row_of, n_tests)
 
 
-def read_tests(tests: Mapping[str, Path]) -> tuple[list[Asked], np.ndarray]:
+def read_tests(tests: Mapping[str, Path]) -> tuple[list[Question], np.ndarray]:
     """All test items, and for each the number of its set."""
     found = [[asked(row) for batch in batches(Path(path)) for row in parse(batch)] for path in tests.values()]
     return [row for rows in found for row in rows], np.repeat(np.arange(len(found)), [len(rows) for rows in found])
 
 
-def _index(tests: Sequence[Asked], settings: CurationSection) -> Index:
+def _index(tests: Sequence[Question], settings: CurationSection) -> Index:
     """Contexts are owners 0 … n - 1, long stems n … 2n - 1."""
     contexts = ((i, row.context, settings.context_share, False) for i, row in enumerate(tests) if row.context)
     # A generator's own items say what they ask; their wording is all template.
@@ -159,7 +159,7 @@ def _choose(found: Found, n_tests: int, set_of: np.ndarray, n: int) -> Found:
 def _show(
     chosen: Found,
     train: Sequence[Path],
-    tests: Sequence[Asked],
+    tests: Sequence[Question],
     set_of: np.ndarray,
     names: Sequence[str],
     file_of: np.ndarray,
@@ -212,7 +212,7 @@ def _show(
     return matches
 
 
-def excerpt(item: Asked, field: str, context: str = "") -> str:
+def excerpt(item: Question, field: str, context: str = "") -> str:
     """The text that was compared, at most ``CUT`` characters; of a body the part where ``context`` begins."""
     if field == "pmid":
         return f"PMID {item.pmid}"

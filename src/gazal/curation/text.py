@@ -134,7 +134,7 @@ def enumeration(text: str) -> list[list[str]]:
     return sorted(lists)
 
 
-class Asked(NamedTuple):
+class Question(NamedTuple):
     """One row: texts as they stand, options as a list, ``body`` whatever a context may hide in."""
 
     id: str
@@ -174,7 +174,7 @@ def _pmid(row: Mapping[str, Any], has_context: bool) -> int:
     return int(found[1]) if found else 0
 
 
-def asked(row: Mapping[str, Any]) -> Asked:
+def asked(row: Mapping[str, Any]) -> Question:
     """What ``row`` asks. Options written inside the question are parsed off it when it has none of its own."""
     question, options, context = _text(row.get("question")), _options(row.get("options")), _text(row.get("context"))
     stem = question
@@ -193,4 +193,4 @@ def asked(row: Mapping[str, Any]) -> Asked:
         )
     )
     asks = next((f"{field} {row[field]}" for field in ("question_key", "bucket") if row.get(field) is not None), "")
-    return Asked(str(row.get("id", "")), stem, options, context, body, _pmid(row, bool(context)), asks)
+    return Question(str(row.get("id", "")), stem, options, context, body, _pmid(row, bool(context)), asks)

@@ -66,9 +66,9 @@ def gather(
         wanted = (
             0
             if number in corpora
-            else plan(section, [done[i].report["items"] if i in done else None for i in range(len(section.sources))])[
-                source.use
-            ][number]
+            else planned_items(
+                section, [done[i].report["items"] if i in done else None for i in range(len(section.sources))]
+            )[source.use][number]
         )
         made_from = (
             section.model_dump(include={"n_diseases", "brief_share", "variety"})
@@ -265,7 +265,7 @@ def synthetic_lines(section: DataSection, split: str, n: int, seed: int) -> list
     return lines
 
 
-def shares(total: int, weights: Sequence[float], available: Sequence[int]) -> list[int]:
+def weighted_shares(total: int, weights: Sequence[float], available: Sequence[int]) -> list[int]:
     """``total`` split by ``weights``; what a part has not ``available`` goes to the others, in their order."""
     exact = [total * weight / sum(weights) for weight in weights]
     counts = [int(part) for part in exact]
@@ -277,7 +277,9 @@ def shares(total: int, weights: Sequence[float], available: Sequence[int]) -> li
     return counts
 
 
-def plan(section: DataSection, items: Sequence[int | None], drawn: Sequence[int] | None = None) -> dict[str, list[int]]:
+def planned_items(
+    section: DataSection, items: Sequence[int | None], drawn: Sequence[int] | None = None
+) -> dict[str, list[int]]:
     """How many examples of each source go to ``sft``, ``grpo`` and ``dev``, by its weight.
 
     ``items``: usable items of each source, None for knowledge-derived ones that are not drawn yet. Their dev items
@@ -289,7 +291,9 @@ def plan(section: DataSection, items: Sequence[int | None], drawn: Sequence[int]
 
     def fill(split: str, available: dict[int, int]) -> None:
         counts = (
-            shares(getattr(section, split), [section.sources[i].weight for i in available], list(available.values()))
+            weighted_shares(
+                getattr(section, split), [section.sources[i].weight for i in available], list(available.values())
+            )
             if available
             else []
         )

@@ -17,7 +17,7 @@ from gazal.common.streams import Stream, generator
 from gazal.curation.command import curate, token_counter
 from gazal.data.benchmarks import load_benchmarks
 from gazal.data.schemas import DataReport, SplitsReport
-from gazal.data.sources import Gathered, gather, plan, shares, synthetic_lines
+from gazal.data.sources import Gathered, gather, planned_items, synthetic_lines, weighted_shares
 from gazal.items.schema import Item, parse_item
 from gazal.items.shortcuts import baselines
 from gazal.items.writing import write_items_jsonl, write_items_parquet
@@ -78,7 +78,7 @@ def make_splits(
     drawn = [
         count * flag
         for count, flag in zip(
-            plan(
+            planned_items(
                 section, [None if flag else one.report["items"] for one, flag in zip(gathered, synthetic, strict=True)]
             )["dev"],
             synthetic,
@@ -113,7 +113,7 @@ def make_splits(
     _tell(section, splits, gathered, used, say)
     for split, items in splits.items():
         write_items_parquet(folder / f"{split}.parquet", items)
-    summary: DataReport = report(splits, section) | {
+    summary: DataReport = split_report(splits, section) | {
         "sources": [
             one.report | {"used": {split: counts[one.number] for split, counts in used.items() if counts[one.number]}}
             for one in gathered
@@ -151,7 +151,7 @@ def _choose(
     Knowledge-derived items come shuffled and keep their order where a split has no others; their dev items are
     the file behind all sources.
     """
-    used = plan(section, [len(rows) for rows in kept], drawn)
+    used = planned_items(section, [len(rows) for rows in kept], drawn)
     parts: dict[str, list[np.ndarray]] = {"sft": [], "grpo": [], "dev": []}
     for i, numbers in enumerate(kept):
         use, held = section.sources[i].use, 0 if synthetic[i] else used["dev"][i]
@@ -188,7 +188,9 @@ def _tell(
         say(f"{split}: {len(items):,} items" + (f", of {wanted:,} asked for" if len(items) < wanted else ""))
     for use in ("sft", "grpo"):
         mine = [one for one in gathered if one.source.use == use]
-        fair = shares(getattr(section, use), [one.source.weight for one in mine], [getattr(section, use)] * len(mine))
+        fair = weighted_shares(
+            getattr(section, use), [one.source.weight for one in mine], [getattr(section, use)] * len(mine)
+        )
         for one, share in zip(mine, fair, strict=True):
             if (count := used[use][one.number]) < share:
                 say(
@@ -197,7 +199,7 @@ def _tell(
                 )
 
 
-def report(splits: Mapping[str, Iterable[Item]], section: DataSection) -> SplitsReport:
+def split_report(splits: Mapping[str, Iterable[Item]], section: DataSection) -> SplitsReport:
     """Counts, letter balance, attribution, and what each shortcut scores on the test split."""
     counts, letters = {split: Counter() for split in splits}, {split: Counter() for split in splits}
     depth: Counter[str] = Counter()

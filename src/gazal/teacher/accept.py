@@ -89,7 +89,7 @@ class Answer(NamedTuple):
     letter: str
 
 
-class Verdict(NamedTuple):
+class Acceptance(NamedTuple):
     """One sample: accepted when ``example`` is there, else rejected for ``reasons``."""
 
     task: Task
@@ -210,7 +210,7 @@ def accept(
     read: Callable[[Request], dict[str, Any] | None],
     rules: Rules,
     model: str,
-) -> Iterator[Verdict]:
+) -> Iterator[Acceptance]:
     """The verdict on every answered sample of ``tasks``, in order; ``read`` gives a request's ledger line, None where it has no answer."""
     tasks = list(tasks)
     copies = NearCopies(rules.shingle, rules.jaccard)
@@ -247,7 +247,7 @@ def accept(
                     questions.add(tuple(words(task.text)))
                     for part in parts:
                         copies.add("example", part)
-            yield Verdict(task, sample, text, None if reasons else _example(task, answer, model), reasons)
+            yield Acceptance(task, sample, text, None if reasons else _example(task, answer, model), reasons)
 
 
 def _example(task: Task, answer: Answer, model: str) -> Item:

@@ -13,10 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from gazal.common.endpoints import (
-    public_endpoint,
-    public_model,
-)
+from gazal.common.endpoints import public_endpoint, public_model
 from gazal.common.errors import GazalError
 from gazal.common.openai_client import Client, Failure
 from gazal.teacher.ledger import Bill, Ledger

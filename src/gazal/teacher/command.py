@@ -21,7 +21,7 @@ from gazal.common.endpoints import public_endpoint, public_model
 from gazal.common.errors import GazalError
 from gazal.common.files import atomic_write, write_json
 from gazal.items.writing import write_items_jsonl
-from gazal.teacher.accept import Reason, Rules, Verdict, accept
+from gazal.teacher.accept import Acceptance, Reason, Rules, accept
 from gazal.teacher.client import Cap, Prices, Teacher
 from gazal.teacher.ledger import Ledger
 from gazal.teacher.plan import Request, Task, make_requests, seed_tasks, topic_tasks
@@ -266,7 +266,7 @@ def _write(
     return report
 
 
-def _rejection(verdict: Verdict) -> dict[str, Any]:
+def _rejection(verdict: Acceptance) -> dict[str, Any]:
     return {
         "id": verdict.task.id,
         "sample": verdict.sample,
