@@ -31,7 +31,7 @@ from gazal.recipe.recipe import Recipe
 
 
 class Removal(NamedTuple):
-    """A removed item: training file and item number (from 0), what counts as the reason, and all that was found."""
+    """A removed item: the training file, the item number (from 0) and all that was found against it."""
 
     file: int
     row: int
@@ -45,35 +45,26 @@ class Removal(NamedTuple):
         ]
 
     def line(self, name: str) -> dict[str, Any]:
-        """The line of ``removals.jsonl``; ``row`` counts the file's items from 1, ``also`` are further matches."""
-        about: dict[str, Any] = {
-            "id": self.found.id if isinstance(self.found, Finding) else self.found[0].id,
-            "file": name,
-            "row": self.row + 1,
-            "reason": self.reasons()[0],
-        }
+        """Return the line of ``removals.jsonl`` for the file called ``name``.
+
+        ``row`` counts the file's items from 1; ``also`` holds the matches after the first.
+        """
+        first = self.found if isinstance(self.found, Finding) else self.found[0]
+        about: dict[str, Any] = {"id": first.id, "file": name, "row": self.row + 1, "reason": self.reasons()[0]}
         if isinstance(self.found, Finding):
             return {**about, "field": self.found.field, "text": self.found.text}
-        matches = [
-            {
-                "field": m.field,
-                "against": m.against,
-                "match_id": m.match_id,
-                "score": round(float(m.score), 4),
-                "text": m.text,
-                "match_text": m.match_text,
-            }
-            for m in self.found
-        ]
+        fields = ("field", "against", "match_id", "score", "text", "match_text")
+        matches = [{field: getattr(m, field) for field in fields} for m in self.found]
         also = [{"reason": reason, **match} for reason, match in zip(self.reasons()[1:], matches[1:], strict=True)]
         return {**about, **matches[0], **({"also": also} if also else {})}
 
 
 class Curated(NamedTuple):
-    """What ``curate`` found. ``kept``: for each training file the item numbers (from 0) that stay, ascending, int64.
+    """What ``curate`` found.
 
-    ``removals``: by file and row; ``names``: of the files; ``paths``: the same items as JSON lines, valid as long as the
-    ``work`` folder is.
+    ``kept`` has, for each training file, the item numbers (from 0) that stay: ascending, int64. ``removals`` are in order
+    of file and row. ``names`` are the files' names. ``paths`` hold the same items as JSON lines; those in the ``work``
+    folder last as long as it does.
     """
 
     kept: list[np.ndarray]
@@ -83,7 +74,7 @@ class Curated(NamedTuple):
     paths: list[Path]
 
     def write_removals(self, path: Path) -> None:
-        """Each removal in full, one JSON line each."""
+        """Write each removal in full, one JSON line each."""
         with atomic_write(path) as handle:
             for removal in self.removals:
                 handle.write(json.dumps(removal.line(self.names[removal.file]), ensure_ascii=False) + "\n")
@@ -98,12 +89,12 @@ def curate(
     say: Callable[[str], None] = print,
     work: Path | None = None,
 ) -> Curated:
-    """Find what to remove from ``train`` files: faulty rows, repeats (an earlier file wins), and what ``tests`` hold.
+    """Find what to remove from ``train`` files: faulty rows, repeats (an earlier file wins), and items of ``tests``.
 
-    Files are JSON lines, a JSON array or Parquet (``gazal.items.reading``); they are streamed, and copied as JSON lines
-    into ``work`` (a temporary folder when None) only where they are not such already or lack ids. ``count_tokens`` gives the numbers of tokens
-    of texts, and prompt plus completion may have ``max_tokens`` of them: see ``token_counter``. Raises GazalError
-    naming file, row and field.
+    Files are JSON lines, a JSON array or Parquet (``gazal.items.reading``), and they are streamed. A file is copied into
+    ``work`` as JSON lines only if it is in another format or its rows must change. If ``work`` is None, a temporary
+    folder takes its place. ``count_tokens`` maps texts to their numbers of tokens; ``max_tokens`` is the most that a
+    prompt and its completion may have together (see ``token_counter``). Raises GazalError naming file, row and field.
     """
     began = time.time()
     with ExitStack() as stack:
@@ -137,19 +128,16 @@ def curate(
         kept.append(np.flatnonzero(stays))
     names = [path.name for path in train]
     not_checked = [f"{names[n]}: {text}" for n, scan in enumerate(scans) for text in scan.not_checked]
-    if count_tokens is None or max_tokens is None:
-        not_checked.append(
-            "context length: no tokenizer at hand" if count_tokens is None else "context length: no limit given"
-        )
+    if count_tokens is None:
+        not_checked.append("context length: no tokenizer at hand")
+    elif max_tokens is None:
+        not_checked.append("context length: no limit given")
     if not tests:
         not_checked.append("contamination: no test set given")
     counts = Counter(removal.reasons()[0] for removal in removals)
     kinds = ("exact", "near")
-    reasons = (
-        [f"duplicate:{kind}" for kind in kinds]
-        + [f"contamination:{name}:{kind}" for name in tests for kind in kinds]
-        + [f"quality:{reason}" for reason in REASONS]
-    )
+    compared = ["duplicate", *(f"contamination:{name}" for name in tests)]
+    reasons = [f"{what}:{kind}" for what in compared for kind in kinds] + [f"quality:{reason}" for reason in REASONS]
     report: CurationReport = {
         "settings": {**settings.model_dump(mode="json"), "max_tokens": max_tokens},
         "counts": {
@@ -183,10 +171,11 @@ def curate(
 
 
 def token_counter(recipe: Recipe) -> tuple[CountTokens | None, int | None, str]:
-    """``(count, limit, "")`` for ``curate``: texts to numbers of tokens, and how many a prompt and its completion may have.
+    """Return ``(count, limit, "")`` for ``curate``; without the tokenizer ``(None, None, why)``.
 
-    The limit is ``sft.max_length`` less what the chat template and the system prompt take, so that exactly those examples
-    pass that SFT would not set aside. Without the tokenizer: ``(None, None, why)``.
+    ``count`` maps texts to their numbers of tokens. ``limit`` is the most that a prompt and its completion may have:
+    ``sft.max_length`` less what the chat template and the system prompt take. So exactly those examples pass that SFT
+    would not set aside.
     """
     from gazal.models.loading import base_path, load_tokenizer  # imports torch
 
@@ -202,9 +191,8 @@ def token_counter(recipe: Recipe) -> tuple[CountTokens | None, int | None, str]:
     frame = len(tokenizer.apply_chat_template(nothing, tokenize=True, return_dict=True)["input_ids"])
 
     def count(texts: list[str]) -> list[int]:
-        return [
-            len(ids) for ids in tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
-        ]
+        tokens = tokenizer(texts, add_special_tokens=False, return_attention_mask=False)
+        return list(map(len, tokens["input_ids"]))
 
     return count, recipe.sft.max_length - frame, ""
 
@@ -217,27 +205,26 @@ def curate_command(
     recipe: Recipe | None = None,
     say: Callable[[str], None] = print,
 ) -> Path:
-    """`gazal curate`: write ``out/train.jsonl`` (what is kept of all files, in order), ``removals.jsonl`` and, last, ``report.json``.
+    """Write ``out/train.jsonl``, ``removals.jsonl`` and, last, ``report.json``: the command `gazal curate`.
 
-    Rows stay as they were read, but for a missing id. Lengths are counted in the tokens of ``recipe``'s model. Run again with the same inputs and
-    settings it only says so; over the curation of others it raises GazalError, as for any bad input, before anything
-    is written.
+    ``train.jsonl`` holds what is kept of all files, in order. Rows stay as they were read, except that a missing id is
+    filled in. Lengths are counted in the tokens of ``recipe``'s model. A second call with the same inputs and settings
+    only says that all is done. Raises GazalError, before anything is written, for bad input and for a folder that
+    holds another curation.
     """
     _check_inputs(train, test, out)
     inputs = {
         "train": {path.name: sha256(path) for path in train},
         "tests": {stem(path): sha256(path) for path in test},
     }
-    counter: CountTokens | None = None
-    limit, reason = None, "no recipe given, so no tokenizer"
-    if recipe:
-        counter, limit, reason = token_counter(recipe)
-    asked = {
+    no_counter = None, None, "no recipe given, so no tokenizer"
+    counter, limit, reason = token_counter(recipe) if recipe else no_counter
+    wanted = {
         "inputs": inputs,
         "settings": {**settings.model_dump(mode="json"), "max_tokens": limit},
         "tokenizer": recipe.model.base if recipe and counter else None,
     }
-    if _done(out, asked):
+    if _done(out, wanted):
         say(f"{os.path.relpath(out)}: done already, with these inputs and settings")
         return out
     work = out / f".work.{os.getpid()}"
@@ -261,7 +248,7 @@ def curate_command(
         for text in report["not_checked"]
     ]
     outputs = {name: sha256(out / name) for name in ("train.jsonl", "removals.jsonl")}
-    whole: CurationFile = {**report, **asked, "outputs": outputs}
+    whole: CurationFile = {**report, **wanted, "outputs": outputs}
     write_json(out / "report.json", whole)
     for line in summary(report):
         say(line)
@@ -269,12 +256,13 @@ def curate_command(
 
 
 def summary(report: CurationReport) -> list[str]:
-    """The report in a few lines for people."""
+    """Return the report as a few lines for people."""
     counts = report["counts"]
     lines = [f"kept {counts['kept']:,} of {counts['read']:,} items"]
     lines += [f"  removed {n:,}: {reason}" for reason, n in counts["removed"].items() if n]
     lines += [
-        f"  {name}: {len(test['items_hit']):,} of its {test['items']:,} items are in the training data; {test['within_pairs']} duplicate pairs inside it"
+        f"  {name}: {len(test['items_hit']):,} of its {test['items']:,} items are in the training data; "
+        f"{test['within_pairs']} duplicate pairs inside it"
         for name, test in report["tests"].items()
     ]
     return [*lines, *(f"  not checked: {text}" for text in report["not_checked"])]
@@ -310,15 +298,15 @@ def _check_inputs(train: Sequence[Path], test: Sequence[Path], out: Path) -> Non
         raise GazalError(f"--out {out}: cannot be written ({error.strerror})") from error
 
 
-def _done(out: Path, asked: dict[str, Any]) -> bool:
-    """Whether ``out`` holds this curation, whole. Raises GazalError when it holds another one."""
+def _done(out: Path, wanted: dict[str, Any]) -> bool:
+    """Return whether ``out`` holds this curation, complete. Raises GazalError if it holds another one."""
     path = out / "report.json"
     if not path.exists():
         return False
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
         outputs = report["outputs"]
-        differs = next((key for key, value in asked.items() if report[key] != value), None)
+        differs = next((key for key, value in wanted.items() if report[key] != value), None)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise GazalError(f"{path}: is no report of a curation; give another --out, or remove it") from error
     if differs:

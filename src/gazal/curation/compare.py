@@ -1,4 +1,4 @@
-"""Which of many rows ask the same: candidate pairs by MinHash, each judged on its words, numbers, lists and options."""
+"""Rows that ask the same: candidate pairs by MinHash, each judged on its words, numbers, lists and options."""
 
 from __future__ import annotations
 
@@ -32,7 +32,10 @@ FIELDS: tuple[Compared, ...] = ("stem", "options", "stem+options", "context", "p
 
 
 class Corpus:
-    """Digests of many rows, with what their words weigh. Empties the list it is given: no column is held twice for long."""
+    """Digests of many rows, with the weights of their words.
+
+    The list of digests is emptied, so that no column is held twice for long.
+    """
 
     def __init__(self, digests: list[Digest], settings: CurationSection) -> None:
         parts = {name: [getattr(part, name) for part in digests] for name in Digest._fields}
@@ -42,19 +45,9 @@ class Corpus:
             return np.concatenate(parts.pop(name))
 
         self.settings = settings
-        self.stem, self.numbers, self.polarity, self.listed = (
-            column("stem"),
-            column("numbers"),
-            column("polarity"),
-            column("listed"),
-        )
-        self.n_listed, self.n_words, self.context, self.pmid = (
-            column("n_listed"),
-            column("n_words"),
-            column("context"),
-            column("pmid"),
-        )
-        self.asks, self.ordered, self.option_numbers = column("asks"), column("ordered"), column("option_numbers")
+        self.stem, self.numbers, self.polarity, self.listed = map(column, ("stem", "numbers", "polarity", "listed"))
+        self.n_listed, self.n_words, self.context, self.pmid = map(column, ("n_listed", "n_words", "context", "pmid"))
+        self.asks, self.ordered, self.option_numbers = map(column, ("asks", "ordered", "option_numbers"))
         self.words = Ragged(column("word"), column("word_sizes"))
         self.options = Ragged((column("option") >> np.uint64(32)).astype(np.uint32), column("option_sizes"))
         self.option_words = Ragged(column("option_word"), column("option_word_sizes"))
@@ -68,13 +61,8 @@ class Corpus:
         frequent[function] = True
         specific = ~frequent[self.words.values & (TABLE - 1)]
         self.signed = keep(self.words, specific)
-        self.specific = (
-            np.add.reduceat(np.append(specific, False).astype(np.int32), self.words.starts[:-1])
-            * (self.words.sizes > 0)
-            if n
-            else np.zeros(0, int)
-        )
-        # Two elements are a pair of diagnoses to tell apart, where the findings are among the options.
+        self.specific = self.words.count(specific)
+        # A list of two is a pair of diagnoses to tell apart: the findings are then among the options.
         self.short = (
             (self.n_words <= settings.short_stem_words)
             | (self.specific <= 1)
@@ -85,7 +73,10 @@ class Corpus:
         return len(self.stem)
 
     def candidates(self, first_pairable: int) -> np.ndarray:
-        """[n, 2] int64: pairs i < j (j from ``first_pairable``) with equal stems, equal lists or a shared band, of the same numbers each."""
+        """Return candidate pairs, [n, 2] int64: i < j, with j at least ``first_pairable``.
+
+        A pair has equal stems, or equal lists and equal numbers, or equal numbers and a band of the MinHash signature.
+        """
         rows = np.flatnonzero((self.n_words > 0) & ~self.short)
         same = pairs(self.stem[rows], rows, first_pairable)
         rows = np.flatnonzero(self.n_listed > 2)
@@ -112,7 +103,7 @@ class Corpus:
     def _bands(
         self, sets: Ragged, rows: np.ndarray, first_pairable: int, seed: int, salt: np.ndarray | None = None
     ) -> np.ndarray:
-        """The pairs as i << 32 | j, ascending."""
+        """Return the pairs as i << 32 | j, ascending."""
         salt = self.numbers if salt is None else salt
         merged = np.zeros(0, np.int64)
         for keys in band_keys(sets, rows, salt[rows], self.settings.bands, self.settings.band_rows, seed):
@@ -121,11 +112,14 @@ class Corpus:
         return merged
 
     def judge(self, pair: np.ndarray) -> Found:
-        """Kind, field and score of candidate pairs; those that are no duplicates are dropped."""
+        """Return kind, field and score of candidate pairs, without those that are no duplicates."""
         kept = [self._judge(part) for part in np.array_split(pair, range(PAIRS, len(pair), PAIRS))]
         return Found(*(np.concatenate(parts) for parts in zip(*kept, strict=True)))
 
     def _judge(self, pair: np.ndarray) -> Found:
+        def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+            return np.divide(part, whole, out=np.zeros(len(pair)), where=whole > 0)
+
         s, i, j = self.settings, pair[:, 0], pair[:, 1]
         short = self.short[i] | self.short[j]
         both, first, second = shared(self.words.rows(i), self.words.rows(j), self.weight)
@@ -140,34 +134,24 @@ class Corpus:
         fewer = np.minimum(by_first, by_second)
         pair_of_two = (self.n_listed[i] == 2) | (self.n_listed[j] == 2)
         said[(self.option_numbers[i] != self.option_numbers[j]) | pair_of_two & short] = 0
-        overlap = np.maximum(
-            *(
-                np.divide(part, whole, out=np.zeros(len(pair)), where=whole > 0)
-                for part, whole in ((common, smaller), (said, fewer))
-            )
-        )
+        overlap = np.maximum(ratio(common, smaller), ratio(said, fewer))
         identical = self.stem[i] == self.stem[j]
         other_context = (self.context[i] != self.context[j]) & (self.context[i] > 0) & (self.context[j] > 0)
-        lists = (
-            (self.n_listed[i] > 1)
-            & (self.n_listed[j] > 1)
-            & (np.minimum(self.n_words[i], self.n_words[j]) <= LIST_WORDS)
-        )
+        lists = np.minimum(self.n_listed[i], self.n_listed[j]) > 1
+        lists &= np.minimum(self.n_words[i], self.n_words[j]) <= LIST_WORDS
         same_list = lists & (self.listed[i] == self.listed[j])
         same_numbers = (self.numbers[i] == self.numbers[j]) & (same_list | (self.ordered[i] == self.ordered[j]))
         near = same_numbers & (self.polarity[i] == self.polarity[j]) & ~(lists & ~same_list) & ~other_context
         specific = np.minimum(self.specific[i], self.specific[j])
-        unspecific = (first < 0.5 * self.words.sizes[i] + 0.01) & (
-            second < 0.5 * self.words.sizes[j] + 0.01
-        )  # "All are true except"
+        # "All are true except"
+        unspecific = (first < 0.5 * self.words.sizes[i] + 0.01) & (second < 0.5 * self.words.sizes[j] + 0.01)
         same_options = with_options & (overlap >= np.where(short, s.same_options_short, s.same_options))
         by_options = near & same_options & ((similar >= s.near_stem_same_options) | unspecific)
-        # Without options in common only a stem that says much, and one that says twice as much if the options are others.
+        # Without options in common a stem must say much, and twice as much if the options are others.
         enough = specific >= s.long_stem_words * np.where(with_options & (overlap < s.same_options), 2, 1)
         by_stem = near & ~short & (similar >= s.near_stem) & enough
-        by_list = (
-            near & same_list & (self.n_listed[i] > 2) & (both >= s.near_stem_same_options * np.minimum(first, second))
-        )
+        most_words = both >= s.near_stem_same_options * np.minimum(first, second)
+        by_list = near & same_list & (self.n_listed[i] > 2) & most_words
         exact = identical & np.where(short, same_set & ~other_context, True) & (self.n_words[i] > 0)
         kind = np.where(exact, EXACT, np.where(by_options | by_stem | by_list, NEAR, NONE))
         field = np.where(same_set | (by_options & ~exact), FIELDS.index("stem+options"), FIELDS.index("stem"))

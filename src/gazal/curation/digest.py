@@ -1,6 +1,7 @@
 """Rows digested to numbers in a stream, by several processes: texts never stay in memory.
 
-A word is the first 32 bits of its xxh3 hash; a set of words, options or numbers is hashed once it is sorted, so order never matters.
+A word is the first 32 bits of its xxh3 hash. A set of words, options or numbers is sorted before it is hashed, so
+order never matters.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import multiprocessing
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,7 +37,7 @@ POLAR_WORDS = 30  # in longer stems one word of polarity no longer makes another
 
 
 class Words(dict[str, int]):
-    """Word to 64-bit hash, remembered; forgets all when too many words have been seen."""
+    """Word to 64-bit hash, remembered; all is forgotten once too many words have been seen."""
 
     def __missing__(self, word: str) -> int:
         if len(self) > 400_000:
@@ -71,8 +73,16 @@ class Digest(NamedTuple):
     share: np.ndarray  # float32 [n], share of the owner's shingles that the row's body holds
 
 
+KINDS = [*[np.uint64] * 5, *[np.uint16] * 2, *[np.uint64] * 2, np.int64, np.uint64]  # of the values one a row
+SET_KINDS = ((np.uint16, np.uint32), (np.uint8, np.uint64), (np.uint16, np.uint32))  # of the sets: sizes, values
+NO_HITS = np.zeros((0, 2), np.int64), np.zeros(0, np.float32)
+
+
 class Index(NamedTuple):
-    """Shingles of the test sets' contexts and long stems, looked up in every training text (``owner``: its row in the set of tests)."""
+    """Shingles of the test sets' contexts and long stems, looked up in every training text.
+
+    An ``owner`` is a context or a long stem (see ``gazal.curation.duplicates``).
+    """
 
     size: int
     key: np.ndarray  # uint64, sorted; a shingle of two owners stands twice
@@ -84,13 +94,13 @@ class Index(NamedTuple):
 
 
 def hashed(parts: Iterable[Any]) -> int:
-    """Hash of a sequence of texts or numbers, 0 of an empty one."""
+    """Return the hash of a sequence of texts or numbers, 0 of an empty one."""
     joined = "\x1f".join(map(str, parts))
     return xxh3_64_intdigest(joined.encode(errors="replace")) if joined else 0
 
 
 def shingles(tokens: np.ndarray, size: int) -> np.ndarray:
-    """Hashes of the ``size``-word windows of uint64 ``tokens``: [max(0, n - size + 1)] uint64."""
+    """Return hashes of the ``size``-word windows of uint64 ``tokens``: [max(0, n - size + 1)] uint64."""
     n = max(0, len(tokens) - size + 1)
     mixed = np.zeros(n, np.uint64)
     for place in range(size):
@@ -100,7 +110,10 @@ def shingles(tokens: np.ndarray, size: int) -> np.ndarray:
 
 
 def build_index(texts: Iterable[tuple[int, str, float, bool]], size: int) -> Index:
-    """Index of ``(owner, text, threshold, whether its numbers must be there)``; texts with fewer than 8 shingles are left out."""
+    """Return the index of ``(owner, text, threshold, whether its numbers must be there)``.
+
+    Texts with fewer than 8 shingles are left out.
+    """
     keys, owners, thresholds, numbers = [], [], {}, {}
     for owner, text, threshold, strict in texts:
         spoken = plain_words(text)
@@ -115,18 +128,16 @@ def build_index(texts: Iterable[tuple[int, str, float, bool]], size: int) -> Ind
             keys.append(unique)
             owners.append(np.full(len(unique), owner, np.int32))
             thresholds[owner] = threshold
-    key, owner = (
-        np.concatenate(parts) if parts else np.zeros(0, kind) for parts, kind in ((keys, np.uint64), (owners, np.int32))
-    )
+    key = np.concatenate([np.zeros(0, np.uint64), *keys])
+    owner = np.concatenate([np.zeros(0, np.int32), *owners])
     order = np.argsort(key, kind="stable")
     n = max(thresholds, default=-1) + 1
     sieve = np.zeros(1 << 22, bool)
     sieve[(key >> np.uint64(42)).astype(np.int64)] = True
     limits = np.full(n, 2.0, np.float32)
     limits[list(thresholds)] = list(thresholds.values())
-    return Index(
-        size, key[order], owner[order], np.bincount(owner, minlength=n).astype(np.int32), limits, sieve, numbers
-    )
+    total = np.bincount(owner, minlength=n).astype(np.int32)
+    return Index(size, key[order], owner[order], total, limits, sieve, numbers)
 
 
 def _tokens(spoken: list[str]) -> np.ndarray:
@@ -134,10 +145,9 @@ def _tokens(spoken: list[str]) -> np.ndarray:
 
 
 def _look_up(bodies: list[str], index: Index) -> tuple[np.ndarray, np.ndarray]:
-    """Which owners' shingles stand in which bodies: ``(hit, share)`` of a Digest."""
-    none = np.zeros((0, 2), np.int64), np.zeros(0, np.float32)
+    """Return ``(hit, share)`` of a Digest: whose shingles are in which bodies."""
     if not len(index.key) or not bodies:
-        return none
+        return NO_HITS
     texts = [_tokens(plain_words(body)) for body in bodies]
     found = shingles(np.concatenate(texts), index.size)
     at = np.flatnonzero(index.sieve[(found >> np.uint64(42)).astype(np.int64)])
@@ -148,7 +158,7 @@ def _look_up(bodies: list[str], index: Index) -> tuple[np.ndarray, np.ndarray]:
     first, last = np.searchsorted(index.key, found[at], "left"), np.searchsorted(index.key, found[at], "right")
     counts = last - first
     if not counts.sum():
-        return none
+        return NO_HITS
     entry = np.repeat(first - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())
     seen = distinct(np.repeat(row, counts) * len(index.key) + entry)  # each shingle once a body
     owners = len(index.total)
@@ -163,12 +173,12 @@ def _look_up(bodies: list[str], index: Index) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _asks(said: str) -> int:
-    """Hash whose last bit says whether it is of a key or of a bucket: only like is compared with like."""
+    """Return a hash whose last bit says if it is of a bucket, not of a key: only like is compared with like."""
     return hashed((said,)) & ~1 | said.startswith("bucket") if said else 0
 
 
 def digest(rows: Iterable[Question], index: Index | None = None) -> Digest:
-    """Numbers of ``rows``, and what of ``index`` their bodies hold."""
+    """Return ``rows`` in numbers, and what of ``index`` their bodies hold."""
     values: list[tuple[int, ...]] = []
     ragged: tuple[list[list[int]], ...] = ([], [], [])
     bodies = []
@@ -202,35 +212,12 @@ def digest(rows: Iterable[Question], index: Index | None = None) -> Digest:
         ragged[1].append(sorted({hashed(said) for said in spoken})[:255])
         ragged[2].append(sorted({WORDS[word] >> 32 for said in spoken for word in said})[:65535])
         bodies.append(row.body)
-    columns = list(zip(*values, strict=True)) if values else [()] * 11
-    kinds = (
-        np.uint64,
-        np.uint64,
-        np.uint64,
-        np.uint64,
-        np.uint64,
-        np.uint16,
-        np.uint16,
-        np.uint64,
-        np.uint64,
-        np.int64,
-        np.uint64,
-    )
-    flat = [
-        np.array([value for row in rows_ for value in row], kind)
-        for rows_, kind in zip(ragged, (np.uint32, np.uint64, np.uint32), strict=True)
-    ]
-    sizes = [
-        np.array([len(row) for row in rows_], kind)
-        for rows_, kind in zip(ragged, (np.uint16, np.uint8, np.uint16), strict=True)
-    ]
-    hit, share = _look_up(bodies, index) if index else (np.zeros((0, 2), np.int64), np.zeros(0, np.float32))
-    return Digest(
-        *(np.array(column, kind) for column, kind in zip(columns, kinds, strict=True)),
-        *(array for pair in zip(sizes, flat, strict=True) for array in pair),
-        hit,
-        share,
-    )
+    columns = list(zip(*values, strict=True)) if values else [()] * len(KINDS)
+    arrays = [np.array(column, kind) for column, kind in zip(columns, KINDS, strict=True)]
+    for sets, (size, kind) in zip(ragged, SET_KINDS, strict=True):
+        arrays += [np.array(list(map(len, sets)), size), np.array(list(chain.from_iterable(sets)), kind)]
+    hit, share = _look_up(bodies, index) if index else NO_HITS
+    return Digest(*arrays, hit, share)
 
 
 _INDEX: Index | None = None
@@ -250,10 +237,11 @@ def _digest_batch(batch: Batch, mask: np.ndarray | None) -> tuple[np.ndarray, Di
 def digest_files(
     paths: Iterable[Path], take: Callable[[int, int, int], np.ndarray | None], index: Index | None, processes: int
 ) -> Iterator[tuple[int, np.ndarray, Digest]]:
-    """Digest files in order: ``(file, item numbers, digest)`` a batch.
+    """Digest files in order and yield ``(file, item numbers, digest)`` for each batch.
 
-    ``take(file, first, stop)`` says which of these items to take (bool array, None for all). The result is the same whatever
-    the number of processes, which are started only for more than ``SMALL`` bytes. Two batches a process are under way at a time.
+    ``take(file, first, stop)`` returns which of these items to take (bool array, None for all). Processes are started
+    only for more than ``SMALL`` bytes, and each has at most two batches under way. The result is the same whatever
+    their number.
     """
     paths = list(paths)
     tasks = ((file, batch) for file, path in enumerate(paths) for batch in batches(path))

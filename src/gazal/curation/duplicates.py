@@ -1,8 +1,9 @@
-"""Exact and near duplicates inside training data and against test sets, like with like.
+"""Exact and near duplicates inside training data and against test sets: like is compared with like.
 
-Stems are compared with stems, option sets with option sets, a test item's context with whole training texts, PMIDs with PMIDs.
-Candidates come from MinHash LSH; each is then judged on the words themselves, weighted by how rare they are, so that a
-template's words weigh next to nothing. Whatever the similarity, other numbers or other listed elements are another question.
+Stems are compared with stems, option sets with option sets, a test item's context with whole training texts, and
+PMIDs with PMIDs. Candidates come from MinHash LSH. Each is then judged on the words themselves, weighted by how rare
+they are, so that a template's words weigh next to nothing. Whatever the similarity, other numbers or other listed
+elements make another question.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple, cast
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -47,10 +48,11 @@ def find_duplicates(
     say: Callable[[str], None] = print,
     processes: int = 2,
 ) -> list[Match]:
-    """Training items that duplicate a test item (the best match of each test set) or an earlier kept training item (one match).
+    """Return the training items that duplicate a test item or an earlier kept training item.
 
-    ``skip[f]`` holds item numbers of file f that take no part. Texts are streamed: they are read once for the digest and once
-    for those that match. The result does not depend on ``processes``. Raises GazalError naming file and row.
+    There is one match for each test set, the best, or else one with a training item. ``skip[f]`` holds item numbers of
+    file f that take no part. Texts are streamed: all are read for the digest, and those that match again. The result
+    does not depend on ``processes``. Raises GazalError naming file and row.
     """
     began = time.monotonic()
     asked_tests, set_of = read_tests(tests)
@@ -86,20 +88,21 @@ def find_duplicates(
     found = _join([corpus.judge(pair), _from_hits(hits, shares, n_tests), _same_pmid(corpus, n_tests)])
     chosen = _choose(found, n_tests, set_of, len(corpus))
     say(
-        f"{n - n_tests} training items, {n_tests} test items: read in {read - began:.1f} s, {len(pair)} candidate pairs in {paired - read:.1f} s, "
+        f"{n - n_tests} training items, {n_tests} test items: read in {read - began:.1f} s, "
+        f"{len(pair)} candidate pairs in {paired - read:.1f} s, "
         f"{len(chosen.i)} matches in {time.monotonic() - paired:.1f} s"
     )
     return _show(chosen, train, asked_tests, set_of, list(tests), file_of, row_of, n_tests)
 
 
 def read_tests(tests: Mapping[str, Path]) -> tuple[list[Question], np.ndarray]:
-    """All test items, and for each the number of its set."""
+    """Return all test items, and for each the number of its set."""
     found = [[asked(row) for batch in batches(Path(path)) for row in parse(batch)] for path in tests.values()]
     return [row for rows in found for row in rows], np.repeat(np.arange(len(found)), [len(rows) for rows in found])
 
 
 def _index(tests: Sequence[Question], settings: CurationSection) -> Index:
-    """Contexts are owners 0 … n - 1, long stems n … 2n - 1."""
+    """Return the index of the tests: contexts are owners 0 … n - 1, long stems n … 2n - 1."""
     contexts = ((i, row.context, settings.context_share, False) for i, row in enumerate(tests) if row.context)
     # A generator's own items say what they ask; their wording is all template.
     stems = (
@@ -118,10 +121,8 @@ def _from_hits(hits: Sequence[np.ndarray], shares: Sequence[np.ndarray], n_tests
     hit = np.concatenate([np.zeros((0, 2), np.int64), *hits])
     share = np.concatenate([np.zeros(0, np.float32), *shares]).astype(float)
     is_stem = hit[:, 1] >= n_tests
-    kind, field = (
-        np.where((share == 1) & ~is_stem, EXACT, NEAR),
-        np.where(is_stem, FIELDS.index("stem"), FIELDS.index("context")),
-    )
+    kind = np.where((share == 1) & ~is_stem, EXACT, NEAR)
+    field = np.where(is_stem, FIELDS.index("stem"), FIELDS.index("context"))
     return Found(hit[:, 1] % max(n_tests, 1), hit[:, 0], kind, field, share)
 
 
@@ -137,7 +138,10 @@ def _same_pmid(corpus: Corpus, n_tests: int) -> Found:
 
 
 def _choose(found: Found, n_tests: int, set_of: np.ndarray, n: int) -> Found:
-    """The matches that remove something: test matches, the best of each set; else one earlier training item that stays."""
+    """Return the matches that remove something.
+
+    Against tests these are the best of each set. An item without any is removed for one earlier training item that stays.
+    """
     order = np.lexsort((found.field, found.i, -found.score, -found.kind, found.j))
     removed = np.zeros(n, bool)
     chosen: list[int] = []
@@ -166,17 +170,15 @@ def _show(
     row_of: np.ndarray,
     n_tests: int,
 ) -> list[Match]:
-    """Read the matched training items again, for their ids and texts."""
+    """Read the matched training items again, for their ids and texts, and return the matches."""
     wanted = np.unique(np.concatenate([chosen.j, chosen.i[chosen.i >= n_tests]])) - n_tests
     fields: dict[int, set[int]] = {}
-    for i, j, field in zip(chosen.i, chosen.j, chosen.field, strict=True):
-        for row in (int(i), int(j)):
-            fields.setdefault(row, set()).add(int(field))
-    context = {
-        int(j): int(i)
-        for i, j, field in zip(chosen.i, chosen.j, chosen.field, strict=True)
-        if field == FIELDS.index("context")
-    }
+    context: dict[int, int] = {}
+    for i, j, field in zip(*(column.tolist() for column in (chosen.i, chosen.j, chosen.field)), strict=True):
+        for row in (i, j):
+            fields.setdefault(row, set()).add(field)
+        if field == FIELDS.index("context"):
+            context[j] = i
     texts: dict[tuple[int, int], str] = {}
     ids: dict[int, str] = {}
     for file, path in enumerate(train):
@@ -195,25 +197,17 @@ def _show(
     for i, j, kind, field, score in zip(*(column.tolist() for column in chosen), strict=True):
         k = j - n_tests
         against, match_id = (names[set_of[i]], tests[i].id) if i < n_tests else ("train", ids[i])
-        matches.append(
-            Match(
-                int(file_of[k]),
-                int(row_of[k]),
-                ids[j],
-                "exact" if kind == EXACT else "near",
-                cast(Compared, FIELDS[field]),
-                against,
-                match_id,
-                round(score, 4),
-                text(j, field),
-                text(i, field),
-            )
-        )
+        place, sort = (int(file_of[k]), int(row_of[k]), ids[j]), "exact" if kind == EXACT else "near"
+        texts_of = text(j, field), text(i, field)
+        matches.append(Match(*place, sort, FIELDS[field], against, match_id, round(score, 4), *texts_of))
     return matches
 
 
 def excerpt(item: Question, field: str, context: str = "") -> str:
-    """The text that was compared, at most ``CUT`` characters; of a body the part where ``context`` begins."""
+    """Return the text that was compared, at most ``CUT`` characters.
+
+    Of a body that is compared with a ``context`` this is the part from the context's beginning on.
+    """
     if field == "pmid":
         return f"PMID {item.pmid}"
     if field == "stem":
@@ -221,29 +215,25 @@ def excerpt(item: Question, field: str, context: str = "") -> str:
     if field == "context":
         if not context:
             return (item.context or item.body)[:CUT]
-        body = item.body.casefold()
-        starts = (
-            body.find(" ".join(part)) for part in zip(*(context.casefold().split()[k:] for k in range(5)), strict=False)
-        )
+        body, spoken = item.body.casefold(), context.casefold().split()
+        starts = (body.find(" ".join(spoken[k : k + 5])) for k in range(len(spoken) - 4))
         return item.body[max(0, next((at for at in starts if at >= 0), 0)) :][:CUT]
     return f"{item.stem} | {'; '.join(item.options)}"[:CUT]
 
 
 def find_within(path: Path | Sequence[Path], settings: CurationSection) -> list[tuple[str, str, str, float]]:
-    """Duplicate pairs inside one test set (a file, or the files of its parts): ``(first id, later id, kind, score)``.
+    """Return duplicate pairs inside one test set: ``(first id, later id, kind, score)``.
 
-    Exact is the same stem and the same option set, whatever the order; every other duplicate is near.
+    ``path`` is a file, or the files of the set's parts. A pair is exact if stem and option set are the same, whatever
+    the order of the options; every other duplicate is near.
     """
     paths = [Path(path)] if isinstance(path, str | Path) else [Path(part) for part in path]
     rows = [asked(row) for part in paths for batch in batches(part) for row in parse(batch)]
     corpus = Corpus([digest(rows)], settings)
     found = corpus.judge(corpus.candidates(0))
     sets = [{tuple(words(text)) for text in row.options} for row in rows]
-    kinds = [
-        "exact" if kind == EXACT and sets[i] == sets[j] else "near"
-        for i, j, kind in zip(found.i, found.j, found.kind, strict=True)
-    ]
-    return [
-        (rows[i].id, rows[j].id, kind, round(float(score), 4))
-        for i, j, kind, score in zip(found.i, found.j, kinds, found.score, strict=True)
-    ]
+    pairs = []
+    for i, j, kind, score in zip(found.i, found.j, found.kind, found.score, strict=True):
+        exact = kind == EXACT and sets[i] == sets[j]
+        pairs.append((rows[i].id, rows[j].id, "exact" if exact else "near", round(float(score), 4)))
+    return pairs

@@ -1,6 +1,7 @@
-"""MinHash signatures of word sets, and the pairs that share a band of them, by sorting in place of hash tables.
+"""MinHash signatures of word sets, and the pairs that share a band of them, found by sorting.
 
-Broder 1997, "On the resemblance and containment of documents"; banding as in Leskovec et al., "Mining of Massive Datasets", 3.4.
+Broder 1997, "On the resemblance and containment of documents"; banding as in Leskovec et al., "Mining of Massive
+Datasets", 3.4.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ NEAREST = FIRST = 24  # in a bucket every row meets this many before it and the 
 
 
 def distinct(values: np.ndarray) -> np.ndarray:
-    """Sorted distinct values; np.unique of NumPy 2.4 hashes them, ten times slower."""
+    """Return the sorted distinct values; np.unique of NumPy 2.4 hashes them, ten times slower."""
     ordered = np.sort(values, kind="stable")
     return ordered[np.append(True, ordered[1:] != ordered[:-1])] if len(ordered) else ordered
 
@@ -35,33 +36,32 @@ class Ragged:
     def sizes(self) -> np.ndarray:
         return np.diff(self.starts)
 
+    def count(self, mask: np.ndarray) -> np.ndarray:
+        """Return for each row the number of its values that ``mask`` selects."""
+        sums = np.zeros(len(mask) + 1, np.int32)
+        np.cumsum(mask, out=sums[1:])
+        return np.diff(sums[self.starts])
+
     def rows(self, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """``(values, sizes)`` of the chosen rows, behind each other."""
+        """Return ``(values, sizes)`` of the chosen rows, behind each other."""
         first, sizes = self.starts[chosen], self.starts[chosen + 1] - self.starts[chosen]
         ends = np.cumsum(sizes)
         return self.values[np.repeat(first - ends + sizes, sizes) + np.arange(ends[-1] if len(ends) else 0)], sizes
 
 
 def keep(sets: Ragged, mask: np.ndarray) -> Ragged:
-    """The sets with only the values of ``mask``; rows that fewer than 3 would be left of stay whole."""
-    left = (
-        np.add.reduceat(np.append(mask, False).astype(np.int32), sets.starts[:-1]) * (sets.sizes > 0)
-        if len(sets)
-        else np.zeros(0, np.int32)
-    )
-    mask = mask | np.repeat(left < 3, sets.sizes)
-    sizes = (
-        np.add.reduceat(np.append(mask, False).astype(np.int32), sets.starts[:-1]) * (sets.sizes > 0)
-        if len(sets)
-        else left
-    )
-    return Ragged(sets.values[mask], sizes)
+    """Return the sets with only the values of ``mask``; rows that would keep fewer than 3 stay whole."""
+    mask = mask | np.repeat(sets.count(mask) < 3, sets.sizes)
+    return Ragged(sets.values[mask], sets.count(mask))
 
 
 def band_keys(
     sets: Ragged, rows: np.ndarray, salt: np.ndarray, bands: int, size: int, seed: int
 ) -> Iterator[np.ndarray]:
-    """For each band a uint64 key of every one of ``rows`` (none of which is empty): ``size`` minima and its ``salt``, mixed."""
+    """Yield for each band uint64 keys of ``rows``, none of which may be empty.
+
+    A key mixes the ``size`` minima of the row's set with the row's ``salt``.
+    """
     rng = generator(seed, Stream.MINHASH)
     a = rng.integers(0, 1 << 63, (bands, size), dtype=np.uint64) * np.uint64(2) + np.uint64(1)
     b = rng.integers(0, 1 << 63, (bands, size), dtype=np.uint64)
@@ -80,9 +80,9 @@ def band_keys(
 
 
 def pairs(keys: np.ndarray, rows: np.ndarray, first_pairable: int) -> np.ndarray:
-    """[n, 2] int64: pairs (i < j) of ``rows`` (ascending) with equal keys, where j is at least ``first_pairable``.
+    """Return pairs i < j of ``rows`` (ascending) with equal keys and j at least ``first_pairable``: [n, 2] int64.
 
-    In buckets of more than ``NEAREST + FIRST`` rows a row meets the bucket's first ones and those just before it.
+    In a bucket of more than ``NEAREST + FIRST`` rows, a row is paired with those just before it and the bucket's first.
     """
     order = np.argsort(keys, kind="stable")
     sorted_keys = keys[order]
@@ -110,22 +110,21 @@ def pairs(keys: np.ndarray, rows: np.ndarray, first_pairable: int) -> np.ndarray
 def shared(
     first: tuple[np.ndarray, np.ndarray], second: tuple[np.ndarray, np.ndarray], weight: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For pairs of ragged rows of sets (values below 2**32): summed weights ``(in both, in the first, in the second)``.
+    """Return, for pairs of ragged rows of sets (values below 2**32), the weights ``(in both, in the first, in the second)``.
 
-    ``weight`` is a table whose length is a power of two, looked up by a value's lower bits; None counts.
+    ``weight`` is a table whose length is a power of two, indexed by a value's lower bits; without it each value weighs 1.
     """
+
+    def weights(values: np.ndarray) -> np.ndarray:
+        return np.ones(len(values)) if weight is None else weight[values.astype(np.int64) & (len(weight) - 1)]
+
     n = len(first[1])
     keys, sums = [], []
     for values, sizes in (first, second):
         pair = np.repeat(np.arange(n, dtype=np.uint64), sizes)
-        w = np.ones(len(values)) if weight is None else weight[values.astype(np.int64) & (len(weight) - 1)]
         keys.append(pair << np.uint64(32) | values.astype(np.uint64))
-        sums.append(np.bincount(pair.astype(np.int64), w, n))
+        sums.append(np.bincount(pair.astype(np.int64), weights(values), n))
     merged = np.sort(np.concatenate(keys), kind="stable")
     twice = merged[1:][merged[1:] == merged[:-1]]
-    w = (
-        np.ones(len(twice))
-        if weight is None
-        else weight[(twice & np.uint64(0xFFFFFFFF)).astype(np.int64) & (len(weight) - 1)]
-    )
-    return np.bincount((twice >> np.uint64(32)).astype(np.int64), w, n), sums[0], sums[1]
+    both = np.bincount((twice >> np.uint64(32)).astype(np.int64), weights(twice & np.uint64(0xFFFFFFFF)), n)
+    return both, sums[0], sums[1]
