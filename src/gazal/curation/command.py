@@ -62,9 +62,9 @@ class Removal(NamedTuple):
 class Curated(NamedTuple):
     """What ``curate`` found.
 
-    ``kept`` has, for each training file, the item numbers (from 0) that stay: ascending, int64. ``removals`` are in order
-    of file and row. ``names`` are the files' names. ``paths`` hold the same items as JSON lines; those in the ``work``
-    folder last as long as it does.
+    ``kept`` has, for each training file, the item numbers (from 0) that stay: ascending, int64. ``removals`` are in
+    order of file and row. ``names`` are the files' names. ``paths`` hold the same items as JSON lines; those in the
+    ``work`` folder last as long as it does.
     """
 
     kept: list[np.ndarray]
@@ -91,10 +91,11 @@ def curate(
 ) -> Curated:
     """Find what to remove from ``train`` files: faulty rows, repeats (an earlier file wins), and items of ``tests``.
 
-    Files are JSON lines, a JSON array or Parquet (``gazal.items.reading``), and they are streamed. A file is copied into
-    ``work`` as JSON lines only if it is in another format or its rows must change. If ``work`` is None, a temporary
-    folder takes its place. ``count_tokens`` maps texts to their numbers of tokens; ``max_tokens`` is the most that a
-    prompt and its completion may have together (see ``token_counter``). Raises GazalError naming file, row and field.
+    Files are JSON lines, a JSON array or Parquet (``gazal.items.reading``), and they are streamed. A file is copied
+    into ``work`` as JSON lines only if it is in another format or its rows must change. If ``work`` is None, a
+    temporary folder takes its place. ``count_tokens`` maps texts to their numbers of tokens. ``max_tokens``
+    is the most that a prompt and its completion may have together: see ``token_counter``. Raises GazalError naming
+    file, row and field.
     """
     began = time.time()
     with ExitStack() as stack:

@@ -140,7 +140,8 @@ def _same_pmid(corpus: Corpus, n_tests: int) -> Found:
 def _choose(found: Found, n_tests: int, set_of: np.ndarray, n: int) -> Found:
     """Return the matches that remove something.
 
-    Against tests these are the best of each set. An item without any is removed for one earlier training item that stays.
+    Against tests these are the best of each set. An item without one is removed for one earlier training item that
+    stays.
     """
     order = np.lexsort((found.field, found.i, -found.score, -found.kind, found.j))
     removed = np.zeros(n, bool)
@@ -197,9 +198,9 @@ def _show(
     for i, j, kind, field, score in zip(*(column.tolist() for column in chosen), strict=True):
         k = j - n_tests
         against, match_id = (names[set_of[i]], tests[i].id) if i < n_tests else ("train", ids[i])
-        place, sort = (int(file_of[k]), int(row_of[k]), ids[j]), "exact" if kind == EXACT else "near"
-        texts_of = text(j, field), text(i, field)
-        matches.append(Match(*place, sort, FIELDS[field], against, match_id, round(score, 4), *texts_of))
+        name = "exact" if kind == EXACT else "near"
+        place, both = (int(file_of[k]), int(row_of[k]), ids[j]), (text(j, field), text(i, field))
+        matches.append(Match(*place, name, FIELDS[field], against, match_id, round(score, 4), *both))
     return matches
 
 

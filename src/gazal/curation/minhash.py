@@ -110,9 +110,10 @@ def pairs(keys: np.ndarray, rows: np.ndarray, first_pairable: int) -> np.ndarray
 def shared(
     first: tuple[np.ndarray, np.ndarray], second: tuple[np.ndarray, np.ndarray], weight: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return, for pairs of ragged rows of sets (values below 2**32), the weights ``(in both, in the first, in the second)``.
+    """Return for pairs of sets (ragged, values below 2**32) the weights ``(in both, in the first, in the second)``.
 
-    ``weight`` is a table whose length is a power of two, indexed by a value's lower bits; without it each value weighs 1.
+    ``weight`` is a table whose length is a power of two, indexed by a value's lower bits. Without it each value weighs
+    1.
     """
 
     def weights(values: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""One pass over a training or test file: is every row sound, are ids unique, which rows fail a quality filter."""
+"""One pass over a training or test file: rows must be sound and ids unique, and quality filters judge the rows."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NEWS = 50_000  # rows between two lines of progress
 
 
 class Scan(NamedTuple):
-    """A file that has been read: where its items are as JSON lines, how many, and what the filters say."""
+    """A file that has been read: its items as JSON lines, their number, and what the filters found."""
 
     path: Path
     count: int
@@ -74,7 +74,7 @@ def _read(
 
 
 def _options(value: Any) -> Any:
-    """Options as an object of letters: also from a list, from either as JSON text, and from lettered lines."""
+    """Return options as an object of letters: also from a list, either as JSON text, and lettered lines."""
     if isinstance(value, str):
         if value.strip()[:1] in ("{", "["):
             try:
@@ -87,15 +87,12 @@ def _options(value: Any) -> Any:
     if isinstance(value, list) and len(value) <= len(LETTERS):
         value = dict(zip(LETTERS, value, strict=False))
     if isinstance(value, dict):
-        return {
-            letter: text if isinstance(text, str) else "" if text is None else str(text)
-            for letter, text in value.items()
-        }
+        return {letter: "" if text is None else str(text) for letter, text in value.items()}
     return value
 
 
 def _context(value: Any) -> Any:
-    """A context as a list of texts: also from one text, and from PubMedQA's object."""
+    """Return a context as a list of texts: also from one text, and from PubMedQA's object."""
     value = value.get("contexts") if isinstance(value, dict) else value
     return [value] if isinstance(value, str) else value
 
@@ -118,8 +115,8 @@ class CleanRow(BaseModel):
 def clean_row(path: Path, number: int, row: dict[str, Any]) -> dict[str, Any]:
     """Return ``row`` itself if it has the item schema's types, else a copy that has them and is otherwise the same.
 
-    A missing id becomes ``<file stem>-<row>``, an id that is a number its text; see ``CleanRow``. Raises GazalError
-    naming file, row and field for what cannot be understood: no question, or a text field that is no text.
+    A missing id becomes ``<file stem>-<row>``; an id that is a number becomes text. Raises GazalError naming file, row
+    and field if there is no question or a field has a type that cannot be converted (see ``CleanRow``).
     """
     try:
         clean = CleanRow.model_validate(row)

@@ -1,7 +1,8 @@
-"""What a row asks, in comparable form: normalised words, the stem without its options, option set, context, PMID.
+"""The question of a row in comparable form: normalised words, the stem without its options, options, context, PMID.
 
-Rows are plain mappings in the item schema, or foreign rows without a key: ``question``, ``options`` (mapping or list),
-``context`` (text, list, or PubMedQA's mapping), ``reasoning``, ``response``, ``pmid``. Nothing is validated here.
+Rows are plain mappings in the item schema, or foreign rows without a key. They may have ``question``, ``options``
+(mapping or list), ``context`` (text, list, or PubMedQA's mapping), ``reasoning``, ``response`` and ``pmid``. Nothing is
+validated here.
 """
 
 from __future__ import annotations
@@ -19,18 +20,18 @@ NUMBERED = re.compile(
     re.IGNORECASE,
 )
 PMID = re.compile(r"(?:pubmedqa|pmid|pubmed)?[-_: ]*0*([1-9]\d{4,8})", re.IGNORECASE)
-# Words that say how is asked, not what: they never make a stem specific.
+# Words of how a question is put, not of what it is about: they never make a stem specific.
 FUNCTION = frozenset(
     """
 a about after all among an and any are as at be been best but by can cause caused causes characteristic choose commonest
 commonly consistent correct describes does each either except false feature features finding findings following for from
 has have he her his how if in include included includes incorrect is it its least likely may mention most no none not of
-on one only option or order patient patients present presents regarding seen select she should single statement statements
-than that the their them then there these they this those to true used was were what when where which who why will with
-without would you your answer question questions choice choices given all above below both e g i s t
+on one only option or order patient patients present presents regarding seen select she should single statement
+statements than that the their them then there these they this those to true used was were what when where which who why
+will with without would you your answer question questions choice choices given all above below both e g i s t
 """.split()
 )
-# Words that turn a short question into another one, by what they say.
+# Words that turn a short question into another one, by their meaning.
 POLARITY = {
     word: said
     for said, line in {
@@ -55,30 +56,15 @@ POLARITY = {
     }.items()
     for word in line.split()
 }
-VAGUE = frozenset(
-    (
-        "yes",
-        "no",
-        "maybe",
-        "true",
-        "false",
-        "both",
-        "neither",
-        "none",
-        "all",
-        "all of the above",
-        "none of the above",
-        "any of the above",
-        "none of these",
-        "all of these",
-        "none of the options",
-        "a",
-        "b",
-        "c",
-        "d",
-        "e",
-    )
-)
+# Options that say nothing by themselves.
+VAGUE = frozenset("yes no maybe true false both neither none all a b c d e".split()) | {
+    "all of the above",
+    "none of the above",
+    "any of the above",
+    "none of these",
+    "all of these",
+    "none of the options",
+}
 BULLET = re.compile(r"\n\s*[-*•+]\s+")
 ACCENT = re.compile("[\u0300-\u036f]")
 THOUSANDS = re.compile(r",(?<=\d,)(?=\d{3}(?!\d))")
@@ -87,7 +73,10 @@ SPACED = bytes(ord(chr(code).lower()) if code < 128 and chr(code).isalnum() else
 
 
 def normal(text: str) -> str:
-    """Lower case, NFKC (ligatures, full width, superscripts), accents off, thousands without commas; punctuation stays."""
+    """Return the text in lower case, compatibility forms decomposed, without accents and commas of thousands.
+
+    Ligatures, full width and superscripts become plain characters; punctuation stays.
+    """
     if not text.isascii():
         text = ACCENT.sub("", unicodedata.normalize("NFKD", text)).replace("\u00ad", "").replace("\u200b", "")
     text = text.casefold()
@@ -95,12 +84,15 @@ def normal(text: str) -> str:
 
 
 def words(text: str) -> list[str]:
-    """Words and numbers of a text; ``5mg`` and ``5 mg`` are the same two, ``1.50`` and ``1.5`` one number."""
+    """Return words and numbers of a text: ``5mg`` and ``5 mg`` are the same two; ``1.50`` stays as it is written."""
     return WORD.findall(normal(text))
 
 
 def plain_words(text: str) -> list[str]:
-    """Words of a long text, four times as fast as ``words``: runs of ASCII letters and digits, accents off, all else apart."""
+    """Return the words of a long text: runs of ASCII letters and digits, without accents.
+
+    All else separates words. This is four times as fast as ``words``.
+    """
     if not text.isascii():
         for mark in FANCY:
             text = text.replace(mark, " ")
@@ -113,14 +105,17 @@ def is_number(word: str) -> bool:
 
 
 def number(word: str) -> str:
-    """A number's one spelling: no leading or trailing zeros."""
+    """Return a number's one spelling: no leading or trailing zeros."""
     whole, point, part = word.partition(".")
     part = part.rstrip("0")
     return (whole.lstrip("0") or "0") + (point + part if part else "")
 
 
 def enumeration(text: str) -> list[list[str]]:
-    """The ``a; b; c`` lists of a stem (also ``a | b``, and lines with a dash), each sorted: one with another element asks something else."""
+    """Return the ``a; b; c`` lists of a stem, each sorted: a stem with another element asks something else.
+
+    ``a | b`` and lines with a bullet are lists too.
+    """
     text = BULLET.sub("; ", normal(text))
     if ";" not in text and "|" not in text:
         return []
@@ -135,7 +130,7 @@ def enumeration(text: str) -> list[list[str]]:
 
 
 class Question(NamedTuple):
-    """One row: texts as they stand, options as a list, ``body`` whatever a context may hide in."""
+    """A question as a row holds it: the texts as they stand; ``body`` is all in which a context may hide."""
 
     id: str
     stem: str
@@ -143,11 +138,11 @@ class Question(NamedTuple):
     context: str
     body: str
     pmid: int
-    asks: str  # what a generator says that its item asks: its key, else the split bucket that hashes it; "" from other sources
+    asks: str  # of a generator's item its key, else the split bucket that hashes it; "" from other sources
 
 
 def _text(value: Any) -> str:
-    """Any of the ways in which rows hold text: text, list of texts, PubMedQA's ``{"contexts": […]}``."""
+    """Return the text of any form in which rows hold it: text, list, or PubMedQA's ``{"contexts": […]}``."""
     if isinstance(value, str):
         return value
     if isinstance(value, Mapping):
@@ -175,7 +170,7 @@ def _pmid(row: Mapping[str, Any], has_context: bool) -> int:
 
 
 def asked(row: Mapping[str, Any]) -> Question:
-    """What ``row`` asks. Options written inside the question are parsed off it when it has none of its own."""
+    """Return what ``row`` asks. If it has no options of its own, those inside the question are parsed."""
     question, options, context = _text(row.get("question")), _options(row.get("options")), _text(row.get("context"))
     stem = question
     if len(question) > 8 and ("A" in question or "a)" in question):
@@ -186,11 +181,7 @@ def asked(row: Mapping[str, Any]) -> Question:
     numbered = NUMBERED.match(stem)
     if numbered:
         stem = stem[numbered.end() :]
-    body = "\n".join(
-        filter(
-            None,
-            (question, context, _text(row.get("reasoning")), _text(row.get("response")), _text(row.get("explanation"))),
-        )
-    )
+    others = (_text(row.get(field)) for field in ("reasoning", "response", "explanation"))
+    body = "\n".join(filter(None, (question, context, *others)))
     asks = next((f"{field} {row[field]}" for field in ("question_key", "bucket") if row.get(field) is not None), "")
     return Question(str(row.get("id", "")), stem, options, context, body, _pmid(row, bool(context)), asks)
