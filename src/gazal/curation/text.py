@@ -32,27 +32,18 @@ will with without would you your answer question questions choice choices given 
 """.split()
 )
 # Words that turn a short question into another one, by their meaning.
-POLARITY = {
+POLARITY = {word: word for word in "left acute chronic before after proximal distal medial lateral".split()} | {
     word: said
     for said, line in {
         "not": "not no except never none without least false incorrect untrue wrong contraindicated",
         "more": "increase increased increases higher highest maximum",
         "less": "decrease decreased decreases low lower lowest minimum",
-        "left": "left",
         "front": "anterior",
         "back": "posterior",
         "above": "superior upper above",
         "below": "inferior below",
         "male": "male man boy",
         "female": "female woman girl",
-        "acute": "acute",
-        "chronic": "chronic",
-        "before": "before",
-        "after": "after",
-        "proximal": "proximal",
-        "distal": "distal",
-        "medial": "medial",
-        "lateral": "lateral",
     }.items()
     for word in line.split()
 }

@@ -1,9 +1,9 @@
 """The paper's benchmarks, from a folder of JSON lines or from the Hugging Face hub, and any items file.
 
-From the hub they come by the converters of :mod:`gazal.data.shapes`; a set whose size or number of options is not the
-published one is refused. PubMedQA's official test split is a list of 500 PMIDs that lies not on the hub but in the
-authors' repository: it is fetched from there and checked against its known hash. Each set has development items, which
-are never asked: few-shot examples come from them.
+Rows of the hub are converted by :mod:`gazal.data.shapes`. A set whose size or number of options is not the published
+one is refused. PubMedQA's official test split is a list of 500 PMIDs in the authors' repository, not on the hub. It
+is fetched from there and checked against its known hash. Each set has development items, which are never prompted
+with: few-shot examples come from them.
 """
 
 from __future__ import annotations
@@ -27,15 +27,22 @@ from gazal.items.reading import BY_ROW, ENDINGS, Rows, read_items, stem
 from gazal.items.schema import Item, item_problem
 from gazal.recipe.data import SourceSection
 
-PUBMEDQA_LIST = "https://raw.githubusercontent.com/pubmedqa/pubmedqa/3e7616d288b52edaf38f5fd5c59821c7806bde86/data/test_ground_truth.json"
+PUBMEDQA_LIST = (
+    "https://raw.githubusercontent.com/pubmedqa/pubmedqa/3e7616d288b52edaf38f5fd5c59821c7806bde86"
+    "/data/test_ground_truth.json"
+)
 PUBMEDQA_FILES = ("pubmedqa_test500.jsonl.gz", "pubmedqa_test500.jsonl", "test_ground_truth.json")
 PUBMEDQA_SHA256 = "406e3b89eff577ed38571eca5a5819734a6f49ac0437d171b6c64e5c3cd195f8"  # of the sorted PMIDs, one a line
 
 
 class Source(NamedTuple):
-    """Where one set comes from: file stem in a folder; hub id, shape, config and split; published number of items and of
-    options (None: they vary); development items: file stem and split; for a hub id whose files lie by name: pinned revision
-    and file, ``{split}`` left open."""
+    """Where one set comes from.
+
+    ``stem`` is the file in a folder; ``hub``, ``shape``, ``config`` and ``split`` say what to read on the hub. ``count``
+    and ``options`` are the published numbers of items and of options (None: they vary). ``dev_stem`` and ``dev_split``
+    are the same for development items. If the hub's files are read by name, ``revision`` is pinned and ``file`` is the
+    name, with ``{split}`` left open.
+    """
 
     stem: str
     hub: str
@@ -50,78 +57,44 @@ class Source(NamedTuple):
     file: str | None = None
 
 
-MEDQA_5 = (
-    "fzkuji/MedQA",
-    "0aa3dcf1c2945a1be0bdc87713c1b571a890d829",
-    "med_qa_en_source/{split}-00000-of-00001.parquet",
-)  # bigbio/med_qa as Parquet, without its loading script
+# bigbio/med_qa as Parquet, without its loading script: revision and file.
+MEDQA_5 = "0aa3dcf1c2945a1be0bdc87713c1b571a890d829", "med_qa_en_source/{split}-00000-of-00001.parquet"
+MEDQA_4, MEDMCQA, MMLU_PRO = "GBaker/MedQA-USMLE-4-options", "openlifescienceai/medmcqa", "TIGER-Lab/MMLU-Pro"
 SOURCES = {
-    "medqa": Source(
-        "medqa_test_4opt",
-        "GBaker/MedQA-USMLE-4-options",
-        "medqa",
-        None,
-        "test",
-        1273,
-        4,
-        "medqa_dev_4opt_mediq",
-        "train",
-    ),
+    "medqa": Source("medqa_test_4opt", MEDQA_4, "medqa", None, "test", 1273, 4, "medqa_dev_4opt_mediq", "train"),
     "medqa_5opt": Source(
-        "medqa_test_5opt", MEDQA_5[0], "medqa", None, "test", 1273, 5, "medqa_dev_5opt", "validation", *MEDQA_5[1:]
+        "medqa_test_5opt", "fzkuji/MedQA", "medqa", None, "test", 1273, 5, "medqa_dev_5opt", "validation", *MEDQA_5
     ),
     "medmcqa": Source(
-        "medmcqa_validation",
-        "openlifescienceai/medmcqa",
-        "medmcqa",
-        None,
-        "validation",
-        4183,
-        4,
-        "medmcqa_train_selfbiorag",
-        "train",
+        "medmcqa_validation", MEDMCQA, "medmcqa", None, "validation", 4183, 4, "medmcqa_train_selfbiorag", "train"
     ),
     "pubmedqa": Source(
         "pubmedqa_test500", "qiaojin/PubMedQA", "pubmedqa", "pqa_labeled", "train", 500, 3, "pubmedqa_train500", "train"
     ),
     "mmlu_pro_health": Source(
-        "mmlu_pro_health",
-        "TIGER-Lab/MMLU-Pro",
-        "mmlu_pro",
-        None,
-        "test",
-        818,
-        None,
-        "mmlu_pro_health_val5",
-        "validation",
+        "mmlu_pro_health", MMLU_PRO, "mmlu_pro", None, "test", 818, None, "mmlu_pro_health_val5", "validation"
     ),
     "mmlu_pro_biology": Source(
-        "mmlu_pro_biology",
-        "TIGER-Lab/MMLU-Pro",
-        "mmlu_pro",
-        None,
-        "test",
-        717,
-        None,
-        "mmlu_pro_biology_val5",
-        "validation",
+        "mmlu_pro_biology", MMLU_PRO, "mmlu_pro", None, "test", 717, None, "mmlu_pro_biology_val5", "validation"
     ),
 }
-PARTS = {
-    "mmlu_pro_medical": ("mmlu_pro_health", "mmlu_pro_biology")
-}  # as some papers define it; others take health alone
+# As some papers define it; others take health alone.
+PARTS = {"mmlu_pro_medical": ("mmlu_pro_health", "mmlu_pro_biology")}
 BENCHMARKS = (*SOURCES, *PARTS)
 PUBLISHED = ("medmcqa", "pubmedqa", "mmlu_pro", "mmlu")  # shapes that an items file may have, known by their columns
-DEVELOPMENT_ROWS = 1000  # of a large training split on the hub: more are not needed to draw a few
+DEVELOPMENT_ROWS = 1000  # of a large training split on the hub: enough to draw a few examples
 
 
 def benchmark_name(name: str) -> str:
-    """A benchmark's own name, or an items file's name without folder and ending."""
+    """Return a benchmark's own name, or an items file's name without folder and ending."""
     return name if name in BENCHMARKS else stem(name)
 
 
 def _as_published(name: str, rows: Rows) -> Rows:
-    """Rows in the item schema: as they are, or converted where the first is not in it and has all columns of one of ``PUBLISHED``."""
+    """Return rows in the item schema, as they are or converted.
+
+    They are converted if the first row is not in the schema and has all columns of one of ``PUBLISHED``.
+    """
     rows = list(rows)
     columns = rows[0][1].keys()
     shape = next((shape for shape in PUBLISHED if columns >= set(SHAPES[shape].columns)), None)
@@ -139,7 +112,7 @@ def _as_published(name: str, rows: Rows) -> Rows:
 
 
 def _to_ask(convert: Convert, row: dict[str, Any], where: str, **about: str) -> Item:
-    """The item of a published row, without its reasoning. Raises GazalError, naming ``where``, for a row that is none."""
+    """Return the item of a published row, without its reasoning. Raises GazalError, naming ``where``, if there is none."""
     try:
         return convert(row, **about).model_copy(update={"reasoning": None})
     except ValueError as error:
@@ -147,7 +120,7 @@ def _to_ask(convert: Convert, row: dict[str, Any], where: str, **about: str) -> 
 
 
 def items_file(path: str | Path) -> list[Item]:
-    """Items of a file in our schema or as one of ``PUBLISHED``; see ``read_items``."""
+    """Return the items of a file in our schema or as one of ``PUBLISHED``; see ``read_items``."""
     return [tidy(item) for item in read_items(path, ids=False, reshape=partial(_as_published, str(path)))]
 
 
@@ -155,9 +128,8 @@ def _own_benchmark(name: str) -> list[Item]:
     items = items_file(name)
     if BY_ROW.fullmatch(items[0].id):
         print(f"{name}: its items are named by their rows (row-1, …): keep their order", file=sys.stderr)
-    same = [
-        item.id for item in items if len(set(item.options.values())) < len(item.options)
-    ]  # in published sets too (MedMCQA: 21), so they are asked
+    # Published sets have such items too (MedMCQA: 21), so they are kept.
+    same = [item.id for item in items if len(set(item.options.values())) < len(item.options)]
     other = [
         item.id
         for item in items
@@ -168,18 +140,16 @@ def _own_benchmark(name: str) -> list[Item]:
         (other, "an answer that is another option's text", "the letter counts"),
     ):
         if found:
-            print(
-                f"{name}: {'1 item has' if len(found) == 1 else f'{len(found)} items have'} {what} (first: {found[0]!r}); {so}",
-                file=sys.stderr,
-            )
+            number = "1 item has" if len(found) == 1 else f"{len(found)} items have"
+            print(f"{name}: {number} {what} (first: {found[0]!r}); {so}", file=sys.stderr)
     return items
 
 
 def load_benchmark(name: str, folder: str | Path | None = None, limit: int | None = None, seed: int = 0) -> list[Item]:
-    """Items of a benchmark (``BENCHMARKS``; from ``folder``, else from the hub) or of an items file.
+    """Return the items of a benchmark (``BENCHMARKS``; from ``folder``, else from the hub) or of an items file.
 
-    ``limit`` takes a seeded sample, in the order of the set. Raises Unreachable, within seconds, when the
-    set cannot be had; GazalError for a missing folder, a name that is none, a broken file or a wrong count.
+    ``limit`` takes a seeded sample, in the order of the set. Raises Unreachable, within seconds, when the set cannot be
+    had. Raises GazalError for a missing folder, an unknown name, a broken file or a wrong count.
     """
     if name not in BENCHMARKS:
         if not Path(name).exists() and not name.endswith(ENDINGS):
@@ -191,7 +161,7 @@ def load_benchmark(name: str, folder: str | Path | None = None, limit: int | Non
 
 
 def sample(items: list[Item], limit: int | None, seed: int) -> list[Item]:
-    """``limit`` of the items (None: all), drawn by ``seed``, in their order."""
+    """Return ``limit`` of the items (None: all), drawn by ``seed``, in their order."""
     if limit is None or limit >= len(items):
         return items
     chosen = np.random.default_rng([seed, len(items)]).choice(len(items), limit, replace=False)
@@ -201,7 +171,7 @@ def sample(items: list[Item], limit: int | None, seed: int) -> list[Item]:
 def load_benchmarks(
     names: Iterable[str], folder: str | Path | None = None, limit: int | None = None, seed: int = 0
 ) -> tuple[dict[str, list[Item]], dict[str, str]]:
-    """``({benchmark: items}, {benchmark: why it cannot be had})``; bad files and names still raise."""
+    """Return ``({benchmark: items}, {benchmark: why it cannot be had})``; bad files and names still raise."""
     found: dict[str, list[Item]] = {}
     not_run: dict[str, str] = {}
     for name in names:
@@ -225,16 +195,17 @@ def _whole(name: str, folder: str | Path | None) -> list[Item]:
     other = next((item for item in items if source.options and len(item.options) != source.options), None)
     if other:
         raise GazalError(
-            f"benchmark {name}: item {other.id!r} has {len(other.options)} options, those of the published set have {source.options}"
+            f"benchmark {name}: item {other.id!r} has {len(other.options)} options, "
+            f"those of the published set have {source.options}"
         )
     return items
 
 
 def development_items(name: str, folder: str | Path | None = None, seed: int = 0) -> list[Item]:
-    """Items of ``name``'s own training or development split, of which none is asked: all of a folder's file; of the hub's
-    split, where it is large, ``DEVELOPMENT_ROWS`` drawn by ``seed``. A benchmark of parts has what its parts have.
+    """Return items of ``name``'s own training or development split, which are never evaluated.
 
-    Raises Unreachable when there are none, GazalError for a broken file.
+    From a folder these are all of its file. Of a large split of the hub, ``DEVELOPMENT_ROWS`` are drawn by ``seed``. A
+    benchmark of parts has what its parts have. Raises Unreachable when there are none, GazalError for a broken file.
     """
     found: list[Item] = []
     missing: list[Unreachable] = []
@@ -270,17 +241,10 @@ def _from_folder(name: str, stem: str, folder: Path, ids: bool = True) -> list[I
 
 
 def _from_hub(name: str, source: Source, seed: int | None = None) -> list[Item]:
-    """The set's items; with ``seed`` development items, at most ``DEVELOPMENT_ROWS`` of them."""
+    """Return the set's items; with ``seed`` development items, at most ``DEVELOPMENT_ROWS`` of them."""
     file = source.file.format(split=source.split) if source.file else None
-    section = SourceSection(
-        name=source.hub,
-        use="grpo",
-        shape=source.shape,
-        config=source.config,
-        split=source.split,
-        revision=source.revision,
-        file=file,
-    )
+    about = {field: getattr(source, field) for field in ("shape", "config", "split", "revision")}
+    section = SourceSection(name=source.hub, use="grpo", file=file, **about)
     try:
         rows = load_rows(section, f"benchmark {name}")
     except Unreachable as error:
@@ -295,46 +259,32 @@ def _from_hub(name: str, source: Source, seed: int | None = None) -> list[Item]:
             continue
         if tested and (str(row["pubid"]) in tested) == (seed is not None):
             continue
-        items.append(
-            _to_ask(
-                convert,
-                row,
-                f"benchmark {name}: {source.hub}: row {number + 1}",
-                id=f"{source.shape}-{source.split}-{number}",
-                source=source.hub,
-            )
-        )
+        where = f"benchmark {name}: {source.hub}: row {number + 1}"
+        items.append(_to_ask(convert, row, where, id=f"{source.shape}-{source.split}-{number}", source=source.hub))
     return items
 
 
 def official_pubmedqa(folder: str | Path | None = None) -> set[str]:
-    """The 500 PMIDs of PubMedQA's test split: from ``folder`` (``pubmedqa_test500.jsonl.gz`` or the authors'
-    ``test_ground_truth.json``), else from the authors' repository. Raises Unreachable."""
+    """Return the 500 PMIDs of PubMedQA's test split.
+
+    They come from ``folder`` (``pubmedqa_test500.jsonl.gz`` or the authors' ``test_ground_truth.json``), else from the
+    authors' repository. Raises Unreachable.
+    """
     here = Path(folder or "").expanduser()
     found = next((here / name for name in PUBMEDQA_FILES if folder and (here / name).exists()), None)
     try:
         if found is not None:
-            pmids = set(
-                json.loads(found.read_text(encoding="utf-8"))
-                if found.suffix == ".json"
-                else (item.id for item in read_items(found))
-            )
+            text = found.read_text(encoding="utf-8") if found.suffix == ".json" else None
+            pmids = set(json.loads(text) if text is not None else (item.id for item in read_items(found)))
         elif offline() or hub_problem():
             raise OSError("no network")
         else:
-            pmids = set(
-                within(
-                    PROBE_SECONDS + 0.5,
-                    lambda: (
-                        httpx.get(PUBMEDQA_LIST, timeout=PROBE_SECONDS, follow_redirects=True).raise_for_status().json()
-                    ),
-                )
-            )
+            fetch = partial(httpx.get, PUBMEDQA_LIST, timeout=PROBE_SECONDS, follow_redirects=True)
+            pmids = set(within(PROBE_SECONDS + 0.5, lambda: fetch().raise_for_status().json()))
     except (httpx.HTTPError, OSError, ValueError) as error:
-        raise Unreachable(
-            "pubmedqa",
-            f"the official list of test PMIDs cannot be had (give a folder that holds {PUBMEDQA_FILES[0]} or {PUBMEDQA_FILES[-1]})",
-        ) from error
+        files = f"{PUBMEDQA_FILES[0]} or {PUBMEDQA_FILES[-1]}"
+        why = f"the official list of test PMIDs cannot be had (give a folder that holds {files})"
+        raise Unreachable("pubmedqa", why) from error
     if hashlib.sha256("\n".join(sorted(pmids)).encode()).hexdigest() != PUBMEDQA_SHA256:
         raise Unreachable("pubmedqa", "the official list of test PMIDs is not the one known")
     return pmids

@@ -1,4 +1,7 @@
-"""Dataset cards in the Hugging Face hub's format, one for each set that a run publishes; every number comes from its files."""
+"""Dataset cards in the Hugging Face hub's format, one for each set that a run publishes.
+
+Every number comes from the set's files.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +40,7 @@ SIZES = (
 
 
 class Licence(NamedTuple):
-    """A source's licence as stated where it was seen, and whom to name."""
+    """A source's licence as it was stated by the place that was read, and whom to name."""
 
     text: str
     attribution: str
@@ -50,7 +53,7 @@ HPO = Licence(
 OPEN_MEDICINE = Licence(
     "MIT", "the open-medicine package: renal dose tiers and risk scores, secondary summaries of the publications cited"
 )
-# Licences that have been seen, and where; of the other corpora none has: their cards must be read before anything is published.
+# Licences that have been seen, and their place. Those of other corpora have not: read their cards before you publish.
 LICENCES = {
     "UCSC-VLAA/MedReason": Licence(NOT_STATED, "UCSC-VLAA"),
     "TachyHealth/structured_medical": Licence(NOT_STATED, "TachyHealth (Gazal-R1, arXiv 2506.21594)"),
@@ -78,7 +81,8 @@ class _Set(NamedTuple):
 
 
 SYNTHETIC = [
-    "Knowledge-derived items are no clinical vignettes and no proxy for MedQA: each restates annotations, dose tiers or score criteria of its source.",
+    "Knowledge-derived items are no clinical vignettes and no proxy for MedQA: "
+    "each restates annotations, dose tiers or score criteria of its source.",
     'A finding that is not annotated is not an absent finding; items say "not reported".',
     "The clinical correctness of the dose tiers and risk scores, which are secondary summaries, is unverified.",
 ]
@@ -86,23 +90,27 @@ SETS = {
     "sft": _Set(
         "SFT examples",
         {"train": "sft.parquet"},
-        "Questions with a reasoning trace and an answer, for supervised fine-tuning (stage 1 of the Gazal-R1 recipe, arXiv 2506.21594, by an independent reproduction).",
+        "Questions with a reasoning trace and an answer, for supervised fine-tuning "
+        "(stage 1 of the Gazal-R1 recipe, arXiv 2506.21594, by an independent reproduction).",
         ["question-answering", "text-generation"],
         ["Reasoning traces are computed from a source or were written by other models; no clinician has checked them."],
     ),
     "grpo": _Set(
         "GRPO questions",
         {"train": "grpo.parquet"},
-        "Multiple-choice questions with a key, as prompts for group relative policy optimisation (stage 2 of the Gazal-R1 recipe, arXiv 2506.21594, by an independent reproduction).",
+        "Multiple-choice questions with a key, as prompts for group relative policy optimisation "
+        "(stage 2 of the Gazal-R1 recipe, arXiv 2506.21594, by an independent reproduction).",
         ["question-answering", "reinforcement-learning"],
         [
-            "Before training, items that the SFT model always or never solves may be set aside: not every one has been trained on."
+            "Before training, items that the SFT model always or never solves may be set aside: "
+            "not every one has been trained on."
         ],
     ),
     "test": _Set(
         "Test and dev items",
         {"validation": "dev.parquet", "test": "test.parquet"},
-        "The knowledge-derived test on which the stages of a run are compared, and the dev items on which its settings were chosen.",
+        "The knowledge-derived test on which the stages of a run are compared, "
+        "and the dev items on which its settings were chosen.",
         ["question-answering"],
         [
             "Shortcuts score above chance here: compare every model with them (see Curation).",
@@ -160,19 +168,15 @@ def _card(name: str, published: _Set, folder: Path, report: DataReport, recipe: 
         license="other",
         license_name="see-sources",
     )
-    alike = (
-        len({file.schema_arrow.remove_metadata() for file in files.values()}) == 1
-    )  # the splits of one config have the same columns
+    # The splits of one config have the same columns.
+    alike = len({file.schema_arrow.remove_metadata() for file in files.values()}) == 1
     configs = {"default": list(files)} if alike else {splits[split]: [split] for split in files}
-    DatasetInfosDict(
-        {config: _info(config, {split: files[split] for split in names}) for config, names in configs.items()}
-    ).to_dataset_card_data(data)
-    MetadataConfigs(
-        {
-            config: {"data_files": [{"split": split, "path": published.files[split]} for split in names]}
-            for config, names in configs.items()
-        }
-    ).to_dataset_card_data(data)
+    infos, metadata = DatasetInfosDict(), MetadataConfigs()
+    for config, names in configs.items():
+        infos[config] = _info(config, {split: files[split] for split in names})
+        metadata[config] = {"data_files": [{"split": split, "path": published.files[split]} for split in names]}
+    infos.to_dataset_card_data(data)
+    metadata.to_dataset_card_data(data)
     return DatasetCard.from_template(
         data,
         template_path=str(DATASET_CARD),
@@ -194,38 +198,43 @@ def _card(name: str, published: _Set, folder: Path, report: DataReport, recipe: 
 
 
 def _info(config: str, files: dict[str, pq.ParquetFile]) -> DatasetInfo:
-    """Features and sizes of one config, from its files (sizes in bytes; of the data as Parquet holds them, not compressed)."""
+    """Return features and sizes of one config, from its files.
+
+    Sizes are in bytes, of the data as Parquet holds them, not compressed.
+    """
     sizes = {
         split: sum(file.metadata.row_group(i).total_byte_size for i in range(file.num_row_groups))
         for split, file in files.items()
     }
+    splits = [
+        {"name": split, "num_bytes": sizes[split], "num_examples": file.metadata.num_rows}
+        for split, file in files.items()
+    ]
     return DatasetInfo(
         features=Features.from_arrow_schema(next(iter(files.values())).schema_arrow),
         config_name=config,
         dataset_size=sum(sizes.values()),
-        splits=SplitDict.from_split_dict(
-            [
-                {"name": split, "num_bytes": sizes[split], "num_examples": file.metadata.num_rows}
-                for split, file in files.items()
-            ]
-        ),
+        splits=SplitDict.from_split_dict(splits),
     )
 
 
 def size_category(rows: int) -> str:
-    """The hub's name for a number of rows."""
+    """Return the hub's name for a number of rows."""
     return next((name for limit, name in SIZES if rows < limit), "100M<n<1B")
 
 
 def _is_hub(source: UsedSource) -> bool:
-    """Whether a source has a hub id, not a local file's name."""
+    """Return whether a source has a hub id, not a local file's name."""
     return bool(re.fullmatch(r"[\w.-]+/[\w.-]+", source["name"])) and (
         source["revision"] is not None or source["name"] in LICENCES
     )
 
 
 def _origins(files: Iterable[pq.ParquetFile]) -> Counter[str]:
-    """How many items each knowledge source has given (``HPO``, ``open-medicine``), and each publication (``doi:…``); by the items themselves."""
+    """Return how many items each knowledge source (``HPO``, ``open-medicine``) and publication (``doi:…``) has given.
+
+    The items themselves name their source.
+    """
     found: Counter[str] = Counter()
     for file in files:
         if "source" not in file.schema_arrow.names:
@@ -263,13 +272,8 @@ def _sources(used: list[UsedSource], splits: dict[str, str], items: Counter[str]
         name, revision = source["name"], source["revision"]
         licence = LICENCES.get(name, Licence(NOT_STATED, NOT_STATED))
         shown = f"[{name}](https://huggingface.co/datasets/{name})" if _is_hub(source) else Path(name).name
-        lines.append(
-            [
-                f"{shown}, {f'revision {revision}' if revision else 'local file'}",
-                *licence,
-                sum(source["used"].get(split, 0) for split in splits.values()),
-            ]
-        )
+        place = f"revision {revision}" if revision else "local file"
+        lines.append([f"{shown}, {place}", *licence, sum(source["used"].get(split, 0) for split in splits.values())])
     return _table(["source", "licence", "attribution", "items here"], lines)
 
 
@@ -277,14 +281,12 @@ def _attribution(used: list[UsedSource], items: Counter[str], report: DataReport
     parts = []
     if any(LICENCES.get(source["name"], Licence(NOT_STATED, "")).text == NOT_STATED for source in used):
         parts.append(
-            f'"{NOT_STATED}": no licence statement was at hand when this card was made; read the source\'s own card before you publish or redistribute.'
+            f'"{NOT_STATED}": no licence statement was at hand when this card was made; '
+            "read the source's own card before you publish or redistribute."
         )
     if items["HPO"] or items["open-medicine"]:
-        parts.append(
-            "Knowledge-derived items: "
-            + "; ".join(f"{name}: {about}" for name, about in report["attribution"].items())
-            + ". Each item's `source` names the release or the publication."
-        )
+        owners = "; ".join(f"{name}: {about}" for name, about in report["attribution"].items())
+        parts.append(f"Knowledge-derived items: {owners}. Each item's `source` names the release or the publication.")
     if publications := sorted(name for name in items if name.startswith("doi:")):
         parts.append(f"Publications behind the dose tiers and risk scores: {', '.join(publications)}.")
     return "\n\n".join(parts)
@@ -299,10 +301,15 @@ def _counts(splits: dict[str, str], rows: dict[str, int], report: DataReport) ->
 
 
 def _curation(curation: CurationReport, name: str, report: DataReport) -> str:
-    """What was removed, in numbers; of the test set, what the training data was cleared of, and what shortcuts score."""
+    """Return what was removed, in numbers.
+
+    The test set's card says what the training data was cleared of, and what shortcuts score.
+    """
     counts = curation["counts"]
     parts = [
-        f"Of {counts['read']:,} training items read for the run's SFT and GRPO sets {counts['kept']:,} were kept. Removed were rows that fail a quality filter, then exact and near duplicates within them and with every test set, like compared with like. Each removal is listed, with its match, in `removals.jsonl`."
+        f"Of {counts['read']:,} training items read for the run's SFT and GRPO sets {counts['kept']:,} were kept. "
+        "Removed were rows that fail a quality filter, then exact and near duplicates within them and with every "
+        "test set, like compared with like. Each removal is listed, with its match, in `removals.jsonl`."
     ]
     removed = [[reason, n] for reason, n in counts["removed"].items() if n]
     parts.append(_table(["removed for", "items"], removed) if removed else "Nothing had to be removed.")
@@ -310,22 +317,17 @@ def _curation(curation: CurationReport, name: str, report: DataReport) -> str:
         [test, about["items"], about["removed_exact"], about["removed_near"], len(about["items_hit"])]
         for test, about in curation["tests"].items()
     ]
+    head = ["compared with", "its items", "training items removed: exact", "near", "test items found"]
     if tests:
-        parts.append(
-            _table(["compared with", "its items", "training items removed: exact", "near", "test items found"], tests)
-        )
+        parts.append(_table(head, tests))
     parts += [f"Not compared with {test}: {reason}." for test, reason in curation["not_compared"].items()]
     parts += [f"Not checked: {text}." for text in curation["not_checked"]]
     if name == "test":
-        parts.append(
-            _table(
-                ["shortcut", "accuracy on the test"],
-                [
-                    [shortcut.replace("_", " "), f"{100 * about['accuracy']:.1f} %"]
-                    for shortcut, about in report["baselines"].items()
-                ],
-            )
-        )
+        scores = [
+            [shortcut.replace("_", " "), f"{100 * about['accuracy']:.1f} %"]
+            for shortcut, about in report["baselines"].items()
+        ]
+        parts.append(_table(["shortcut", "accuracy on the test"], scores))
     else:
         aside = [
             [source["name"] if _is_hub(source) else Path(source["name"]).name, reason, len(ids)]
@@ -334,8 +336,6 @@ def _curation(curation: CurationReport, name: str, report: DataReport) -> str:
             for reason, ids in source["set_aside"].items()
         ]
         if aside:
-            parts.append(
-                "Rows that could not be converted, before curation:\n\n"
-                + _table(["source", "set aside because", "rows"], aside)
-            )
+            table = _table(["source", "set aside because", "rows"], aside)
+            parts.append(f"Rows that could not be converted, before curation:\n\n{table}")
     return "\n\n".join(parts)
