@@ -39,8 +39,8 @@ class Source(NamedTuple):
     """Where one set comes from.
 
     ``stem`` is the file in a folder; ``hub``, ``shape``, ``config`` and ``split`` say what to read on the hub. ``count``
-    and ``options`` are the published numbers of items and of options (None: they vary). ``dev_stem`` and ``dev_split``
-    are the same for development items. If the hub's files are read by name, ``revision`` is pinned and ``file`` is the
+    and ``options`` are the published numbers of items and of options (None: they vary). ``dev_stem`` and
+    ``dev_split`` are the same for development items. If the hub's files are read by name, ``revision`` is pinned and ``file`` is the
     name, with ``{split}`` left open.
     """
 
@@ -112,7 +112,10 @@ def _as_published(name: str, rows: Rows) -> Rows:
 
 
 def _to_ask(convert: Convert, row: dict[str, Any], where: str, **about: str) -> Item:
-    """Return the item of a published row, without its reasoning. Raises GazalError, naming ``where``, if there is none."""
+    """Return the item of a published row, without its reasoning.
+
+    Raises GazalError with ``where`` for a row that cannot be converted.
+    """
     try:
         return convert(row, **about).model_copy(update={"reasoning": None})
     except ValueError as error:

@@ -28,10 +28,10 @@ Row = dict[str, Any]
 
 
 class Rows(NamedTuple):
-    """The rows of one source, read from disk as they are asked for.
+    """The rows of one source, read from disk only when they are needed.
 
-    ``count`` rows of ``revision`` (a hub commit; None for local files); ``read(numbers)`` yields (number, row) of
-    these 0-based numbers, all without; ``distinct(column)`` all values of a column.
+    ``count`` rows of ``revision`` (a hub commit; None for local files). ``read(numbers)`` yields (number, row) of these
+    0-based numbers, or of all rows. ``distinct(column)`` returns all values of a column.
     """
 
     count: int
@@ -41,7 +41,10 @@ class Rows(NamedTuple):
 
 
 def local_path(source: SourceSection, key: str) -> Path | None:
-    """The local file or folder that ``source.name`` is, None for a hub id; GazalError, naming ``key``, for what is neither."""
+    """Return the local file or folder that ``source.name`` is, None for a hub id.
+
+    Raises GazalError, naming ``key``, if it is neither.
+    """
     path = Path(source.name).expanduser()
     if path.exists():
         return path
@@ -51,12 +54,11 @@ def local_path(source: SourceSection, key: str) -> Path | None:
 
 
 def load_rows(source: SourceSection, key: str) -> Rows:
-    """The rows of ``source``: a ``.parquet``, ``.json`` or ``.jsonl`` file (``.gz`` too), a folder of them, or a hub id.
+    """Return the rows of ``source``: a ``.parquet``, ``.json`` or ``.jsonl`` file (``.gz`` too), a folder, or a hub id.
 
-    ``revision``, ``config`` and ``file`` are of hub datasets, ``file`` and ``split`` of folders too; a single file
-    is read whole. ``key`` is what errors name (``data.sources.0``). Raises GazalError for a missing or broken file,
-    for columns that differ, and within five seconds when the hub cannot be reached; with HF_HUB_OFFLINE=1 only
-    the cache is read.
+    ``revision`` and ``config`` apply to hub datasets, ``file`` and ``split`` to folders too; a single file is read whole.
+    ``key`` is what errors name (``data.sources.0``). With HF_HUB_OFFLINE=1 only the cache is read. Raises GazalError for
+    a missing or broken file, for columns that differ, and within five seconds when the hub cannot be reached.
     """
     path = local_path(source, key)
     if path is not None and source.shape == "items":
@@ -66,12 +68,12 @@ def load_rows(source: SourceSection, key: str) -> Rows:
     missing = [column for column in shape.columns if column not in dataset.column_names]
     if missing:
         raise GazalError(
-            f"{key}: {source.name}: no column {', '.join(missing)} (found: {', '.join(dataset.column_names)}; expected: {', '.join(shape.columns)})"
+            f"{key}: {source.name}: no column {', '.join(missing)} "
+            f"(found: {', '.join(dataset.column_names)}; expected: {', '.join(shape.columns)})"
         )
     if source.shape != "items":
-        dataset = dataset.select_columns(
-            [column for column in (*shape.columns, *shape.optional) if column in dataset.column_names]
-        )
+        used = [column for column in (*shape.columns, *shape.optional) if column in dataset.column_names]
+        dataset = dataset.select_columns(used)
 
     def read(numbers: np.ndarray | None) -> Iterator[tuple[int, Row]]:
         chosen = (dataset if numbers is None else dataset.select(numbers)).with_format("arrow")
@@ -90,9 +92,8 @@ def _from_files(path: Path, source: SourceSection, key: str) -> Any:
         path = path / source.file
     try:
         if path.is_dir():
-            return datasets.load_dataset(
-                str(path), source.config if (path / "README.md").exists() else None, split=source.split
-            )
+            config = source.config if (path / "README.md").exists() else None
+            return datasets.load_dataset(str(path), config, split=source.split)
         if path.suffix in FORMATS:
             return datasets.load_dataset(FORMATS[path.suffix], data_files=str(path), split="train")
     except (DatasetsError, OSError, ValueError, KeyError, RuntimeError) as error:
@@ -116,7 +117,7 @@ def _from_hub(source: SourceSection, key: str) -> tuple[Any, str]:
         if source.file:
             path = hf_hub_download(source.name, source.file, repo_type="dataset", revision=revision)
             return _from_files(Path(path), source, key), revision
-        import datasets  # three seconds, which nobody should wait to hear that there is no hub
+        import datasets  # takes three seconds: nobody should wait for it to hear that there is no hub
 
         return datasets.load_dataset(source.name, source.config, split=source.split, revision=revision), revision
     except GazalError:
@@ -126,8 +127,10 @@ def _from_hub(source: SourceSection, key: str) -> tuple[Any, str]:
 
 
 def cached_snapshot(source: SourceSection) -> Path:
-    """The folder of the hub's cache that holds ``source`` at its revision; without one, at main, or as it was used last.
-    Raises FileNotFoundError."""
+    """Return the folder of the hub's cache that holds ``source`` at its revision.
+
+    Without a revision it is the one at main, or the one that was used last. Raises FileNotFoundError.
+    """
     repo = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=source.name, repo_type="dataset")
     named = repo / "refs" / (source.revision or "main")
     commit = named.read_text(encoding="utf-8").strip() if named.is_file() else source.revision
@@ -140,43 +143,41 @@ def cached_snapshot(source: SourceSection) -> Path:
 
 
 def dataset_info(source: SourceSection, key: str) -> DatasetInfo:
-    """What the hub says of ``source``: commit, card and the size of each file; GazalError, saying what to do, when it does not."""
+    """Return the hub's entry for ``source``: commit, card and the size of each file.
+
+    Raises GazalError, saying what to do, if the hub does not give it.
+    """
     reasons = {
         GatedRepoError: "its terms must be accepted on the hub first",
         RevisionNotFoundError: f"has no revision {source.revision}",
         RepositoryNotFoundError: "no such dataset there, or it is private",
     }
+    settings = {"revision": source.revision, "files_metadata": True, "timeout": INFO_SECONDS}
     try:
-        return within(
-            INFO_SECONDS,
-            lambda: HfApi().dataset_info(
-                source.name, revision=source.revision, files_metadata=True, timeout=INFO_SECONDS
-            ),
-        )
+        return within(INFO_SECONDS, lambda: HfApi().dataset_info(source.name, **settings))
     except (httpx.HTTPError, OSError, ValueError) as error:
         reason = next((reason for kind, reason in reasons.items() if isinstance(error, kind)), first_line(error))
-        raise Unreachable(
-            f"{key}: {source.name}", f"the hub does not give it ({type(error).__name__})", reason, instead(source, key)
-        ) from error
+        why = f"the hub does not give it ({type(error).__name__})"
+        raise Unreachable(f"{key}: {source.name}", why, reason, instead(source, key)) from error
 
 
 def not_loaded(source: SourceSection, key: str, error: Exception) -> Unreachable:
-    """What to raise for a dataset of the hub that could not be loaded."""
-    return Unreachable(
-        f"{key}: {source.name}",
-        f"cannot be loaded from the hub ({type(error).__name__}{offline_note()})",
-        first_line(error),
-        instead(source, key),
-    )
+    """Return the error to raise for a dataset of the hub that could not be loaded."""
+    why = f"cannot be loaded from the hub ({type(error).__name__}{offline_note()})"
+    return Unreachable(f"{key}: {source.name}", why, first_line(error), instead(source, key))
 
 
 def instead(source: SourceSection, key: str) -> str:
-    """How to do without the hub."""
-    return f"local files: {key}.name=PATH to a .parquet, .json or .jsonl with columns {', '.join(SHAPES[source.shape].columns)}"
+    """Return a sentence on how to do without the hub."""
+    columns = ", ".join(SHAPES[source.shape].columns)
+    return f"local files: {key}.name=PATH to a .parquet, .json or .jsonl with columns {columns}"
 
 
 def _item_rows(path: Path, source: SourceSection, key: str) -> Rows:
-    """Items differ in their columns and in the number of options, which tables of ``datasets`` cannot: read one by one."""
+    """Return the rows of item files, read one by one.
+
+    Items differ in their columns and in the number of options, which tables of ``datasets`` cannot hold.
+    """
     files = [path]
     if path.is_dir():
         found = [path / source.file] if source.file else sorted(p for p in path.iterdir() if p.name.endswith(ENDINGS))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 
 from huggingface_hub import try_to_load_from_cache
@@ -14,10 +15,10 @@ from gazal.recipe.data import DataSection, SourceSection
 
 
 def list_sources(section: DataSection, say: Callable[[str], None] = print) -> int:
-    """Say for each source its rows, bytes, files and revision; returns the bytes that would be downloaded.
+    """Say for each source its rows, bytes, files and revision; return the bytes that would be downloaded.
 
-    Sources that cannot be asked for are listed too, and then the first of their errors is raised: within five
-    seconds where there is no hub.
+    A source whose data cannot be described is listed too. Raises the first such error at the end, within five seconds
+    without a hub.
     """
     total, problems = 0, []
     for number, source in enumerate(section.sources):
@@ -27,7 +28,8 @@ def list_sources(section: DataSection, say: Callable[[str], None] = print) -> in
             total += size
         except GazalError as error:
             problems.append(error)
-            text = f"{source.revision or 'revision of today'}, split {source.split}: {error.reason if isinstance(error, Unreachable) else 'cannot be used'}"
+            reason = error.reason if isinstance(error, Unreachable) else "cannot be used"
+            text = f"{source.revision or 'revision of today'}, split {source.split}: {reason}"
         about = f", at most {source.limit:,}" if source.limit else ""
         say(f"{where} ({source.use}, weight {source.weight:g}{about}): {source.name}: {text}")
     if problems:
@@ -37,21 +39,17 @@ def list_sources(section: DataSection, say: Callable[[str], None] = print) -> in
 
 
 def _describe(source: SourceSection, where: str) -> tuple[int, str]:
-    """Bytes to download, and the line that says so."""
+    """Return the bytes to download, and the text that says so."""
     if source.shape == "synth":
         return 0, "made here, nothing to download"
     if (path := local_path(source, where)) is not None:
         files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
-        return (
-            0,
-            f"local: {load_rows(source, where).count:,} rows, {sum(file.stat().st_size for file in files):,} bytes, nothing to download",
-        )
+        count, size = load_rows(source, where).count, sum(file.stat().st_size for file in files)
+        return 0, f"local: {count:,} rows, {size:,} bytes, nothing to download"
     if offline():
         rows = load_rows(source, where)
-        return (
-            0,
-            f"{rows.revision or 'revision unknown'}, split {source.split}: {rows.count:,} rows in the cache, nothing to download (HF_HUB_OFFLINE)",
-        )
+        about = f"{rows.revision or 'revision unknown'}, split {source.split}: {rows.count:,} rows in the cache"
+        return 0, f"{about}, nothing to download (HF_HUB_OFFLINE)"
     if problem := hub_problem():
         raise Unreachable(f"{where}: {source.name}", problem, local=instead(source, where))
     return _download(source, where)
@@ -70,11 +68,8 @@ def _download(source: SourceSection, where: str) -> tuple[int, str]:
             builder = datasets.load_dataset_builder(source.name, source.config, revision=info.sha)
         except Exception as error:  # as in load_rows
             raise not_loaded(source, where, error) from error
-        files = {
-            str(url).split(f"@{info.sha}/", 1)[-1]
-            for urls in (builder.config.data_files or {}).values()
-            for url in urls
-        }
+        urls = chain.from_iterable((builder.config.data_files or {}).values())
+        files = {str(url).split(f"@{info.sha}/", 1)[-1] for url in urls}
         split = (builder.info.splits or {}).get(source.split)
         rows = f"{split.num_examples:,} rows" if split and split.num_examples else rows
     if absent := sorted(files - set(sizes)):
@@ -88,7 +83,5 @@ def _download(source: SourceSection, where: str) -> tuple[int, str]:
     }
     size = sum(sizes[file] for file in files - cached)
     having = f", {len(cached)} of them in the cache" if cached else ""
-    return (
-        size,
-        f"{info.sha}, split {source.split}: {rows}; {size:,} bytes to download, {len(files)} file{'s'[: len(files) > 1]}{having}: {', '.join(sorted(files))}",
-    )
+    about = f"{info.sha}, split {source.split}: {rows}; {size:,} bytes to download"
+    return size, f"{about}, {len(files)} file{'s'[: len(files) > 1]}{having}: {', '.join(sorted(files))}"

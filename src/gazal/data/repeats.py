@@ -1,4 +1,4 @@
-"""Which items of a set ask what an earlier one of the set has asked."""
+"""Items of a set that repeat the question of an earlier one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ def _plain(text: str) -> str:
 
 
 def asking(item: Item) -> Asking:
-    """What an item asks: question, option texts in any order, and context, without case, accents, white space and punctuation."""
+    """Return what an item asks: question, option texts in any order, and context.
+
+    Case, accents, white space and punctuation are left out.
+    """
     return (
         _plain(item.question),
         tuple(sorted(map(_plain, item.options.values()))),
@@ -27,7 +30,7 @@ def asking(item: Item) -> Asking:
 
 
 def repeats(items: Iterable[Item]) -> set[str]:
-    """The ids of items that repeat an earlier item (exactly, after :func:`asking`), whatever their keys say.
+    """Return the ids of items that repeat an earlier item (exactly, after :func:`asking`), whatever their keys say.
 
     An accuracy without them counts each question once: MMLU-Pro has 95 such pairs in health and biology.
     """

@@ -1,7 +1,7 @@
-"""One converter for each shape of dataset: a row becomes an Item or, where it has no options, a TrainingExample.
+"""One converter for each shape of dataset: a row becomes an Item or, without options, a TrainingExample.
 
-The columns are those that third parties' loading code reads. A converter raises ValueError, the reason, for a
-row that cannot be used. White space in option texts is collapsed: some published options run over several lines.
+The columns are those that third parties' loading code reads. A converter raises ValueError, with the reason, if a row
+cannot be used. White space in option texts is collapsed: some published options run over several lines.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ def _normal(text: str) -> str:
 
 
 def _texts(row: Row, *fields: str) -> list[str]:
-    """The fields as stripped text, think tags left out; ValueError when one has none."""
-    texts = [
-        re.sub(r"</?think>", "", value).strip() if isinstance(value := row.get(field), str) else "" for field in fields
-    ]
-    for field, text in zip(fields, texts, strict=True):
-        if not text:
+    """Return the fields as stripped text without think tags. Raises ValueError if one is empty."""
+    texts = []
+    for field in fields:
+        value = row.get(field)
+        texts.append(re.sub(r"</?think>", "", value).strip() if isinstance(value, str) else "")
+        if not texts[-1]:
             raise ValueError(f"{field} is empty or no text")
     return texts
 
@@ -43,7 +43,7 @@ def _optional(row: Row, field: str) -> str | None:
 
 
 def _choice(question: str, options: Collection[Any], key: Any, **fields: Any) -> Item:
-    """An Item of option texts in letter order; ``key`` is a letter."""
+    """Return an Item of option texts in letter order; ``key`` is a letter."""
     texts = [" ".join(text.split()) if isinstance(text, str) else "" for text in options]
     if not 2 <= len(texts) <= len(LETTERS):
         raise ValueError(f"{len(texts)} options, expected 2 to {len(LETTERS)}")
@@ -56,7 +56,10 @@ def _choice(question: str, options: Collection[Any], key: Any, **fields: Any) ->
 
 
 def _letter(answer: str, options: dict[str, str]) -> str | None:
-    """The option that ``answer`` names: ``B``, ``(B)``, its text, or ``B. its text …``; None when it is not certain."""
+    """Return the option that ``answer`` names: ``B``, ``(B)``, its text, or ``B. its text …``.
+
+    None if it is not certain.
+    """
     if bare := re.fullmatch(r"\(?([A-J])[).:]?", answer):
         return bare[1] if bare[1] in options else None
     same = [letter for letter, text in options.items() if _normal(text) == _normal(answer)]
@@ -72,7 +75,7 @@ def _structured_medical(row: Row, **about: str) -> Item:
 
 
 def _medreason(row: Row, **about: str) -> Item:
-    """Multiple choice when the answer (``text. Explanation: …``) names exactly one option, else free text."""
+    """Return multiple choice if the answer (``text. Explanation: …``) names exactly one option, else free text."""
     question, reasoning, answer = _texts(row, "question", "reasoning", "answer")
     about["source"] += f", {row['dataset_name']} {row['id_in_dataset']}"
     listed = _optional(row, "options") or ""
@@ -80,9 +83,8 @@ def _medreason(row: Row, **about: str) -> Item:
     key = _letter(re.split(r"\.?\s*\bExplanation\s*:", answer)[0].strip(), parsed[1]) if parsed else None
     if parsed and key:
         return _choice(question, parsed[1].values(), key, reasoning=reasoning, explanation=answer, **about)
-    return TrainingExample(
-        question="\n".join(filter(None, (question, listed))), reasoning=reasoning, response=answer, **about
-    )
+    question = "\n".join(filter(None, (question, listed)))
+    return TrainingExample(question=question, reasoning=reasoning, response=answer, **about)
 
 
 def _medical_grpo(row: Row, **about: str) -> Item:
@@ -97,9 +99,10 @@ def _medical_grpo(row: Row, **about: str) -> Item:
 
 
 def _ultramedical(row: Row, **about: str) -> Item:
-    """The first human turn asks, options inside its text; the reply to it is the reasoning, ``answer`` the key.
+    """Convert the first human turn, with options inside its text, and the reply to it, which is the reasoning.
 
-    Without options it is free text where ``answer`` is text of its own (``yes``); a lone reply has no reasoning.
+    ``answer`` is the key. Without options the item is free text, if ``answer`` is text of its own (``yes``). Without
+    ``answer`` there is no reasoning apart from the answer, which is an error.
     """
     turns = row["conversations"] or []
     if isinstance(turns, dict):  # a declared sequence of objects is stored as an object of lists
@@ -108,10 +111,8 @@ def _ultramedical(row: Row, **about: str) -> Item:
     asked = next((i for i, turn in enumerate(turns) if turn.get("from") in ("human", "user")), None)
     if asked is None or asked + 1 >= len(turns) or turns[asked + 1].get("from") not in ("gpt", "assistant"):
         raise ValueError("conversations: no human turn with a reply to it")
-    (question,), (reply,) = (
-        _texts({"human turn": turns[asked].get("value")}, "human turn"),
-        _texts({"reply": turns[asked + 1].get("value")}, "reply"),
-    )
+    said = {"human turn": turns[asked].get("value"), "reply": turns[asked + 1].get("value")}
+    question, reply = _texts(said, *said)
     about["source"] += f", {row['id']}"
     answer, parsed = _optional(row, "answer"), parse_options(question)
     if parsed and parsed[0] and answer:
@@ -127,14 +128,15 @@ def _ultramedical(row: Row, **about: str) -> Item:
 
 
 def _medqa(row: Row, **about: str) -> Item:
-    """Options as an object of letters, or as a list of ``{"key": letter, "value": text}`` (bigbio's configuration of the source)."""
+    """Convert options that are an object of letters, or a list of ``{"key": letter, "value": text}``.
+
+    The list is bigbio's configuration of the source.
+    """
     (question,) = _texts(row, "question")
     options = row["options"]
     if isinstance(options, list) and all(isinstance(one, dict) and {"key", "value"} <= set(one) for one in options):
         options = {one["key"]: one["value"] for one in options}
-    options = (
-        {letter: text for letter, text in options.items() if text is not None} if isinstance(options, dict) else {}
-    )
+    options = _without_nulls(options) if isinstance(options, dict) else {}
     if sorted(options) != list(LETTERS[: len(options)]):
         raise ValueError(f"options: expected letters from A on, found {', '.join(options) or 'none'}")
     return _choice(question, [options[letter] for letter in sorted(options)], row["answer_idx"], **about)
@@ -157,9 +159,10 @@ def _medmcqa(row: Row, base: int, **about: str) -> Item:
 
 
 def key_base(values: Collection[Any]) -> int:
-    """0 or 1, where MedMCQA's ``cop`` counts from, by all its values: 0-based on the hub, 1-based in the original files.
+    """Return the number from which MedMCQA's ``cop`` counts, by all its values.
 
-    Raises ValueError when they hold both 0 and 4, or a value that is none of -1 to 4.
+    It is 0 on the hub and 1 in the original files. Raises ValueError when the values include both 0 and 4, or one that is
+    not in -1 to 4.
     """
     keys = {value for value in values if value is not None and value != -1}
     if not all(isinstance(key, int) and 0 <= key <= 4 for key in keys) or {0, 4} <= keys:
@@ -185,7 +188,7 @@ def _pubmedqa(row: Row, **about: str) -> Item:
 
 
 def _counted(key: Any) -> Any:
-    """The letter of a key that counts from 0; any other key as it is."""
+    """Return the letter of a key that counts from 0; any other key as it is."""
     return LETTERS[key] if type(key) is int and 0 <= key < len(LETTERS) else key
 
 
@@ -211,7 +214,10 @@ def _mmlu(row: Row, **about: str) -> Item:
 
 
 def _item(row: Row, **about: str) -> Item:
-    """A row in the item schema (``options`` a JSON text in Parquet); ``response`` in place of options is free text."""
+    """Convert a row in the item schema (``options`` is JSON text in Parquet).
+
+    With ``response`` in place of options it is free text.
+    """
     value = _without_nulls(row)
     value["id"] = str(value.get("id", about["id"]))
     if isinstance(value.get("options"), str):
@@ -226,27 +232,22 @@ def _item(row: Row, **about: str) -> Item:
 
 
 def _without_nulls(value: Any) -> Any:
-    """Dicts without the keys that ``datasets`` filled in because another row has them."""
-    return (
-        {name: _without_nulls(field) for name, field in value.items() if field is not None}
-        if isinstance(value, dict)
-        else value
-    )
+    """Return dicts without the keys that ``datasets`` filled in because another row has them."""
+    if not isinstance(value, dict):
+        return value
+    return {name: _without_nulls(field) for name, field in value.items() if field is not None}
 
 
 def tidy(item: Item) -> Item:
-    """The item with white space in option texts and in the answer collapsed; itself where there is nothing to do."""
+    """Return the item with white space in option texts and in the answer collapsed; the same object if nothing changes."""
     options = {letter: " ".join(text.split()) for letter, text in item.options.items()}
     answer = " ".join(item.answer.split()) if item.answer else item.answer
-    return (
-        item
-        if options == item.options and answer == item.answer
-        else item.model_copy(update={"options": options, "answer": answer})
-    )
+    same = options == item.options and answer == item.answer
+    return item if same else item.model_copy(update={"options": options, "answer": answer})
 
 
 class Shape(NamedTuple):
-    """Columns that must be there, columns that are used where they are, and the converter."""
+    """Columns that must be there, columns that are used if they are there, and the converter."""
 
     columns: tuple[str, ...]
     optional: tuple[str, ...]
@@ -270,9 +271,9 @@ SHAPES = {
 
 
 def converter(shape: str, distinct: Callable[[str], Collection[Any]], where: str) -> tuple[Convert, str]:
-    """The converter of ``shape``, and what was found out about the set (empty, or a sentence for the report).
+    """Return the converter of ``shape``, and a note on the set (empty, or a sentence for the report).
 
-    ``distinct(column)`` gives all values of a column. Raises GazalError, naming ``where``, for keys that make no sense.
+    ``distinct(column)`` returns all values of a column. Raises GazalError, naming ``where``, if the keys make no sense.
     """
     if shape != "medmcqa":
         return SHAPES[shape].convert, ""
@@ -280,6 +281,5 @@ def converter(shape: str, distinct: Callable[[str], Collection[Any]], where: str
         base = key_base(distinct("cop"))
     except ValueError as error:
         raise GazalError(f"{where}: {error}") from error
-    return partial(
-        _medmcqa, base=base
-    ), f"cop counts from {base} ({'as on the hub' if base == 0 else 'as in the original files'})"
+    origin = "as on the hub" if base == 0 else "as in the original files"
+    return partial(_medmcqa, base=base), f"cop counts from {base} ({origin})"
