@@ -38,10 +38,10 @@ PUBMEDQA_SHA256 = "406e3b89eff577ed38571eca5a5819734a6f49ac0437d171b6c64e5c3cd19
 class Source(NamedTuple):
     """Where one set comes from.
 
-    ``stem`` is the file in a folder; ``hub``, ``shape``, ``config`` and ``split`` say what to read on the hub. ``count``
-    and ``options`` are the published numbers of items and of options (None: they vary). ``dev_stem`` and
-    ``dev_split`` are the same for development items. If the hub's files are read by name, ``revision`` is pinned and ``file`` is the
-    name, with ``{split}`` left open.
+    ``stem`` is the file in a folder. ``hub``, ``shape``, ``config`` and ``split`` say what to read on the hub.
+    ``count`` and ``options`` are the published numbers of items and of options (None: they vary). ``dev_stem`` and
+    ``dev_split`` are the same for development items. If the hub's files are read by name, ``revision`` is pinned and
+    ``file`` is the name, with ``{split}`` left open.
     """
 
     stem: str

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -56,9 +57,10 @@ def local_path(source: SourceSection, key: str) -> Path | None:
 def load_rows(source: SourceSection, key: str) -> Rows:
     """Return the rows of ``source``: a ``.parquet``, ``.json`` or ``.jsonl`` file (``.gz`` too), a folder, or a hub id.
 
-    ``revision`` and ``config`` apply to hub datasets, ``file`` and ``split`` to folders too; a single file is read whole.
-    ``key`` is what errors name (``data.sources.0``). With HF_HUB_OFFLINE=1 only the cache is read. Raises GazalError for
-    a missing or broken file, for columns that differ, and within five seconds when the hub cannot be reached.
+    ``revision`` and ``config`` apply to hub datasets, ``file`` and ``split`` to folders too. A single file is read
+    whole. ``key`` is what errors name (``data.sources.0``). With HF_HUB_OFFLINE=1 only the cache is read. Raises
+    GazalError for a missing or broken file, for columns that differ, and within five seconds when the hub cannot be
+    reached.
     """
     path = local_path(source, key)
     if path is not None and source.shape == "items":
@@ -152,9 +154,9 @@ def dataset_info(source: SourceSection, key: str) -> DatasetInfo:
         RevisionNotFoundError: f"has no revision {source.revision}",
         RepositoryNotFoundError: "no such dataset there, or it is private",
     }
-    settings = {"revision": source.revision, "files_metadata": True, "timeout": INFO_SECONDS}
     try:
-        return within(INFO_SECONDS, lambda: HfApi().dataset_info(source.name, **settings))
+        get = partial(HfApi().dataset_info, source.name, revision=source.revision, files_metadata=True)
+        return within(INFO_SECONDS, lambda: get(timeout=INFO_SECONDS))
     except (httpx.HTTPError, OSError, ValueError) as error:
         reason = next((reason for kind, reason in reasons.items() if isinstance(error, kind)), first_line(error))
         why = f"the hub does not give it ({type(error).__name__})"

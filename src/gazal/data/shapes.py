@@ -161,8 +161,8 @@ def _medmcqa(row: Row, base: int, **about: str) -> Item:
 def key_base(values: Collection[Any]) -> int:
     """Return the number from which MedMCQA's ``cop`` counts, by all its values.
 
-    It is 0 on the hub and 1 in the original files. Raises ValueError when the values include both 0 and 4, or one that is
-    not in -1 to 4.
+    It is 0 on the hub and 1 in the original files. Raises ValueError when the values include both 0 and 4, or one that
+    is not in -1 to 4.
     """
     keys = {value for value in values if value is not None and value != -1}
     if not all(isinstance(key, int) and 0 <= key <= 4 for key in keys) or {0, 4} <= keys:
@@ -239,7 +239,10 @@ def _without_nulls(value: Any) -> Any:
 
 
 def tidy(item: Item) -> Item:
-    """Return the item with white space in option texts and in the answer collapsed; the same object if nothing changes."""
+    """Return the item with white space in option texts and in the answer collapsed.
+
+    This is the same object if nothing changes.
+    """
     options = {letter: " ".join(text.split()) for letter, text in item.options.items()}
     answer = " ".join(item.answer.split()) if item.answer else item.answer
     same = options == item.options and answer == item.answer

