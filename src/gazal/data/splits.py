@@ -149,7 +149,7 @@ def _choose(
         together = np.concatenate(found)
         if not len(together):
             sources = zip(kept, section.sources, strict=True)
-            sizes = [str(len(rows)) for rows, source in sources if (source.use == "sft") == (split == "sft")]
+            sizes = [str(len(left)) for left, source in sources if (source.use == "sft") == (split == "sft")]
             raise GazalError(
                 f"data.{split}: no item is left for it: its sources have {', '.join(sizes)} after curation"
             )

@@ -1,10 +1,10 @@
-"""Which answers become examples: a pure function of the seeds, the answers and the rules.
+"""The answers that become examples: a pure function of the seeds, the answers and the rules.
 
-An answer must parse into the model card's form (``parse``), keep to the lengths, and be no refusal. Of a task's samples:
-where the seed has a key, more than half of the samples asked for must give it (``gazal.answers.extract.extract``); an
-unreadable or missing answer is a vote for nothing. Then the first passing sample is taken, by its number: the
-shortest would teach terseness. Last, in the tasks' order, near-copies go: a case or a reasoning that is too near a
-seed's question or reasoning or an earlier example's, and a question that was asked before.
+An answer must parse into the model card's form (``parse``), keep to the lengths, and be no refusal. If the seed has a
+key, more than half of the task's samples must give it (``gazal.answers.extract.extract``). An unreadable or missing
+answer is a vote for nothing. Then the first passing sample is taken, by its number: the shortest would teach
+terseness. Last, in the tasks' order, near-copies go. A case or a reasoning must not be too near a seed's question or
+reasoning or an earlier example's. A question that an earlier example has is a copy too.
 """
 
 from __future__ import annotations
@@ -35,12 +35,14 @@ class Rules(Section):
     min_words: int = Field(
         40,
         ge=1,
-        description="Words of the think block, and half as many of the assessment. source: chosen, because two short sentences a step are about that",
+        description="Words of the think block, and half as many of the assessment. "
+        "source: chosen, because two short sentences a step are about that",
     )
     max_words: int = Field(
         1500,
         ge=1,
-        description="Words of think block and assessment together. source: chosen, because the card's 2048 new tokens hold about as many",
+        description="Words of think block and assessment together. "
+        "source: chosen, because the card's 2048 new tokens hold about as many",
     )
     min_case_words: int = Field(
         30, ge=1, description="Words of a case that the teacher wrote. source: chosen, because less is no history"
@@ -49,7 +51,8 @@ class Rules(Section):
         0.5,
         gt=0,
         le=1,
-        description="Shingle Jaccard from which a text is a near-copy. source: chosen, because one word in ten changed leaves about 0.57",
+        description="Shingle Jaccard from which a text is a near-copy. "
+        "source: chosen, because one word in ten changed leaves about 0.57",
     )
     shingle: int = Field(
         3, ge=1, description="Words of a shingle. source: chosen, because longer ones lose lightly edited copies"
@@ -81,7 +84,7 @@ class Reason(StrEnum):
 
 
 class Answer(NamedTuple):
-    """A parsed answer. ``case`` and ``letter`` are empty where the task has none."""
+    """A parsed answer. ``case`` and ``letter`` are empty if the task has none."""
 
     case: str
     reasoning: str
@@ -90,7 +93,7 @@ class Answer(NamedTuple):
 
 
 class Acceptance(NamedTuple):
-    """One sample: accepted when ``example`` is there, else rejected for ``reasons``."""
+    """One sample: accepted if it has an ``example``, else rejected for ``reasons``."""
 
     task: Task
     sample: int
@@ -104,26 +107,47 @@ _CASE = re.compile(r"## Case[ \t]*\n(.*?)(?=\n## |\Z)", re.S)
 _LABEL = re.compile(r"^\*\*(" + "|".join(SECTIONS) + r")(?:\*\*:?|:\*\*)[ \t]*", re.M)
 _NUMBER = re.compile(r"^[ \t]*(\d+)[.)][ \t]+\S", re.M)
 _ANSWER_LINE = re.compile(r"(?:\A|\n)\*\*Answer:\*\* ([A-J])\Z")
-# Only at the head of a text, and only refusing to do what was asked: "I cannot determine which …" inside a differential is honest.
-_ABOUT = r"(?:(?:medical|clinical|health|professional|personal|specific) (?:advice|opinions?|guidance|information|recommendations?|diagnos[ie]s)|advice|assistance|help|answers?|responses?|requests?|questions?|content|this|that|diagnos[ie]s(?! (?:with|from|without|until|on)\b))"
-_DO = rf"(?:(?:assist|help|comply|continue|engage|respond|participate)\b|(?:provide|offer|give|answer|fulfil?l?|generate|create|write|share|complete|make|do|discuss)\b(?: (?!definitive|firm|single|certain|final)[\w-]+){{0,3}}? {_ABOUT})"
-_UNABLE = rf"(?:i|we)(?: am| are|['’]m|['’]re)? (?:can ?not|can['’]?t|could not|couldn['’]?t|won['’]?t(?: be able)?|will not(?: be able)?|must (?:respectfully )?decline|have to decline|decline|refuse|not able|unable|not (?:allowed|permitted|qualified|licensed))(?: to)?(?: \w+ly)? {_DO}"
-_SORRY = r"(?:(?:i['’]?m|i am|we['’]re|we are)? ?(?:so |very |really |truly )?sorry|(?:my )?apologies|(?:i|we) (?:must |have to )?apologi[sz]e)\b"
+# Only at the head of a text, and only refusing the task: "I cannot determine which …" inside a differential is honest.
+_ABOUT = (
+    r"(?:(?:medical|clinical|health|professional|personal|specific) "
+    r"(?:advice|opinions?|guidance|information|recommendations?|diagnos[ie]s)"
+    r"|advice|assistance|help|answers?|responses?|requests?|questions?|content|this|that"
+    r"|diagnos[ie]s(?! (?:with|from|without|until|on)\b))"
+)
+_DO = (
+    r"(?:(?:assist|help|comply|continue|engage|respond|participate)\b"
+    r"|(?:provide|offer|give|answer|fulfil?l?|generate|create|write|share|complete|make|do|discuss)\b"
+    rf"(?: (?!definitive|firm|single|certain|final)[\w-]+){{0,3}}? {_ABOUT})"
+)
+_UNABLE = (
+    r"(?:i|we)(?: am| are|['’]m|['’]re)? (?:can ?not|can['’]?t|could not|couldn['’]?t|won['’]?t(?: be able)?"
+    r"|will not(?: be able)?|must (?:respectfully )?decline|have to decline|decline|refuse|not able|unable"
+    rf"|not (?:allowed|permitted|qualified|licensed))(?: to)?(?: \w+ly)? {_DO}"
+)
+_SORRY = (
+    r"(?:(?:i['’]?m|i am|we['’]re|we are)? ?(?:so |very |really |truly )?sorry|(?:my )?apologies"
+    r"|(?:i|we) (?:must |have to )?apologi[sz]e)\b"
+)
 _REFUSAL = re.compile(
-    rf"(?:{_SORRY}[^.\n]{{0,30}}?)?(?:(?:but|unfortunately|however),? )?{_UNABLE}|{_SORRY}[^.\n]{{0,30}}? (?:unable|not able) to {_DO}"
-    r"|(?:as|i['’]?m|i am|being) (?:just |only )?an? (?:ai\b|artificial intelligence|(?:large )?language model)|(?:this|your) (?:request|prompt) (?:violates|goes against)",
+    rf"(?:{_SORRY}[^.\n]{{0,30}}?)?(?:(?:but|unfortunately|however),? )?{_UNABLE}"
+    rf"|{_SORRY}[^.\n]{{0,30}}? (?:unable|not able) to {_DO}"
+    r"|(?:as|i['’]?m|i am|being) (?:just |only )?an? (?:ai\b|artificial intelligence|(?:large )?language model)"
+    r"|(?:this|your) (?:request|prompt) (?:violates|goes against)",
     re.I,
 )
 _MARKUP = re.compile(r"\A(?:\s|<think>|#+[^\n]*\n|\*\*[^*\n]*\*\*:?|[*_>-])+")
 
 
 def is_refusal(text: str) -> bool:
-    """Whether ``text`` opens by declining to answer (markup, labels and headings before it aside)."""
+    """Return whether ``text`` opens by declining to answer (markup, labels and headings before it aside)."""
     return _REFUSAL.match(_MARKUP.sub("", text[:600])) is not None
 
 
 def completion(response: dict[str, Any]) -> tuple[str, str]:
-    """(text, finish reason) of a stored chat completion; ``reasoning_content`` becomes the think block where the text has none."""
+    """Return (text, finish reason) of a stored chat completion.
+
+    ``reasoning_content`` becomes the think block if the text has none.
+    """
     choice = response["choices"][0]
     message = choice["message"]
     if message.get("refusal") and not message.get("content"):
@@ -135,7 +159,7 @@ def completion(response: dict[str, Any]) -> tuple[str, str]:
 
 
 def parse(text: str, task: Task, rules: Rules) -> tuple[Answer, list[Reason]]:
-    """The parts of ``text`` and every reason why it is not in the form; parts that are missing are empty.
+    """Return the parts of ``text`` and every reason why it is not in the form; parts that are missing are empty.
 
     A topic's ``## Case`` stands before the think block or right after it.
     """
@@ -153,13 +177,9 @@ def parse(text: str, task: Task, rules: Rules) -> tuple[Answer, list[Reason]]:
     inside, _, assessment = text.removeprefix("<think>").partition("</think>")
     reasoning, assessment = inside.strip(), assessment.strip()
     pieces = _STEP.split(reasoning)  # before the first, then number and text by turns
-    numbers = [int(number) for number in pieces[1::2]]
-    if (
-        pieces[0]
-        or numbers != list(range(1, len(numbers) + 1))
-        or len(numbers) < rules.min_steps
-        or not all(piece.strip() for piece in pieces[2::2])
-    ):
+    numbers, steps = [int(number) for number in pieces[1::2]], pieces[2::2]
+    counted = numbers == list(range(1, len(numbers) + 1)) and len(numbers) >= rules.min_steps
+    if pieces[0] or not counted or not all(step.strip() for step in steps):
         reasons.append(Reason.STEPS)
     body = assessment
     if task.options:
@@ -178,13 +198,12 @@ def parse(text: str, task: Task, rules: Rules) -> tuple[Answer, list[Reason]]:
 
 
 def judge(text: str, finish: str, task: Task, rules: Rules) -> tuple[Answer, list[Reason]]:
-    """``parse``, and every rule that one sample alone can break."""
+    """Parse ``text`` and apply every rule that one sample alone can break."""
     if not (text := text.strip()):
         return Answer("", "", "", ""), [Reason.EMPTY]
     if finish != "stop":
-        return Answer("", "", text, ""), [
-            {"length": Reason.TRUNCATED, "refusal": Reason.REFUSAL}.get(finish, Reason.FINISH_REASON)
-        ]
+        reason = {"length": Reason.TRUNCATED, "refusal": Reason.REFUSAL}.get(finish, Reason.FINISH_REASON)
+        return Answer("", "", text, ""), [reason]
     if any("\ud800" <= character <= "\udfff" for character in text):
         return Answer("", "", "", ""), [Reason.NOT_UNICODE]
     answer, reasons = parse(text, task, rules)
@@ -211,7 +230,10 @@ def accept(
     rules: Rules,
     model: str,
 ) -> Iterator[Acceptance]:
-    """The verdict on every answered sample of ``tasks``, in order; ``read`` gives a request's ledger line, None where it has no answer."""
+    """Yield the decision on every answered sample of ``tasks``, in order.
+
+    ``read`` returns a request's line of the ledger, None if it has no answer.
+    """
     tasks = list(tasks)
     copies = NearCopies(rules.shingle, rules.jaccard)
     for seed in filter(None, (task.seed for task in tasks)):
@@ -219,15 +241,13 @@ def accept(
             copies.add("seed", text)
     questions: set[tuple[str, ...]] = set()
     for task in tasks:
-        asked = requests(task)
-        answered = [(request.sample, *completion(line["response"])) for request in asked if (line := read(request))]
+        sent = requests(task)
+        answered = [(request.sample, *completion(line["response"])) for request in sent if (line := read(request))]
         judged = [(sample, text, *judge(text, finish, task, rules)) for sample, text, finish in answered]
-        votes = (
-            Counter(extract(text, task.options).letter for _, text, finish in answered if finish == "stop")
-            if task.options
-            else {}
-        )
-        outvoted = bool(task.options) and 2 * votes[task.seed.answer_idx] <= len(asked)
+        outvoted = False
+        if task.options:
+            votes = Counter(extract(text, task.options).letter for _, text, finish in answered if finish == "stop")
+            outvoted = 2 * votes[task.seed.answer_idx] <= len(sent)
         taken = False
         for sample, text, answer, reasons in judged:
             if not reasons and outvoted:
@@ -251,7 +271,7 @@ def accept(
 
 
 def _example(task: Task, answer: Answer, model: str) -> Item:
-    about = {
+    about: dict[str, Any] = {
         "id": task.id,
         "reasoning_type": task.kind,
         "subject": task.specialty,
@@ -261,11 +281,10 @@ def _example(task: Task, answer: Answer, model: str) -> Item:
     seed = task.seed
     if seed is None:
         return TrainingExample(question=answer.case, response=answer.assessment, topic=task.text, **about)
-    about |= {"question": seed.question, "context": seed.context} | (
-        {"seed_source": seed.source} if seed.source else {}
-    )
+    about |= {"question": seed.question, "context": seed.context}
+    if seed.source:
+        about["seed_source"] = seed.source
     if seed.options:
-        return Item(
-            options=seed.options, answer_idx=seed.answer_idx, answer=seed.answer, assessment=answer.assessment, **about
-        )
+        key: dict[str, Any] = {"options": seed.options, "answer_idx": seed.answer_idx, "answer": seed.answer}
+        return Item(**key, assessment=answer.assessment, **about)
     return TrainingExample(response=answer.assessment, **about)

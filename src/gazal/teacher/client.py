@@ -1,8 +1,8 @@
-"""Ask the endpoint under a cap that no request may pass.
+"""Prompt the endpoint under a cap that no request may pass.
 
-What an attempt is booked at: an answer with ``usage``, its tokens; an answer without, the most it can have cost.
-A time-out, a cut or a broken body likewise, since the server may charge for it; an HTTP error and a refused
-connection, nothing. Each attempt has to pass the cap and reach the ledger.
+An attempt whose answer has ``usage`` is booked at its tokens, one without at the most that it can have cost. A
+time-out, a cut or a broken body is booked at the most too, since the server may charge for it. An HTTP error and a
+refused connection cost nothing. Each attempt has to pass the cap and reach the ledger.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Teacher:
     capped: bool = False
 
     def ask(self, requests: list[Request]) -> None:
-        """Ask all ``requests`` and book each in the ledger; return early when the cap is reached (``capped``).
+        """Send all ``requests`` and book each in the ledger; return early when the cap is reached (``capped``).
 
         The first goes alone, so that a wrong key, model or address costs one request at most. Those that failed at
         every attempt are in ``unanswered``. Raise GazalError for an endpoint that cannot be used, once what is in

@@ -16,9 +16,10 @@ _MIX = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9], dt
 
 
 class NearCopies:
-    """Texts under labels; ``find`` gives the label of one that is nearer than ``jaccard``. A text of fewer words than a shingle is one shingle.
+    """Texts under labels; ``find`` returns the label of one that is nearer than ``jaccard``.
 
-    Takes about 5 KB a text: per band a table from the band's rows to the last text that has them, and each text's predecessor in every band.
+    A text of fewer words than a shingle is one shingle. A text takes about 5 KB. Each band has a table from the band's
+    rows to the last text that has them, and each text keeps its predecessor in every band.
     """
 
     def __init__(self, shingle: int, jaccard: float) -> None:
@@ -34,13 +35,9 @@ class NearCopies:
         return np.array(sorted({zlib.crc32(gram.encode("utf-8", "surrogatepass")) for gram in grams}), np.uint32)
 
     def _keys(self, shingles: np.ndarray) -> list[int]:
-        hashed = (
-            self._a * (shingles.astype(np.uint64) % _PRIME)[None, :] + self._b
-        ) % _PRIME  # below 2^62: no overflow
-        rows = hashed.min(axis=1).reshape(BANDS, ROWS)
-        return (
-            rows @ _MIX
-        ).tolist()  # three rows as one number, which may wrap: a false candidate costs one comparison
+        hashed = (self._a * (shingles.astype(np.uint64) % _PRIME) + self._b) % _PRIME  # below 2^62: no overflow
+        # Three rows as one number, which may wrap: a false candidate costs one comparison.
+        return (hashed.min(axis=1).reshape(BANDS, ROWS) @ _MIX).tolist()
 
     def add(self, label: str, text: str) -> None:
         shingles = self._shingles(text)
@@ -51,7 +48,7 @@ class NearCopies:
         self._texts.append((label, shingles, before))
 
     def find(self, text: str) -> str | None:
-        """The label of the first text added of which ``text`` is a near-copy, or None."""
+        """Return the label of the first text added of which ``text`` is a near-copy, or None."""
         shingles = self._shingles(text)
         places: set[int] = set()
         for band, (table, key) in enumerate(zip(self._bands, self._keys(shingles), strict=True)):

@@ -1,9 +1,9 @@
 """What was sent and what came back: two append-only files, each line on disk before the next thing happens.
 
-``sent.jsonl`` has a line before each request leaves, with the most it can cost; ``responses.jsonl`` has a line for
-each that ended: the raw response and what it is booked at, or the failure. A sent line without an ended one was
-in flight at a kill: it may have been paid, so it stays booked at the most it can cost, and its question is asked
-again under the same idempotency key.
+``sent.jsonl`` has a line before each request leaves, with the most it can cost. ``responses.jsonl`` has a line for
+each that ended: the raw response and what it is booked at, or the failure. A sent line without an ended one was in
+flight at a kill. It may have been paid, so it stays booked at the most it can cost. Its question is sent again under
+the same idempotency key.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ class Bill(NamedTuple):
 class Ledger:
     """The two files of one folder, held by one process at a time.
 
-    ``answers``: request key to its place in ``responses.jsonl``; ``booked``: all that was or may have been paid;
-    ``lost``: how many requests were in flight at a kill. What a kill cut short goes to ``NAME.torn``.
-    Raises GazalError as :class:`gazal.common.append_store.AppendStore` does.
+    ``answers`` maps a request's key to its place in ``responses.jsonl``. ``booked`` is all that was or may have been paid.
+    ``lost`` is the number of requests in flight at a kill. What a kill cut short goes to ``NAME.torn``. Raises GazalError
+    as :class:`gazal.common.append_store.AppendStore` does.
     """
 
     def __init__(self, folder: Path, say: Callable[[str], None] = print) -> None:
@@ -93,11 +93,11 @@ class Ledger:
 
     @property
     def mean_completion(self) -> float | None:
-        """Mean completion tokens of the answers whose server counted them."""
+        """Return the mean of the completion tokens of answers whose server counted them."""
         return self.completion_tokens / self.counted if self.counted else None
 
     def close(self) -> None:
-        """Let go of the folder; files in which nothing was ever written go, and the folder if it is empty then."""
+        """Let go of the folder; files in which nothing was ever written are removed, and the folder if it is empty then."""
         for store in (self._responses, self._sent):
             store.close()
         if not any(self.folder.iterdir()):
