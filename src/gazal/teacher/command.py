@@ -1,4 +1,4 @@
-"""``gazal teach``: plan, estimate, ask under a cap, judge, write."""
+"""``gazal teach``: plan, estimate, send under a cap, judge, write."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from gazal.common.endpoints import public_endpoint, public_model
 from gazal.common.errors import GazalError
 from gazal.common.files import atomic_write, write_json
 from gazal.items.writing import write_items_jsonl
-from gazal.teacher.accept import Acceptance, Reason, Rules, accept
+from gazal.teacher.accept import Reason, Rules, accept
 from gazal.teacher.client import Cap, Prices, Teacher
 from gazal.teacher.ledger import Ledger
 from gazal.teacher.plan import Request, Task, make_requests, seed_tasks, topic_tasks
@@ -30,7 +31,10 @@ SHOWN = 300  # characters of a rejected text
 
 
 def read_rules(settings: list[str]) -> Rules:
-    """Acceptance rules from ``name=value`` pairs; GazalError for an unknown name or a wrong value."""
+    """Return acceptance rules from ``name=value`` pairs.
+
+    Raises GazalError for an unknown name or a wrong value.
+    """
     values: dict[str, Any] = {}
     for setting in settings:
         name, equals, value = setting.partition("=")
@@ -48,7 +52,7 @@ def read_rules(settings: list[str]) -> Rules:
 
 
 def check_endpoint(url: str | None) -> str:
-    """The endpoint's address, from the option or ``OPENAI_BASE_URL``."""
+    """Return the endpoint's address, from the option or ``OPENAI_BASE_URL``. Raises GazalError if it is no address."""
     url = url or os.environ.get("OPENAI_BASE_URL", "")
     if not url:
         raise GazalError("no endpoint: give --endpoint URL or set OPENAI_BASE_URL, such as http://localhost:8000/v1")
@@ -63,30 +67,31 @@ def check_endpoint(url: str | None) -> str:
 
 
 def estimate_lines(requests: list[Request], total: int, ledger: Ledger, prices: Prices, cap: Cap) -> list[str]:
-    """What asking ``requests`` (of ``total``) may cost, as lines to show."""
+    """Return lines on what it may cost to send ``requests`` (of ``total``)."""
     prompt, bound = sum(r.prompt_estimate for r in requests), sum(r.prompt_bound for r in requests)
     longest = sum(r.body["max_tokens"] for r in requests)
     most = prices.bill(bound, longest)
     lines = [
-        f"estimate: {len(requests)} requests to send, {total - len(requests)} of {total} answered before; about {prompt:,} prompt tokens (characters / 4)"
+        f"estimate: {len(requests)} requests to send, {total - len(requests)} of {total} answered before; "
+        f"about {prompt:,} prompt tokens (characters / 4)"
     ]
     if (mean := ledger.mean_completion) is not None:
         likely = prices.bill(prompt, round(mean * len(requests)))
         lines.append(
-            f"  likely: {likely.tokens:,} tokens, ${likely.usd:.4f}, at {mean:.0f} completion tokens (the mean of {ledger.counted} answers so far)"
+            f"  likely: {likely.tokens:,} tokens, ${likely.usd:.4f}, "
+            f"at {mean:.0f} completion tokens (the mean of {ledger.counted} answers so far)"
         )
     else:
         lines.append("  likely: not known before the first answer")
     lines.append(
-        f"  at most: {most.tokens:,} tokens, ${most.usd:.4f}, with every completion at its limit and a prompt token for each byte"
+        f"  at most: {most.tokens:,} tokens, ${most.usd:.4f}, "
+        "with every completion at its limit and a prompt token for each byte"
     )
     if ledger.booked.tokens:
-        lost = (
-            f", {ledger.lost} requests that were in flight at a kill at the most they can cost included"
-            if ledger.lost
-            else ""
+        lost = f", {ledger.lost} requests that were in flight at a kill at the most they can cost included"
+        lines.append(
+            f"  booked before: {ledger.booked.tokens:,} tokens, ${ledger.booked.usd:.4f}{lost if ledger.lost else ''}"
         )
-        lines.append(f"  booked before: {ledger.booked.tokens:,} tokens, ${ledger.booked.usd:.4f}{lost}")
     if not cap.allows(ledger.booked + most):
         lines.append("  the cap is lower than this may cost: asking stops where the next request could pass it")
     return lines
@@ -115,11 +120,11 @@ def teach(
     first_wait: float = 1.0,
     say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
-    """Ask the teacher and write ``out/examples.jsonl``, ``rejected.jsonl``, ``report.json`` and ``README.md``; returns the report.
+    """Prompt the teacher and write ``out/examples.jsonl``, ``rejected.jsonl``, ``report.json`` and ``README.md``.
 
-    ``cap`` bounds all that this folder ever booked. ``confirm`` is asked once, after the estimate, when there is something to
-    send. Run again, it asks only what has no answer yet and judges everything anew. Raises GazalError for bad input, an
-    endpoint that cannot be used, and, after writing, for requests that stayed unanswered.
+    Returns the report. ``cap`` bounds all that this folder ever booked. ``confirm`` is called once, after the estimate,
+    when there is something to send. A second call sends only what has no answer yet and judges everything anew. Raises
+    GazalError for bad input, an endpoint that cannot be used, and, after writing, for requests that stayed unanswered.
     """
     if (seeds is None) == (topics is None):
         raise GazalError("give one of --seeds and --topics")
@@ -135,7 +140,8 @@ def teach(
         )
     elif cap.usd is not None and not (prices.prompt or prices.completion):
         raise GazalError(
-            "--max-cost: needs --price-in and --price-out, in USD for a million tokens; where nothing is charged, --max-total-tokens"
+            "--max-cost: needs --price-in and --price-out, in USD for a million tokens; "
+            "where nothing is charged, --max-total-tokens"
         )
     endpoint, out, began = check_endpoint(endpoint), Path(out), time.monotonic()
     requests = [request for task in tasks for request in to_requests(task)]
@@ -151,37 +157,26 @@ def teach(
             if confirm and not confirm(f"Send up to {len(missing)} requests to {public_endpoint(endpoint)}?"):
                 raise GazalError("nothing sent")
             teacher.ask(missing)
-        report = _write(
-            out,
-            tasks,
-            to_requests,
-            ledger,
-            rules,
-            model,
-            {
-                "endpoint": public_endpoint(endpoint),
-                "wall_seconds": round(time.monotonic() - began, 1),
-                "stopped": "cap" if teacher.capped else "unanswered" if teacher.unanswered else None,
-                "cap": {"tokens": cap.tokens, "usd": cap.usd},
-                "prices_usd_per_million": {"prompt": prices.prompt, "completion": prices.completion},
-                "sampling": {"samples": samples, "temperature": temperature, "max_tokens": max_tokens, "seed": seed},
-            },
-        )
+        about = {
+            "endpoint": public_endpoint(endpoint),
+            "wall_seconds": round(time.monotonic() - began, 1),
+            "stopped": "cap" if teacher.capped else "unanswered" if teacher.unanswered else None,
+            "cap": asdict(cap),
+            "prices_usd_per_million": asdict(prices),
+            "sampling": {"samples": samples, "temperature": temperature, "max_tokens": max_tokens, "seed": seed},
+        }
+        report = _write(out, tasks, to_requests, ledger, rules, model, about)
     finally:
         ledger.close()
     counts, booked = report["counts"], report["booked"]
     say(
-        f"{out}: {counts['accepted']} of {counts['tasks']} examples accepted; {counts['answered']} of {counts['requests']} requests answered"
+        f"{out}: {counts['accepted']} of {counts['tasks']} examples accepted; "
+        f"{counts['answered']} of {counts['requests']} requests answered"
     )
     say(f"rejected: {', '.join(f'{reason} {number}' for reason, number in report['rejected'].items()) or 'none'}")
-    say(
-        f"booked: {booked['tokens']:,} tokens, ${booked['usd']:.4f}"
-        + (
-            f"; {report['tokens']['answers_without_usage']} answers came without usage and are booked at their most"
-            if report["tokens"]["answers_without_usage"]
-            else ""
-        )
-    )
+    uncounted = report["tokens"]["answers_without_usage"]
+    without = f"; {uncounted} answers came without usage and are booked at their most" if uncounted else ""
+    say(f"booked: {booked['tokens']:,} tokens, ${booked['usd']:.4f}{without}")
     if teacher.capped:
         say("stopped at the cap: the next request could have passed it; a higher cap and the same command go on")
     say(DISCLAIMER)
@@ -201,7 +196,7 @@ def _write(
     model: str,
     about: dict[str, Any],
 ) -> dict[str, Any]:
-    """Judge what the ledger holds and write all four files; streams, so that texts are held for the copies' shingles only."""
+    """Judge what the ledger holds and write all four files, in a stream: only the copies' shingles stay in memory."""
     name = public_model(model)
     counts, rejected, kinds, specialties, served = Counter(), Counter(), {}, {}, set()
 
@@ -212,18 +207,20 @@ def _write(
         return line
 
     def examples(log: Any) -> Any:
-        for verdict in accept(tasks, to_requests, read, rules, name):
+        for found in accept(tasks, to_requests, read, rules, name):
             counts["answered"] += 1
-            for table, key in ((kinds, verdict.task.kind), (specialties, verdict.task.specialty)):
+            for table, key in ((kinds, found.task.kind), (specialties, found.task.specialty)):
                 table.setdefault(key, Counter(answered=0, accepted=0)).update(
-                    answered=1, accepted=int(verdict.example is not None)
+                    answered=1, accepted=int(found.example is not None)
                 )
-            if verdict.example:
-                yield verdict.example
+            if found.example:
+                yield found.example
                 continue
-            rejected.update(reason.value for reason in verdict.reasons)
-            counts["rejected"] += verdict.reasons != [Reason.SURPLUS]
-            log.write(json.dumps(_rejection(verdict)) + "\n")
+            reasons = [reason.value for reason in found.reasons]
+            rejected.update(reasons)
+            counts["rejected"] += reasons != [Reason.SURPLUS]
+            row = {"id": found.task.id, "sample": found.sample, "reasons": reasons, "text": found.text[:SHOWN]}
+            log.write(json.dumps(row) + "\n")
 
     with atomic_write(out / "rejected.jsonl") as log:
         accepted = write_items_jsonl(out / "examples.jsonl", examples(log))
@@ -259,24 +256,16 @@ def _write(
     write_json(out / "report.json", report)
     with atomic_write(out / "README.md") as card:
         card.write(
-            f"# Structured clinical reasoning examples\n\n{accepted} examples, written by the language model {name} and accepted by rule from {counts['answered']} answers; "
-            f"no clinician has reviewed them. The model's own licence and terms govern their use. `report.json` has counts, cost and rules, `rejected.jsonl` the reasons, "
-            f"`responses.jsonl` every response as it came.\n\n{DISCLAIMER}\n"
+            f"# Structured clinical reasoning examples\n\n{accepted} examples, written by the language model {name} "
+            f"and accepted by rule from {counts['answered']} answers; no clinician has reviewed them. "
+            "The model's own licence and terms govern their use. `report.json` has counts, cost and rules, "
+            f"`rejected.jsonl` the reasons, `responses.jsonl` every response as it came.\n\n{DISCLAIMER}\n"
         )
     return report
 
 
-def _rejection(verdict: Acceptance) -> dict[str, Any]:
-    return {
-        "id": verdict.task.id,
-        "sample": verdict.sample,
-        "reasons": [reason.value for reason in verdict.reasons],
-        "text": verdict.text[:SHOWN],
-    }
-
-
 def ask_terminal(question: str) -> bool:
-    """Yes or no at the terminal; GazalError where there is none."""
+    """Return yes or no from the terminal. Raises GazalError without a terminal."""
     if not sys.stdin.isatty():
         raise GazalError("nothing sent: give --yes to send without being asked, or --estimate-only")
     return input(f"{question} [y/N] ").strip().casefold() in ("y", "yes")

@@ -17,7 +17,8 @@ def teach(
         str | None,
         typer.Option(
             "--endpoint",
-            help="OpenAI-compatible address, such as http://localhost:8000/v1; by default OPENAI_BASE_URL. The key comes from OPENAI_API_KEY alone.",
+            help="OpenAI-compatible address, such as http://localhost:8000/v1; by default OPENAI_BASE_URL. "
+            "The key comes from OPENAI_API_KEY alone.",
         ),
     ] = None,
     seeds: Annotated[

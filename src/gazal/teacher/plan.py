@@ -1,4 +1,4 @@
-"""What is to be asked: one task a seed (an item, or a question without options) or a topic, and its requests."""
+"""The plan of requests: one task for each seed (an item, or a question without options) or topic."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ PATIENTS = [
 _WORDS: dict[ReasoningType, re.Pattern[str]] = {
     "prognosis": re.compile(r"\b(?:prognos\w*|surviv\w*|mortality|outlook|life expectancy|long-term outcome)\b", re.I),
     "uncertainty": re.compile(
-        r"\b(?:next (?:best )?(?:step|test|investigation)|most appropriate (?:next|initial)|best initial|first investigation|should be (?:done|asked))\b",
+        r"\b(?:next (?:best )?(?:step|test|investigation)|most appropriate (?:next|initial)|best initial"
+        r"|first investigation|should be (?:done|asked))\b",
         re.I,
     ),
     "treatment": re.compile(
@@ -58,7 +59,7 @@ class Question(Item):
 
 @dataclass(frozen=True)
 class Task:
-    """One example to be had. ``seed`` is None for a topic; ``text`` is what the teacher is shown of it."""
+    """One example to be made. ``seed`` is None for a topic; ``text`` is what the teacher reads of it."""
 
     id: str
     kind: ReasoningType
@@ -85,33 +86,35 @@ class Request:
 
     @property
     def key(self) -> str:
-        return hashlib.sha256(
-            json.dumps([self.body, self.sample], ensure_ascii=False, sort_keys=True).encode()
-        ).hexdigest()
+        body = json.dumps([self.body, self.sample], ensure_ascii=False, sort_keys=True)
+        return hashlib.sha256(body.encode()).hexdigest()
 
     @property
     def prompt_estimate(self) -> int:
-        """Prompt tokens as no tokenizer is known: a token for four characters."""
+        """Return a rough number of prompt tokens: one for four characters, since no tokenizer is known."""
         return -(-sum(len(m["content"]) for m in self.body["messages"]) // 4)
 
     @property
     def prompt_bound(self) -> int:
-        """More prompt tokens than any byte-level tokenizer makes of it: its UTF-8 bytes, and 64 + 16 a message for the template."""
+        """Return an upper bound on prompt tokens for any byte-level tokenizer.
+
+        It is the UTF-8 bytes, and 64 + 16 a message for the template.
+        """
         return sum(len(m["content"].encode()) + 16 for m in self.body["messages"]) + 64
 
 
 def make_requests(
     task: Task, model: str, samples: int, max_tokens: int, temperature: float, seed: int
 ) -> list[Request]:
-    """The task's ``samples`` requests; sample i is asked with seed ``seed + i``."""
+    """Return the task's ``samples`` requests; sample i has seed ``seed + i``."""
     body = {"model": model, "messages": task.messages(), "temperature": temperature, "max_tokens": max_tokens}
     return [Request(task.id, sample, body | {"seed": seed + sample}) for sample in range(samples)]
 
 
 def read_seeds(path: str | Path) -> list[Item]:
-    """Items, and questions without options, from JSON lines (``.gz`` too).
+    """Return items, and questions without options, from JSON lines (``.gz`` too).
 
-    Raises GazalError naming file, row and field for anything else, for two of one id, and for none.
+    Raises GazalError naming file, row and field for anything else, for an id that is there twice, and for an empty file.
     """
     seeds: dict[str, Item] = {}
     for row, value in read_jsonl(path):
@@ -128,10 +131,10 @@ def read_seeds(path: str | Path) -> list[Item]:
 
 
 def seed_tasks(path: str | Path, n: int | None = None, seed: int = 0) -> list[Task]:
-    """One task a seed, in the file's order; ``n`` of them drawn by ``seed``.
+    """Return one task for each seed, in the file's order; with ``n``, this many drawn by ``seed``.
 
-    The reasoning type is the seed's own or read from its question's words; the specialty is its subject where
-    that is one of the eight, else internal medicine.
+    The reasoning type is the seed's own or follows from its question's words. The specialty is its subject if that is one
+    of the eight, else internal medicine.
     """
     seeds = read_seeds(path)
     if n is not None and n > len(seeds):
@@ -140,27 +143,19 @@ def seed_tasks(path: str | Path, n: int | None = None, seed: int = 0) -> list[Ta
         seeds = [seeds[i] for i in sorted(generator(seed, Stream.TEACHER_SEEDS).permutation(len(seeds))[:n])]
     tasks = []
     for item in seeds:
-        kind = item.reasoning_type or next(
-            (kind for kind, words in _WORDS.items() if words.search(item.question)), "diagnosis"
-        )
+        guessed = (kind for kind, words in _WORDS.items() if words.search(item.question))
+        kind = item.reasoning_type or next(guessed, "diagnosis")
         subject = (item.subject or "").strip().casefold()
-        tasks.append(
-            Task(
-                f"teacher:{item.id}",
-                kind,
-                subject if subject in SPECIALTIES else "internal medicine",
-                question_text(item),
-                seed=item,
-            )
-        )
+        specialty = subject if subject in SPECIALTIES else "internal medicine"
+        tasks.append(Task(f"teacher:{item.id}", kind, specialty, question_text(item), seed=item))
     return tasks
 
 
 def topic_tasks(path: str | Path, n: int | None = None, seed: int = 0) -> list[Task]:
-    """``n`` tasks over the topics of a text file, by default one a topic and reasoning type.
+    """Return ``n`` tasks over the topics of a text file; by default one for each topic and reasoning type.
 
-    One topic a line, ``topic | specialty`` where it has one; empty lines and ``#`` comments are skipped. The tasks go
-    round topics and types; specialty (where none is given) and patient are drawn by ``seed``, never the same twice.
+    A line is a topic, or ``topic | specialty``; empty lines and ``#`` comments are skipped. The tasks go round topics and
+    types. The patient, and the specialty if none is given, are drawn by ``seed``, never the same twice.
     """
     topics: dict[str, str | None] = {}
     try:
@@ -184,22 +179,15 @@ def topic_tasks(path: str | Path, n: int | None = None, seed: int = 0) -> list[T
     if n > (most := sum(map(len, forms.values()))):
         raise GazalError(f"--n {n}: {path} has {len(topics)} topics, enough for {most} different cases")
     tasks: list[Task] = []
-    for turn in itertools.count():
-        for number, pair in enumerate(pairs):
-            if len(tasks) == n:
-                return tasks
-            if turn < len(forms[pair]):
-                specialty, patient = forms[pair][turn]
-                tasks.append(
-                    Task(
-                        f"teacher:topic-{number // len(REASONING_TYPES) + 1}-{pair[1]}-{turn + 1}",
-                        pair[1],
-                        specialty,
-                        pair[0],
-                        patient=patient,
-                    )
-                )
-    raise AssertionError("unreachable")
+    for turn in range(max(map(len, forms.values()))):
+        for number, (topic, kind) in enumerate(pairs):
+            if turn < len(forms[topic, kind]):
+                specialty, patient = forms[topic, kind][turn]
+                name = f"teacher:topic-{number // len(REASONING_TYPES) + 1}-{kind}-{turn + 1}"
+                tasks.append(Task(name, kind, specialty, topic, patient=patient))
+        if len(tasks) >= n:
+            break
+    return tasks[:n]
 
 
 def _forms(specialty: str | None, seed: int, number: int) -> list[tuple[str, str]]:
