@@ -208,7 +208,8 @@ def _plain(text: str) -> str:
 def cut_short(text: str) -> bool:
     """Return whether the text itself shows that its end is missing.
 
-    The signs are an open ``<think>`` or code fence, an open ``**`` in the last line, or words that end no sentence. After five complete sentences an incomplete one in the same paragraph is a sign too.
+    The signs are an open ``<think>`` or code fence, an open ``**`` in the last line, or a last word that ends no
+    sentence. After five complete sentences an incomplete one in the same paragraph is a sign too.
     """
     if "<think>" in text and text.rfind("<think>") > text.rfind("</think>"):
         return True

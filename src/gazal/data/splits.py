@@ -58,12 +58,12 @@ def _line_starts(path: Path) -> np.ndarray:
 def make_splits(
     recipe: Recipe, folder: Path, benchmarks: Path | None = None, say: Callable[[str], None] = print
 ) -> DataReport:
-    """Gather, curate, split and write ``sft|grpo|dev|test.parquet``, ``report.json`` and ``removals.jsonl``.
+    """Write ``sft|grpo|dev|test.parquet``, ``report.json`` and ``removals.jsonl`` into ``folder``; return the report.
 
-    Returns the report. Training items that duplicate another, or an item of dev, test or a benchmark, are removed.
-    ``benchmarks`` is the folder of the real ones. Without it the hub is read, and what cannot be had is listed with its
-    reason. Everything is streamed from ``folder/sources``, so that an interrupted call can continue. Raises GazalError,
-    see ``gather``, and when a split would be empty.
+    Sources are gathered, curated and split. Training items that duplicate another, or an item of dev, test or a
+    benchmark, are removed. ``benchmarks`` is the folder of the real ones. Without it the hub is read, and what cannot be
+    had is listed with its reason. Everything is streamed from ``folder/sources``, so that an interrupted call can
+    continue. Raises GazalError, see ``gather``, and when a split would be empty.
     """
     section, seed = recipe.data, recipe.seed
     work = folder / "sources"

@@ -176,7 +176,7 @@ def parse(text: str, task: Task, rules: Rules) -> tuple[Answer, list[Reason]]:
         return Answer(case, "", text, ""), [*reasons, Reason.NO_THINK]
     inside, _, assessment = text.removeprefix("<think>").partition("</think>")
     reasoning, assessment = inside.strip(), assessment.strip()
-    pieces = _STEP.split(reasoning)  # before the first, then number and text by turns
+    pieces = _STEP.split(reasoning)  # the text before the first, then number and text by turns
     numbers, steps = [int(number) for number in pieces[1::2]], pieces[2::2]
     counted = numbers == list(range(1, len(numbers) + 1)) and len(numbers) >= rules.min_steps
     if pieces[0] or not counted or not all(step.strip() for step in steps):

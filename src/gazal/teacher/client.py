@@ -40,14 +40,13 @@ class Cap:
     usd: float | None = None
 
     def allows(self, bill: Bill) -> bool:
-        return (self.tokens is None or bill.tokens <= self.tokens) and (
-            self.usd is None or bill.usd <= self.usd + 1e-12
-        )
+        few_tokens = self.tokens is None or bill.tokens <= self.tokens
+        return few_tokens and (self.usd is None or bill.usd <= self.usd + 1e-12)
 
 
 @dataclass
 class Teacher:
-    """One endpoint and model. ``attempts`` and ``first_wait`` shape the retries; it and ``timeout`` are in seconds."""
+    """One endpoint and model; ``timeout`` and ``first_wait``, the wait before the first retry, are in seconds."""
 
     endpoint: str
     ledger: Ledger

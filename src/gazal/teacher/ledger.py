@@ -32,9 +32,9 @@ class Bill(NamedTuple):
 class Ledger:
     """The two files of one folder, held by one process at a time.
 
-    ``answers`` maps a request's key to its place in ``responses.jsonl``. ``booked`` is all that was or may have been paid.
-    ``lost`` is the number of requests in flight at a kill. What a kill cut short goes to ``NAME.torn``. Raises GazalError
-    as :class:`gazal.common.append_store.AppendStore` does.
+    ``answers`` maps a request's key to its place in ``responses.jsonl``. ``booked`` is all that was or may have been
+    paid. ``lost`` is the number of requests in flight at a kill. What a kill cut short goes to ``NAME.torn``. Raises
+    GazalError as :class:`gazal.common.append_store.AppendStore` does.
     """
 
     def __init__(self, folder: Path, say: Callable[[str], None] = print) -> None:
@@ -97,7 +97,7 @@ class Ledger:
         return self.completion_tokens / self.counted if self.counted else None
 
     def close(self) -> None:
-        """Let go of the folder; files in which nothing was ever written are removed, and the folder if it is empty then."""
+        """Let go of the folder; files in which nothing was ever written are removed, and then the folder if it is empty."""
         for store in (self._responses, self._sent):
             store.close()
         if not any(self.folder.iterdir()):

@@ -114,7 +114,8 @@ def make_requests(
 def read_seeds(path: str | Path) -> list[Item]:
     """Return items, and questions without options, from JSON lines (``.gz`` too).
 
-    Raises GazalError naming file, row and field for anything else, for an id that is there twice, and for an empty file.
+    Raises GazalError naming file, row and field for anything else, for an id that is there twice, and if there are no
+    seeds.
     """
     seeds: dict[str, Item] = {}
     for row, value in read_jsonl(path):
@@ -133,8 +134,8 @@ def read_seeds(path: str | Path) -> list[Item]:
 def seed_tasks(path: str | Path, n: int | None = None, seed: int = 0) -> list[Task]:
     """Return one task for each seed, in the file's order; with ``n``, this many drawn by ``seed``.
 
-    The reasoning type is the seed's own or follows from its question's words. The specialty is its subject if that is one
-    of the eight, else internal medicine.
+    The reasoning type is the seed's own or follows from its question's words. The specialty is its subject if that is
+    one of the eight, else internal medicine.
     """
     seeds = read_seeds(path)
     if n is not None and n > len(seeds):
@@ -154,8 +155,8 @@ def seed_tasks(path: str | Path, n: int | None = None, seed: int = 0) -> list[Ta
 def topic_tasks(path: str | Path, n: int | None = None, seed: int = 0) -> list[Task]:
     """Return ``n`` tasks over the topics of a text file; by default one for each topic and reasoning type.
 
-    A line is a topic, or ``topic | specialty``; empty lines and ``#`` comments are skipped. The tasks go round topics and
-    types. The patient, and the specialty if none is given, are drawn by ``seed``, never the same twice.
+    A line is a topic, or ``topic | specialty``; empty lines and ``#`` comments are skipped. The tasks go round topics
+    and types. The patient, and the specialty if none is given, are drawn by ``seed``, never the same twice.
     """
     topics: dict[str, str | None] = {}
     try:

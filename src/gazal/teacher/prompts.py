@@ -58,8 +58,8 @@ SPECIALTIES = {
 
 SYSTEM = (
     "You are an experienced clinician who writes teaching examples for a research data set. "
-    "Reason from the facts given, invent no findings, "
-    "say what is uncertain, and name the standard of care. Plain text in exactly the form asked for, and nothing before or after it."
+    "Reason from the facts given, invent no findings, say what is uncertain, and name the standard of care. "
+    "Plain text in exactly the form asked for, and nothing before or after it."
 )
 
 _FORM = f"""<think>
@@ -95,8 +95,8 @@ def teacher_messages(
 ) -> list[dict[str, str]]:
     """Return the chat messages for one example.
 
-    ``text`` is the seed's question (with its ``options``). With a ``patient`` it is a topic, for which the teacher writes
-    the case as well.
+    ``text`` is the seed's question (with its ``options``). With a ``patient`` it is a topic, for which the teacher
+    writes the case as well.
     """
     what, steps = REASONING[kind]
     task = (
