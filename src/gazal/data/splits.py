@@ -61,8 +61,8 @@ def make_splits(
     """Write ``sft|grpo|dev|test.parquet``, ``report.json`` and ``removals.jsonl`` into ``folder``; return the report.
 
     Sources are gathered, curated and split. Training items that duplicate another, or an item of dev, test or a
-    benchmark, are removed. ``benchmarks`` is the folder of the real ones. Without it the hub is read, and what cannot be
-    had is listed with its reason. Everything is streamed from ``folder/sources``, so that an interrupted call can
+    benchmark, are removed. ``benchmarks`` is the folder of the real ones. Without it the hub is read, and what cannot
+    be had is listed with its reason. Everything is streamed from ``folder/sources``, so that an interrupted call can
     continue. Raises GazalError, see ``gather``, and when a split would be empty.
     """
     section, seed = recipe.data, recipe.seed

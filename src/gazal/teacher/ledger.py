@@ -97,7 +97,7 @@ class Ledger:
         return self.completion_tokens / self.counted if self.counted else None
 
     def close(self) -> None:
-        """Let go of the folder; files in which nothing was ever written are removed, and then the folder if it is empty."""
+        """Let go of the folder; remove files in which nothing was ever written, and the folder if it is then empty."""
         for store in (self._responses, self._sent):
             store.close()
         if not any(self.folder.iterdir()):
