@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, model_validator
 
-from gazal.recipe.section import Section
+from gazal.common.formats import Share
+from gazal.recipe.section import AtLeastOne, PositiveShare, Section
 
 Shape = Literal[
     "synth",
@@ -40,15 +41,16 @@ class SourceSection(Section):
     )
     file: str | None = Field(
         default=None,
-        description="Data file inside a hub dataset or a folder; null for all of the split. source: chosen, because most need none",
+        description="Data file inside a hub dataset or a folder; null for all of the split. "
+        "source: chosen, because most need none",
     )
     split: str = Field(
         default="train", description="Split of the dataset. source: chosen, because training data is in train"
     )
-    weight: float = Field(
+    weight: PositiveFloat = Field(
         default=1.0,
-        gt=0,
-        description="Share of the stage's examples, relative to its other sources. source: chosen, because equal shares favour none",
+        description="Share of the stage's examples, relative to its other sources. "
+        "source: chosen, because equal shares favour none",
     )
     limit: int | None = Field(
         default=None, ge=1, description="At most so many items, null for all. source: chosen, because none is needed"
@@ -58,100 +60,92 @@ class SourceSection(Section):
 class CurationSection(Section):
     """What is removed from the training data, and how it is found."""
 
-    short_stem_words: int = Field(
+    short_stem_words: NonNegativeInt = Field(
         default=6,
-        ge=0,
-        description="A stem of so few words is compared together with its options. source: chosen, because 12 such stems of the benchmarks are shared by 26 different questions",
+        description="A stem of so few words is compared together with its options. "
+        "source: chosen, because 12 such stems of the benchmarks are shared by 26 different questions",
     )
-    long_stem_words: int = Field(
+    long_stem_words: AtLeastOne = Field(
         default=8,
-        ge=1,
-        description="Specific words that a stem needs to be a near duplicate without its options (twice as many where the options are others). source: chosen, because in a shorter one a word changed asks something else",
+        description="Specific words that a stem needs to be a near duplicate without its options (twice as many where "
+        "the options are others). source: chosen, because in a shorter one a word changed asks something else",
     )
-    bands: int = Field(
+    bands: AtLeastOne = Field(
         default=24,
-        ge=1,
-        description="Bands of the MinHash signature of a stem's words. source: chosen, because with rows 5 two stems at Jaccard 0.7 meet with 99 %",
+        description="Bands of the MinHash signature of a stem's words. "
+        "source: chosen, because with rows 5 two stems at Jaccard 0.7 meet with 99 %",
     )
-    band_rows: int = Field(
+    band_rows: AtLeastOne = Field(
         default=5,
-        ge=1,
-        description="Minima in a band; bands times rows are the permutations. source: chosen, because unrelated stems at Jaccard 0.2 meet with 1 %",
+        description="Minima in a band; bands times rows are the permutations. "
+        "source: chosen, because unrelated stems at Jaccard 0.2 meet with 1 %",
     )
-    frequent_share: float = Field(
+    frequent_share: PositiveShare = Field(
         default=0.05,
-        gt=0,
-        le=1,
-        description="Words of more than this share of the stems are left out of signatures. source: chosen, because a template's words find only its siblings (at least 50 stems)",
+        description="Words of more than this share of the stems are left out of signatures. "
+        "source: chosen, because a template's words find only its siblings (at least 50 stems)",
     )
-    near_stem: float = Field(
+    near_stem: PositiveShare = Field(
         default=0.7,
-        gt=0,
-        le=1,
-        description="Weighted Jaccard of two long stems that makes them near duplicates. source: chosen, because 10 % of words edited leave 0.85 on average and 0.69 at the 2nd percentile",
+        description="Weighted Jaccard of two long stems that makes them near duplicates. "
+        "source: chosen, because 10 % of words edited leave 0.85 on average and 0.69 at the 2nd percentile",
     )
-    near_stem_same_options: float = Field(
+    near_stem_same_options: PositiveShare = Field(
         default=0.55,
-        gt=0,
-        le=1,
         description="The same where they share their options. source: chosen, because the options are evidence too",
     )
-    same_options: float = Field(
+    same_options: PositiveShare = Field(
         default=0.6,
-        gt=0,
-        le=1,
-        description="Share of the smaller option set, in options or weighted words, found in the other that makes options the same. source: chosen, because reworded sets of the benchmarks share that",
+        description="Share of the smaller option set, in options or weighted words, found in the other that makes "
+        "options the same. source: chosen, because reworded sets of the benchmarks share that",
     )
-    same_options_short: float = Field(
+    same_options_short: PositiveShare = Field(
         default=0.85,
-        gt=0,
-        le=1,
-        description="The same for short stems. source: chosen, because there one option in four more is another question",
+        description="The same for short stems. "
+        "source: chosen, because there one option in four more is another question",
     )
-    shingle_words: int = Field(
+    shingle_words: AtLeastOne = Field(
         default=5,
-        ge=1,
-        description="Words of a shingle of contexts and long stems looked up in whole texts. source: chosen, because unrelated abstracts share few of five",
+        description="Words of a shingle of contexts and long stems looked up in whole texts. "
+        "source: chosen, because unrelated abstracts share few of five",
     )
-    context_share: float = Field(
+    context_share: PositiveShare = Field(
         default=0.3,
-        gt=0,
-        le=1,
-        description="Share of a test context's shingles that a training text may not hold. source: chosen, because unrelated texts of the benchmarks hold at most 0.044",
+        description="Share of a test context's shingles that a training text may not hold. "
+        "source: chosen, because unrelated texts of the benchmarks hold at most 0.044",
     )
-    stem_share: float = Field(
+    stem_share: PositiveShare = Field(
         default=0.75,
-        gt=0,
-        le=1,
-        description="The same for a test stem of 40 words or more, its numbers among them. source: chosen, because one word in twenty edited leaves 0.77",
+        description="The same for a test stem of 40 words or more, its numbers among them. "
+        "source: chosen, because one word in twenty edited leaves 0.77",
     )
     language: str | None = Field(
         default="en",
         pattern="^[a-z]{2,3}$",
-        description="ISO 639 code of the training texts, null for any language. source: chosen, because the corpora and benchmarks are English",
+        description="ISO 639 code of the training texts, null for any language. "
+        "source: chosen, because the corpora and benchmarks are English",
     )
-    language_min_chars: int = Field(
+    language_min_chars: AtLeastOne = Field(
         default=60,
-        ge=1,
-        description="Shorter texts are judged by their script alone. source: chosen, because a detector guesses at short medical texts",
+        description="Shorter texts are judged by their script alone. "
+        "source: chosen, because a detector guesses at short medical texts",
     )
-    language_confidence: float = Field(
+    language_confidence: PositiveShare = Field(
         default=0.7,
-        gt=0,
-        le=1,
-        description="How sure py3langid must be of another language. source: chosen, because no English one of 12,000 benchmark texts reaches it",
+        description="How sure py3langid must be of another language. "
+        "source: chosen, because no English one of 12,000 benchmark texts reaches it",
     )
     foreign_share: float = Field(
         default=0.1,
         ge=0,
         lt=1,
-        description="Share of letters neither Latin nor Greek that makes an English text foreign. source: chosen, because English ones have almost none",
+        description="Share of letters neither Latin nor Greek that makes an English text foreign. "
+        "source: chosen, because English ones have almost none",
     )
-    sentence_end_share: float = Field(
+    sentence_end_share: PositiveShare = Field(
         default=0.9,
-        gt=0,
-        le=1,
-        description="A text without a sentence's end is truncated where at least this share of the file's texts has one. source: chosen, because scraped explanations have two thirds",
+        description="A text without a sentence's end is truncated where at least this share of the file's texts has "
+        "one. source: chosen, because scraped explanations have two thirds",
     )
 
 
@@ -167,7 +161,8 @@ class DataSection(Section):
     grpo: int = Field(
         default=2000,
         ge=4,
-        description="GRPO prompts before the pass-rate filter. source: chosen, because each is used at most once or twice",
+        description="GRPO prompts before the pass-rate filter. "
+        "source: chosen, because each is used at most once or twice",
     )
     dev: int = Field(
         default=400, ge=4, description="Dev items (tuning). source: chosen, because its interval is then ±5 points"
@@ -175,15 +170,14 @@ class DataSection(Section):
     test: int = Field(
         default=1000, ge=4, description="Test items. source: chosen, because paired gains of 4 points become visible"
     )
-    brief_share: float = Field(
+    brief_share: Share = Field(
         default=0.5,
-        ge=0,
-        le=1,
         description="Share of SFT traces that state conclusions only. source: chosen, because real corpora mix depths",
     )
     variety: Literal["plain", "rich"] = Field(
         default="rich",
-        description="Wording of knowledge-derived items: three forms a type, or twelve and more with lay terms and pertinent negatives. source: chosen, because real questions vary",
+        description="Wording of knowledge-derived items: three forms a type, or twelve and more with lay terms and "
+        "pertinent negatives. source: chosen, because real questions vary",
     )
     sources: list[SourceSection] = Field(
         default=[

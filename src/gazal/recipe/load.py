@@ -35,20 +35,21 @@ def _apply(values: dict[str, Any], override: str) -> None:
             raise GazalError(f"override {key}: {part} is a value, not a section")
         if isinstance(place, dict) and parts[depth + 1].isdecimal():
             raise GazalError(
-                f"override {key}: {part} is no list in the recipe file; give it as one: {'.'.join(parts[: depth + 1])}=[…]"
+                f"override {key}: {part} is no list in the recipe file; "
+                f"give it as one: {'.'.join(parts[: depth + 1])}=[…]"
             )
     try:
         value = yaml.safe_load(text) if text.strip() else ""  # a shell takes the quotes of key='' away; nothing is null
     except yaml.YAMLError as error:
         raise GazalError(f"override {key}: {text!r} is not a YAML value") from error
-    if isinstance(place, list):
-        place[_index(place, parts, len(parts) - 1)] = value
-    else:
-        place[parts[-1]] = value
+    place[_index(place, parts, len(parts) - 1) if isinstance(place, list) else parts[-1]] = value
 
 
 def _parts(values: Any, key: str) -> list[str]:
-    """``key`` at its dots; a name of the recipe that holds dots itself, such as models.llama-3.1-70b, stays whole (the longest that is there)."""
+    """Split ``key`` at its dots, but not inside a name of the recipe that holds dots, such as models.llama-3.1-70b.
+
+    Of several such names the longest is taken.
+    """
     words, parts = key.split("."), []
     while words:
         known = values if isinstance(values, dict) else {}
@@ -62,13 +63,14 @@ def _index(values: list[Any], parts: list[str], depth: int) -> int:
     part, name = parts[depth], ".".join(parts[:depth])
     if not part.isdecimal() or int(part) >= len(values):
         raise GazalError(
-            f"override {'.'.join(parts)}: {name} is a list of {len(values)}: {part!r} is not a number from 0 to {len(values) - 1}"
+            f"override {'.'.join(parts)}: {name} is a list of {len(values)}: "
+            f"{part!r} is not a number from 0 to {len(values) - 1}"
         )
     return int(part)
 
 
 def _number_words(value: Any) -> Any:
-    """YAML 1.1 reads ``1e-4`` as text; read such text as the number that everybody means."""
+    """Return ``value`` with text such as ``1e-4``, which YAML 1.1 does not read as a number, made a number."""
     if isinstance(value, dict):
         return {key: _number_words(field) for key, field in value.items()}
     if isinstance(value, list):
@@ -105,15 +107,12 @@ def load_recipe(name: str = "embedded", overrides: list[str] | tuple[str, ...] =
         if first["type"] == "extra_forbidden":
             raise GazalError(f"{path}: {key}: unknown key{_similar_key(first['loc'])}") from error
         message = first["msg"].removeprefix("Value error, ")
-        raise GazalError(
-            f"{path}: {key + ': ' if key else ''}{message} (found {first['input']!r:.60})"
-            if key
-            else f"{path}: {message}"
-        ) from error
+        what = f"{key}: {message} (found {first['input']!r:.60})" if key else message
+        raise GazalError(f"{path}: {what}") from error
 
 
 def _similar_key(place: tuple[int | str, ...]) -> str:
-    """The known key most like the unknown one at ``place``, in brackets; empty where none is."""
+    """Return the known key most like the unknown one at ``place``, in brackets; an empty text if none is."""
     section: Any = Recipe
     for part in place[:-1]:
         if part in section.model_fields:
@@ -124,5 +123,5 @@ def _similar_key(place: tuple[int | str, ...]) -> str:
 
 
 def dump_recipe(recipe: Recipe) -> str:
-    """The resolved recipe as YAML text, every value written out."""
+    """Return the resolved recipe as YAML text, every value written out."""
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

@@ -1,14 +1,14 @@
 """Recipes: YAML read into strict models. A recipe changes values, never code.
 
 Each field's description ends with its source: ``paper`` (arXiv 2506.21594), ``card`` (the model card)
-or ``chosen, because …``; where a recipe file sets another value, its comment gives that value's source.
+or ``chosen, because …``. If a recipe file sets another value, a comment there gives that value's source.
 """
 
 from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, NonNegativeInt, model_validator
 
 from gazal.items.prompts import SYSTEM
 from gazal.recipe.data import DataSection
@@ -32,11 +32,13 @@ class ModelSection(Section):
     )
     backend: Literal["transformers", "unsloth"] = Field(
         default="transformers",
-        description="What loads the model for training; unsloth needs an NVIDIA GPU and the gpu extra. source: chosen, because transformers runs everywhere",
+        description="What loads the model for training; unsloth needs an NVIDIA GPU and the gpu extra. "
+        "source: chosen, because transformers runs everywhere",
     )
     load_in_4bit: bool = Field(
         default=False,
-        description="Frozen base in 4-bit NF4 by bitsandbytes (QDoRA; GPU extra). source: chosen, because 4 bits cost accuracy",
+        description="Frozen base in 4-bit NF4 by bitsandbytes (QDoRA; GPU extra). "
+        "source: chosen, because 4 bits cost accuracy",
     )
     prompt_opens_think: bool = Field(
         default=False,
@@ -50,10 +52,8 @@ class Recipe(Section):
     name: str = Field(
         default="embedded", pattern=r"^[A-Za-z0-9._-]+$", description="Name of the run folder. source: chosen"
     )
-    seed: int = Field(
-        default=1,
-        ge=0,
-        description="Seed of data, training, sampling and bootstrap. source: chosen, because one must be",
+    seed: NonNegativeInt = Field(
+        default=1, description="Seed of data, training, sampling and bootstrap. source: chosen, because one must be"
     )
     threads: int | None = Field(default=None, ge=1, description="CPU threads for torch, null for all. source: chosen")
     model: ModelSection = Field(default_factory=ModelSection, description="Base model")
@@ -71,12 +71,9 @@ class Recipe(Section):
     def _check(self) -> Recipe:
         if self.grpo.max_completion_length > self.model_limit:
             raise ValueError(
-                f"grpo.max_completion_length: {self.grpo.max_completion_length} is over the context length {self.model_limit}"
+                f"grpo.max_completion_length: {self.grpo.max_completion_length} is over "
+                f"the context length {self.model_limit}"
             )
-        self._check_launch()
-        return self
-
-    def _check_launch(self) -> None:
         launch = self.launch
         if launch.processes % launch.machines:
             raise ValueError(f"launch.machines: {launch.machines} do not share {launch.processes} processes evenly")
@@ -89,14 +86,17 @@ class Recipe(Section):
                 )
         if self.grpo.prompts_per_step % launch.processes:
             raise ValueError(
-                f"launch.processes: {launch.processes} do not divide grpo.prompts_per_step {self.grpo.prompts_per_step} (each makes whole groups)"
+                f"launch.processes: {launch.processes} do not divide grpo.prompts_per_step "
+                f"{self.grpo.prompts_per_step} (each makes whole groups)"
             )
         if launch.processes > 1 and launch.strategy != "ddp" and self.grpo.rollouts == "merged":
             raise ValueError(
-                f"grpo.rollouts: a merged copy needs the whole model in each process; with launch.strategy {launch.strategy} set grpo.rollouts=trainer"
+                "grpo.rollouts: a merged copy needs the whole model in each process; "
+                f"with launch.strategy {launch.strategy} set grpo.rollouts=trainer"
             )
+        return self
 
     @property
     def model_limit(self) -> int:
-        """Context length in tokens: 2,048 for the embedded model, 32,768 for Qwen3 (card)."""
+        """Context length in tokens: 2,048 of the embedded model, 32,768 of Qwen3 (card)."""
         return 2048 if self.model.base == "embedded" else 32_768

@@ -7,7 +7,10 @@ from collections.abc import Sequence
 from operator import mul
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, model_validator
+
+from gazal.common.formats import Share
+from gazal.recipe.section import AtLeastOne
 
 COMPONENTS = ("accuracy", "format", "length", "repetition")
 
@@ -17,35 +20,33 @@ class RewardConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
-    accuracy_weight: float = Field(
-        default=1.0, gt=0, description="Weight of accuracy. source: chosen, because the answer is what counts"
+    accuracy_weight: PositiveFloat = Field(
+        default=1.0, description="Weight of accuracy. source: chosen, because the answer is what counts"
     )
-    format_weight: float = Field(
-        default=0.2, ge=0, description="Weight of format. source: chosen, because form must not buy back a wrong answer"
+    format_weight: NonNegativeFloat = Field(
+        default=0.2, description="Weight of format. source: chosen, because form must not buy back a wrong answer"
     )
-    length_weight: float = Field(
+    length_weight: NonNegativeFloat = Field(
         default=0.1,
-        ge=0,
         description="Weight of length control. source: chosen, because it only breaks ties between right answers",
     )
-    repetition_weight: float = Field(
-        default=0.1,
-        ge=0,
-        description="Weight of the repetition penalty. source: chosen, because loops are rare after SFT",
+    repetition_weight: NonNegativeFloat = Field(
+        default=0.1, description="Weight of the repetition penalty. source: chosen, because loops are rare after SFT"
     )
     format_partial: float = Field(
         default=0.0,
         ge=0,
         lt=1,
-        description="Format credit for a good think block and a readable answer in another form. source: chosen, because partial credit is gamed first",
+        description="Format credit for a good think block and a readable answer in another form. "
+        "source: chosen, because partial credit is gamed first",
     )
     length_kind: Literal["cosine", "overlong", "none"] = Field(
         default="cosine",
-        description="Cosine by length, DAPO's soft overlong punishment, or none. source: chosen, because the card says only length control",
+        description="Cosine by length, DAPO's soft overlong punishment, or none. "
+        "source: chosen, because the card says only length control",
     )
-    max_tokens: int = Field(
+    max_tokens: AtLeastOne = Field(
         default=2048,
-        ge=1,
         description="Tokens at which the length schedules end. source: card (max_new_tokens of its quickstart)",
     )
     cosine_correct_short: float = Field(
@@ -60,23 +61,22 @@ class RewardConfig(BaseModel):
     )
     cosine_wrong_long: float = Field(
         default=0.0,
-        description="Cosine value of a wrong answer from max_tokens on. source: chosen, because paying for length (TRL: -0.5 after -1) pays for padding",
+        description="Cosine value of a wrong answer from max_tokens on. "
+        "source: chosen, because paying for length (TRL: -0.5 after -1) pays for padding",
     )
-    overlong_start: float = Field(
+    overlong_start: Share = Field(
         default=0.75,
-        ge=0,
-        le=1,
-        description="Share of max_tokens at which the overlong punishment starts. source: chosen, near the DAPO paper's 0.8",
+        description="Share of max_tokens at which the overlong punishment starts. "
+        "source: chosen, near the DAPO paper's 0.8",
     )
-    repetition_ngram: int = Field(
+    repetition_ngram: AtLeastOne = Field(
         default=8,
-        ge=1,
         description="Tokens in an n-gram. source: chosen, because step-wise traces repeat short phrases honestly",
     )
-    repetition_budget: int = Field(
+    repetition_budget: AtLeastOne = Field(
         default=64,
-        ge=1,
-        description="Repeated n-grams that earn the whole penalty. source: chosen, because a loop passes it within seconds",
+        description="Repeated n-grams that earn the whole penalty. "
+        "source: chosen, because a loop passes it within seconds",
     )
     repetition_max_penalty: float = Field(
         default=-1.0, le=0, description="Most negative repetition reward. source: chosen, TRL's default"
@@ -95,11 +95,11 @@ class RewardConfig(BaseModel):
         return self
 
     def weights(self) -> tuple[float, float, float, float]:
-        """The weights in the order of `COMPONENTS`, as GRPOConfig's `reward_weights` takes them."""
+        """Return the weights in the order of `COMPONENTS`, as GRPOConfig's `reward_weights` takes them."""
         return (self.accuracy_weight, self.format_weight, self.length_weight, self.repetition_weight)
 
     def component_bounds(self) -> dict[str, tuple[float, float]]:
-        """Least and greatest value of each component."""
+        """Return the least and the greatest value of each component."""
         length = {
             "cosine": (self.cosine_wrong_long, self.cosine_correct_short),
             "overlong": (-1.0, 0.0),
@@ -113,7 +113,7 @@ class RewardConfig(BaseModel):
         }
 
     def bounds(self) -> tuple[float, float]:
-        """Least and greatest total; an empty or truncated completion gets exactly the least."""
+        """Return the least and the greatest total; an empty or truncated completion gets exactly the least."""
         pairs = self.component_bounds().values()
         return (self._total([low for low, _ in pairs]), self._total([high for _, high in pairs]))
 
