@@ -18,9 +18,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 from gazal.answers.ending import closed_at, opens_answer
-from gazal.common.endpoints import (
-    public_endpoint,
-)
+from gazal.common.endpoints import public_endpoint
 from gazal.common.errors import GazalError
 from gazal.common.files import file_safe
 from gazal.common.openai_client import Answer, Client, Failure
