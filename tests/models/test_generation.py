@@ -13,7 +13,15 @@ from transformers.cache_utils import DynamicLayer
 
 from gazal.answers.ending import AnswerEnd
 from gazal.models import generation
-from gazal.models.generation import ROOM, RoomyLayer, alike, generate, generate_batches, plan_batches, stop_ids
+from gazal.models.generation import (
+    ROOM,
+    RoomyLayer,
+    generate,
+    generate_batches,
+    group_by_length,
+    plan_batches,
+    stop_ids,
+)
 from gazal.models.loading import load_model, load_tokenizer
 
 
@@ -164,7 +172,7 @@ def test_batches_hold_every_prompt_once_within_the_budget(lengths, new, budget):
 
 
 def test_prompts_of_other_lengths_are_read_apart_and_answered_as_alone(tiny, prompts, monkeypatch):
-    """Short prompts are not computed with the padding of long ones: every pass over prompts is at least ``ALIKE`` full."""
+    """Short prompts are not computed with the padding of long ones: every pass over prompts is at least ``LEAST_FILL`` full."""
     model, tokenizer = tiny
     draw, shapes, forward = random.Random(2), [], model.forward
     mixed = [
@@ -188,14 +196,14 @@ def test_prompts_of_other_lengths_are_read_apart_and_answered_as_alone(tiny, pro
     assert [one.ids for one in made] == [plain(model, stop_ids(model, tokenizer), prompt, 6) for prompt in mixed]
 
 
-def test_alike_covers_every_length_once():
-    assert [list(range(10))[part] for part in alike([10, 9, 8, 7, 7, 5, 4, 1, 1, 1])] == [
+def test_group_by_length_covers_every_length_once():
+    assert [list(range(10))[part] for part in group_by_length([10, 9, 8, 7, 7, 5, 4, 1, 1, 1])] == [
         [0, 1, 2],
         [3, 4],
         [5, 6],
         [7, 8, 9],
     ]
-    assert list(alike([3])) == [slice(0, 1)]
+    assert list(group_by_length([3])) == [slice(0, 1)]
 
 
 def test_a_roomy_layer_holds_what_transformers_own_does():

@@ -34,7 +34,7 @@ def replies(
     """
     from transformers import PreTrainedModel
 
-    from gazal.models.generation import alike, plan_batches
+    from gazal.models.generation import group_by_length, plan_batches
     from gazal.models.likelihood import encode, score_batch
 
     if not isinstance(model := getattr(engine, "model", None), PreTrainedModel):
@@ -73,7 +73,7 @@ def replies(
     batches = [
         [fits[at] for at in batch] for batch in plan_batches([costs[place] for place in fits], 0, settings.batch_tokens)
     ]
-    for batch in [whole[part] for whole in batches for part in alike([costs[place] for place in whole])]:
+    for batch in [whole[part] for whole in batches for part in group_by_length([costs[place] for place in whole])]:
         wanted = [place for place in batch if place not in done]
         if not wanted:
             continue

@@ -1,4 +1,4 @@
-"""Whether something can be a model at all, found out without torch."""
+"""Check whether a name can be a model at all, without torch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from gazal.common.hub import is_hub_id, require_hub
 
 
 def require(path: str) -> None:
-    """GazalError for what is no folder and no hub id; Unreachable, within seconds, when the hub is needed and cannot be asked."""
+    """Raise GazalError for what is no folder and no hub id.
+
+    Raise Unreachable, within seconds, if the hub is needed and does not answer.
+    """
     if Path(path).is_dir():
         return
     if not is_hub_id(path):
@@ -18,32 +21,22 @@ def require(path: str) -> None:
 
 
 def require_model(path: str) -> None:
-    """GazalError that says what a folder is where it is no whole model: an adapter, weights as pickles only, none."""
+    """Raise GazalError, saying what it holds, for a folder without a whole model: an adapter, pickles, no weights."""
     folder = Path(path)
     if not folder.is_dir():
         return
-    if (folder / "adapter_config.json").exists() and not (folder / "config.json").exists():
-        merged = folder.parent / "merged"
-        raise GazalError(
-            f"model {path}: an adapter without its base; give the merged model{f' {merged}' if merged.is_dir() else ', such as the folder merged/ that each stage writes beside it'}"
-        )
     if not (folder / "config.json").exists():
-        inside = next(
-            (
-                f"; {path}/{name} is one"
-                for name in ("merged", "grpo/merged", "sft/merged")
-                if (folder / name / "config.json").exists()
-            ),
-            "",
-        )
-        raise GazalError(f"model {path}: not a model folder (no config.json){inside}")
+        if (folder / "adapter_config.json").exists():
+            merged = folder.parent / "merged"
+            where = f" {merged}" if merged.is_dir() else ", such as the folder merged/ that each stage writes beside it"
+            raise GazalError(f"model {path}: an adapter without its base; give the merged model{where}")
+        places = ("merged", "grpo/merged", "sft/merged")
+        inside = next((name for name in places if (folder / name / "config.json").exists()), None)
+        hint = f"; {path}/{inside} is one" if inside else ""
+        raise GazalError(f"model {path}: not a model folder (no config.json){hint}")
     if not any(folder.glob("*.safetensors")):
-        pickles = any(folder.glob("*.bin")) or any(folder.glob("*.pt*"))
-        raise GazalError(
-            f"model {path}: "
-            + (
-                "its weights are pickles (.bin), which can run code: save them as safetensors"
-                if pickles
-                else "no weights (*.safetensors) in that folder"
-            )
-        )
+        if any(folder.glob("*.bin")) or any(folder.glob("*.pt*")):
+            what = "its weights are pickles (.bin), which can run code: save them as safetensors"
+        else:
+            what = "no weights (*.safetensors) in that folder"
+        raise GazalError(f"model {path}: {what}")

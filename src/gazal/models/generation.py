@@ -1,8 +1,8 @@
 """Batched generation with a transformers model: length-sorted, left-padded, under a token budget, seeded per batch.
 
-Decoding costs time in proportion to the rows of a batch, also on a CPU, and completions differ in
-length: after every ``CHUNK`` tokens the rows that have ended leave the batch and its cache. With an
-:class:`gazal.answers.ending.AnswerEnd` a row ends where its answer is closed, too.
+Decoding costs time in proportion to the rows of a batch, also on a CPU, and completions differ in length. After every
+``CHUNK`` tokens the rows that have ended therefore leave the batch and its cache. With an
+:class:`gazal.answers.ending.AnswerEnd` a row also ends as soon as its answer is closed.
 """
 
 from __future__ import annotations
@@ -29,13 +29,16 @@ from transformers.masking_utils import sdpa_mask
 
 from gazal.answers.ending import AnswerEnd
 
-ALIKE = 0.8
+LEAST_FILL = 0.8  # shortest by longest row of those that are read together
 ROOM = 64  # tokens
 CHUNK = 4  # decoding steps between two looks for rows that have ended
 
 
 class Completion(NamedTuple):
-    """``ids`` hold the EOS that ended them, if any; ``finish_reason`` is ``stop`` (EOS, or the answer is closed) or ``length``."""
+    """``ids`` include the EOS that ended them, if any.
+
+    ``finish_reason`` is ``stop`` after an EOS or a closed answer, else ``length``.
+    """
 
     index: int
     ids: list[int]
@@ -43,8 +46,11 @@ class Completion(NamedTuple):
 
 
 def plan_batches(lengths: Sequence[int], max_new_tokens: int, batch_tokens: int) -> list[list[int]]:
-    """Indices in batches, longest prompts first (what does not fit in memory fails at once); rows times
-    (longest prompt + ``max_new_tokens``) stays within ``batch_tokens``, except for a lone row."""
+    """Return the indices of ``lengths`` (tokens) in batches, longest prompts first.
+
+    Rows times (longest prompt + ``max_new_tokens``) stays within ``batch_tokens``, except for a lone row. With the
+    longest first, a batch that is too large for the memory fails at once.
+    """
     batches: list[list[int]] = []
     rows = 0
     for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
@@ -56,20 +62,21 @@ def plan_batches(lengths: Sequence[int], max_new_tokens: int, batch_tokens: int)
 
 
 def stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Every token that ends a completion: the tokenizer's EOS and those of the model's generation config."""
+    """Return every token that ends a completion: the tokenizer's EOS and those of the model's generation config."""
     return with_eos(tokenizer, model.generation_config.eos_token_id)
 
 
 def with_eos(tokenizer: PreTrainedTokenizerBase, configured: int | list[int] | None) -> list[int]:
-    """The tokenizer's EOS and those ``configured``, sorted."""
+    """Return the tokenizer's EOS and those ``configured``, sorted."""
     others = configured if isinstance(configured, list) else [configured]
     return sorted({i for i in cast("list[int | None]", [tokenizer.eos_token_id, *others]) if i is not None})
 
 
 def grouped_attention(module, query, key, value, attention_mask, scaling=None, position_bias=None, **options):
-    """transformers' sdpa attention, but a single query takes the query heads of a key head for queries of that head.
+    """Compute sdpa attention as transformers does, but treat the query heads that share a key head as its queries.
 
-    transformers repeats the keys and values instead, which with the slower kernel is about a fifth of the decoding time on a CPU.
+    This holds for a single query. transformers repeats keys and values instead and needs a slower kernel, together
+    about a fifth of the decoding time on a CPU.
     """
     if query.shape[2] > 1 or position_bias is not None:
         return sdpa_attention_forward(
@@ -88,7 +95,7 @@ AttentionMaskInterface.register("gazal_grouped", sdpa_mask)
 
 @contextmanager
 def _decoding(model: PreTrainedModel) -> Iterator[None]:
-    """The model in eval mode, without gradients and with :func:`grouped_attention` in place of sdpa; all restored after."""
+    """Hold the model in eval mode, without gradients, with :func:`grouped_attention` for sdpa; then restore all."""
     training, config = model.training, model.config.get_text_config()
     attention = config._attn_implementation
     try:
@@ -105,9 +112,11 @@ def _decoding(model: PreTrainedModel) -> Iterator[None]:
 def pick(
     logits: torch.Tensor, draws: torch.Tensor, temperature: float, top_p: float = 1.0, top_k: int = 0
 ) -> torch.Tensor:
-    """One token id a row of ``logits`` (rows × vocabulary): the largest at temperature 0, else the one at which the
-    cumulative probability passes the row's draw (uniform in [0, 1), float64) among the ``top_k`` largest (0: all), of these
-    the fewest whose probability reaches ``top_p``."""
+    """Return one token id for each row of ``logits`` (rows × vocabulary): at temperature 0 the likeliest, else drawn.
+
+    ``draws``: one a row, uniform in [0, 1), float64. The token is the one at which the cumulative probability passes
+    the draw. Only the ``top_k`` likeliest count (0: all), of these the fewest whose probability reaches ``top_p``.
+    """
     if temperature == 0:
         return logits.argmax(-1)
     values, ids = logits.float() / temperature, None
@@ -123,18 +132,21 @@ def pick(
     return (at if ids is None else ids.gather(1, at))[:, 0]
 
 
-def alike(lengths: Sequence[int]) -> Iterator[slice]:
-    """Slices of lengths, longest first, such that the shortest of a slice is at least ``ALIKE`` of its longest: padding is computed as tokens are."""
+def group_by_length(lengths: Sequence[int]) -> Iterator[slice]:
+    """Yield slices of ``lengths`` (longest first); the shortest of a slice is at least ``LEAST_FILL`` of its longest.
+
+    Read apart, they save padding, which costs a model as much time as tokens do.
+    """
     start = 0
     for at, length in enumerate(lengths):
-        if length < ALIKE * lengths[start]:
+        if length < LEAST_FILL * lengths[start]:
             yield slice(start, at)
             start = at
     yield slice(start, len(lengths))
 
 
 def left_padded(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids and attention mask, both rows × the longest."""
+    """Return token ids and attention mask on ``device``, both of shape (rows, longest)."""
     width = max(map(len, rows))
     ids, mask = torch.full((len(rows), width), pad), torch.zeros(len(rows), width, dtype=torch.long)
     for number, row in enumerate(rows):
@@ -144,12 +156,39 @@ def left_padded(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -
 
 
 def places(mask: torch.Tensor) -> torch.Tensor:
-    """Position ids of the tokens that are no padding."""
+    """Return the position ids of left-padded tokens by their attention mask; padding has 0."""
     return (mask.cumsum(1) - 1).clamp(min=0)
 
 
+def keep_last(model: PreTrainedModel, count: int = 1) -> dict[str, int]:
+    """Return the option of :func:`forward` that makes the last ``count`` logits only, if the model has it."""
+    return {"logits_to_keep": count} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
+
+
+def forward(
+    model: PreTrainedModel,
+    ids: torch.Tensor,
+    mask: torch.Tensor,
+    position: torch.Tensor,
+    cache: DynamicCache | None,
+    **options: Any,
+) -> torch.Tensor:
+    """Return the logits of ``ids``, and add them to ``cache``, if there is one."""
+    return model(
+        input_ids=ids,
+        attention_mask=mask,
+        position_ids=position,
+        past_key_values=cache,
+        use_cache=cache is not None,
+        **options,
+    ).logits
+
+
 class RoomyLayer(DynamicLayer):
-    """A cache layer with room for ``ROOM`` tokens more: a step writes its own token, where transformers copies all that came before it."""
+    """A cache layer with room for ``ROOM`` more tokens.
+
+    A step writes its own token only. transformers' layer copies all earlier tokens in each step.
+    """
 
     keys: torch.Tensor
     values: torch.Tensor
@@ -184,22 +223,18 @@ class RoomyLayer(DynamicLayer):
 def _read(
     model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor, position: torch.Tensor, last_only: dict[str, int]
 ) -> tuple[torch.Tensor, DynamicCache]:
-    """The last logits and the cache of left-padded prompts. Prompts of like length are read together, without the padding that
-    longer ones ask for; in the cache that padding is zeros, which the mask hides."""
+    """Return the last logits and the cache of left-padded prompts.
+
+    Prompts of like length are read together, without the padding that longer ones need. In the cache that padding is
+    zeros, which the mask hides.
+    """
     cache, lengths = DynamicCache(config=model.config), mask.sum(1).tolist()
     roomy = bool(cache.layers) and all(type(layer) is DynamicLayer for layer in cache.layers)
-    parts = list(alike(lengths)) if roomy else [slice(None)]
+    parts = list(group_by_length(lengths)) if roomy else [slice(None)]
     skips = [ids.shape[1] - max(lengths[part]) for part in parts]
     caches = [DynamicCache(config=model.config) for _ in parts]
     logits = [
-        model(
-            input_ids=ids[part, skip:],
-            attention_mask=mask[part, skip:],
-            position_ids=position[part, skip:],
-            past_key_values=one,
-            use_cache=True,
-            **last_only,
-        ).logits[:, -1]
+        forward(model, ids[part, skip:], mask[part, skip:], position[part, skip:], one, **last_only)[:, -1]
         for part, skip, one in zip(parts, skips, caches, strict=True)
     ]
     for number in range(len(cache.layers)) if roomy else ():
@@ -210,7 +245,7 @@ def _read(
         ]
         cache.layers[number] = RoomyLayer(*map(torch.cat, zip(*widened, strict=True)))
         for layer in layers:
-            layer.keys = layer.values = None  # the memory of one layer at a time is taken twice
+            layer.keys = layer.values = None  # so that the memory of one layer only is taken twice
     return torch.cat(logits), cache if roomy else caches[0]
 
 
@@ -224,30 +259,22 @@ def _run(
     sampling: dict[str, Any],
     answer_end: AnswerEnd | None,
 ) -> list[list[int]]:
-    """Completions of one batch, each up to and with its EOS, of at most ``rooms`` tokens. A row's draws do not depend on which rows have left."""
+    """Return the completions of one batch, each up to and with its EOS and of at most its number of ``rooms`` tokens.
+
+    A row's draws do not depend on which rows have left.
+    """
     device, most = model.device, max(rooms)
     ids, mask = left_padded(prompts, pad, device)
     draws = torch.rand(len(prompts), most, dtype=torch.float64, generator=generator).to(device)
     made = torch.full((len(prompts), most), pad, device=device)
-    ends, rows, room = (
-        torch.tensor(stops, device=device),
-        torch.arange(len(prompts), device=device),
-        torch.tensor(rooms, device=device),
-    )
+    ends, room = torch.tensor(stops, device=device), torch.tensor(rooms, device=device)
+    rows = torch.arange(len(prompts), device=device)
     marks, seen, full = torch.tensor(answer_end.marks if answer_end else [], device=device), 0, set(rooms)
-    last_only = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
-    position = places(mask)
+    last_only, position = keep_last(model), places(mask)
     logits, cache = _read(model, ids, mask, position, last_only)
     for step in range(1, most + 1):
         if step > 1:
-            logits = model(
-                input_ids=ids,
-                attention_mask=mask,
-                position_ids=position,
-                past_key_values=cache,
-                use_cache=True,
-                **last_only,
-            ).logits[:, -1]
+            logits = forward(model, ids, mask, position, cache, **last_only)[:, -1]
         ids = pick(logits, draws[rows, step - 1], **sampling)[:, None]
         made[rows, step - 1] = ids[:, 0]
         mask, position = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1), position[:, -1:] + 1
@@ -259,7 +286,7 @@ def _run(
                     over[at] = answer_end.reached(made[rows[at], :step].tolist())
             keep = (~over).nonzero()[:, 0]
             if len(keep) < len(rows):
-                room[rows[over]] = step  # what stands behind it in ``made`` is padding
+                room[rows[over]] = step  # what follows in ``made`` is padding
                 ids, mask, position, rows = ids[keep], mask[keep], position[keep], rows[keep]
                 if len(keep) == 0:
                     break
@@ -286,12 +313,12 @@ def generate_batches(
 ) -> Iterator[list[Completion]]:
     """Yield the completions of ``prompts`` (token ids), one list per batch.
 
-    ``temperature`` 0 is greedy, ``top_k`` 0 is off. The batches and their seeds depend on all prompts,
-    so a run that leaves out the indices in ``done`` (whole batches of an earlier run) writes what the
-    uninterrupted run would have written. A prompt that leaves less room than ``max_new_tokens`` in the
-    model's context gets what room there is; one that leaves none is not asked: no tokens, finish reason
-    ``length``. With ``answer_end`` a completion is the shortest in which its answer is closed.
-    ``progress(done, total)`` is called after each batch. The model's generation config and mode are left as they were.
+    ``temperature`` 0 is greedy, ``top_k`` 0 is off. The batches and their seeds depend on all prompts. A run that
+    leaves out the indices in ``done`` (whole batches of an earlier run) thus goes on as the interrupted run would have.
+    A prompt near the end of the model's context gets the tokens that are left, if fewer than ``max_new_tokens``. One
+    that leaves none gets no tokens and the finish reason ``length``. With ``answer_end`` a completion is the shortest
+    in which its answer is closed. ``progress(done, total)`` is called after each batch. The model's generation config
+    and mode are left as they were.
     """
     stops = stop_ids(model, tokenizer)
     pad = cast(int, tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (stops or [0])[0])
@@ -324,6 +351,6 @@ def generate_batches(
 def generate(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[list[int]], **options
 ) -> Iterator[Completion]:
-    """The completions of :func:`generate_batches` one by one (same options), in the order of the batches."""
+    """Yield the completions of :func:`generate_batches` one by one (same options), in the order of the batches."""
     for batch in generate_batches(model, tokenizer, prompts, **options):
         yield from batch

@@ -1,4 +1,4 @@
-"""What a model calls itself in prediction files, found without loading its weights."""
+"""Names and identities of models in prediction files, found without loading weights."""
 
 from __future__ import annotations
 
@@ -11,24 +11,17 @@ from gazal.common.files import file_safe, sha256
 from gazal.common.paths import EMBEDDED
 from gazal.models.folders import require_model
 
-WEIGHTS = (
-    "*.safetensors",
-    "config.json",
-    "generation_config.json",
-    "chat_template.jinja",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "tokenizer.model",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "added_tokens.json",
-    "special_tokens_map.json",
-)  # of a folder, all that its answers depend on
+WEIGHTS = (  # all files of a folder that a model's answers depend on
+    "*.safetensors config.json generation_config.json chat_template.jinja tokenizer.json tokenizer_config.json "
+    "tokenizer.model vocab.json vocab.txt merges.txt added_tokens.json special_tokens_map.json"
+).split()
 
 
 def fast_dtype() -> str:
-    """``bfloat16`` where the device computes in it (most GPUs since 2020, CPUs with AMX or AVX512-BF16), else ``float32``."""
+    """Return ``bfloat16`` if the device computes in it, else ``float32``.
+
+    Most GPUs since 2020 do, and CPUs with AMX or AVX512-BF16.
+    """
     import torch
 
     if torch.cuda.is_available():
@@ -38,12 +31,15 @@ def fast_dtype() -> str:
 
 
 def folder_name(spec: str) -> str:
-    """What the folder of a model's predictions is called: a server's model by its name, any other by its folder's or hub id's last part."""
+    """Return the name of the folder of a model's predictions.
+
+    It is the name of a server's model, or the last part of a folder or hub id.
+    """
     return file_safe(spec.partition("#")[2] if spec.startswith("openai:") else spec)
 
 
 def server_of(spec: str) -> tuple[str, str]:
-    """URL and model of ``openai:URL#name``. Raises GazalError for anything else."""
+    """Return URL and model of ``openai:URL#name``. Raise GazalError for anything else."""
     url, _, model = spec.removeprefix("openai:").partition("#")
     if not re.match(r"https?://", url) or not model:
         raise GazalError(f"model {spec}: expected openai:URL#name, such as openai:http://localhost:8000/v1#my-model")
@@ -51,8 +47,11 @@ def server_of(spec: str) -> tuple[str, str]:
 
 
 def identity_of(spec: str | Path, dtype: str | None, revision: str | None = None, engine: str = "transformers") -> str:
-    """What an engine of ``spec`` calls itself in prediction files, without loading its weights: of a folder a hash of its files,
-    of a hub id the commit at which ``revision`` stands. Raises as :func:`load_engine` does."""
+    """Return the identity of an engine of ``spec`` in prediction files, without loading its weights.
+
+    Of a folder it is a hash of the files, of a hub id the commit at which ``revision`` stands. Raise as
+    :func:`load_engine` does.
+    """
     text = str(spec)
     if text.startswith("openai:"):
         server_of(text)

@@ -1,13 +1,12 @@
-"""Log-likelihoods of continuations with a transformers model: batched, left-padded, what continuations share computed once.
+"""Log-likelihoods of continuations with a transformers model: batched, left-padded, a shared prefix computed once.
 
-Left padding is what every model that generates in batches supports (positions, sliding windows, recurrent states), and makes the
-wanted logits the last ones, so that no logits of a whole prompt are made. A continuation that goes on for more than one token
-beyond what all of its prompt's continuations share is read in a second pass from the first one's cache.
+Every model that generates in batches supports left padding (positions, sliding windows, recurrent states). It also
+makes the wanted logits the last ones, so that no logits of a whole prompt are made. The first pass reads the prompt and
+what all its continuations share. Tails of more than one token are read in a second pass, from the cache of the first.
 """
 
 from __future__ import annotations
 
-import inspect
 import os.path
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -15,12 +14,15 @@ from typing import NamedTuple
 import torch
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
-from gazal.models.generation import left_padded, places
+from gazal.models.generation import forward, keep_last, left_padded, places
 
 
 class Encoded(NamedTuple):
-    """Token ids of one prompt with its continuations: all begin with ``shared``, each goes on with one of ``tails`` (a token
-    or more); what stands before place ``start`` is prompt and not scored."""
+    """Token ids of one prompt with its continuations.
+
+    All begin with ``shared``; each goes on with one of ``tails`` (a token or more). The tokens before index ``start``
+    are prompt and not scored.
+    """
 
     shared: list[int]
     tails: list[list[int]]
@@ -37,8 +39,11 @@ class Scored(NamedTuple):
 def encode(
     tokenizer: PreTrainedTokenizerBase, prompt: str, continuations: Sequence[str], special_tokens: bool = False
 ) -> Encoded:
-    """Prompt and continuations as lm-eval's ``_encode_pair`` splits them: white space at the prompt's end belongs to the
-    continuation, and a continuation's tokens are those that the encoded whole has beyond the encoded prompt (at least one)."""
+    """Return the token ids of a prompt and its continuations, split as lm-eval's ``_encode_pair`` does.
+
+    White space at the prompt's end belongs to the continuation. A continuation's tokens are those that the encoded
+    whole has beyond the encoded prompt, at least one.
+    """
     context = prompt.rstrip()
     space = prompt[len(context) :]
     ids, *wholes = tokenizer(
@@ -52,7 +57,10 @@ def encode(
 
 
 def score_batch(model: PreTrainedModel, rows: Sequence[Encoded], pad: int) -> list[list[Scored]]:
-    """The log-likelihoods of each row's continuations, in float32 whatever the model's precision. The model's mode is left as it was."""
+    """Return the log-likelihoods of each row's continuations, in float32 whatever the model's precision.
+
+    The model's mode is left as it was.
+    """
     training = model.training
     try:
         model.eval()
@@ -66,16 +74,8 @@ def _score(model: PreTrainedModel, rows: Sequence[Encoded], pad: int) -> list[li
     ids, mask = left_padded([row.shared for row in rows], pad, model.device)
     longer = [(at, which) for at, row in enumerate(rows) for which, tail in enumerate(row.tails) if len(tail) > 1]
     kept = 1 + max(max(len(row.shared) - row.start, 0) for row in rows)
-    last = {"logits_to_keep": kept} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
     cache = DynamicCache(config=model.config) if longer else None
-    logits = model(
-        input_ids=ids,
-        attention_mask=mask,
-        position_ids=places(mask),
-        past_key_values=cache,
-        use_cache=bool(longer),
-        **last,
-    ).logits
+    logits = forward(model, ids, mask, places(mask), cache, **keep_last(model, kept))
     common = [
         _tokens(line[kept - 1 - tail :], row.shared[len(row.shared) - tail :])
         for row, line in zip(rows, logits[:, -kept:], strict=True)
@@ -100,16 +100,14 @@ def _rest(
     cache: DynamicCache,
     pad: int,
 ) -> dict[tuple[int, int], list[float]]:
-    """Of the tails of two tokens and more, the log-probabilities from the second token on."""
+    """Return the log-probabilities of tails of two tokens or more, from the second token on."""
     tails = [rows[at].tails[which] for at, which in longer]
     origin, width = torch.tensor([at for at, _ in longer], device=mask.device), max(map(len, tails)) - 1
     cache.batch_select_indices(origin)
     ids = torch.tensor([tail[:-1] + [pad] * (width - len(tail) + 1) for tail in tails], device=mask.device)
     read = torch.tensor([[1] * (len(tail) - 1) + [0] * (width - len(tail) + 1) for tail in tails], device=mask.device)
     mask = torch.cat([mask[origin], read], dim=1)
-    logits = model(
-        input_ids=ids, attention_mask=mask, position_ids=places(mask)[:, -width:], past_key_values=cache, use_cache=True
-    ).logits
+    logits = forward(model, ids, mask, places(mask)[:, -width:], cache)
     return {
         key: _tokens(line[: len(tail) - 1], tail[1:]) for key, line, tail in zip(longer, logits, tails, strict=True)
     }
@@ -122,10 +120,8 @@ def _sum(row: Encoded, common: list[float], first: float, rest: list[float]) -> 
 
 
 def _tokens(logits: torch.Tensor, ids: list[int]) -> list[float]:
-    """Log-probability of each of ``ids`` by its row of ``logits`` (further rows are not read)."""
+    """Return the log-probability of each of ``ids`` by its row of ``logits`` (further rows are not read)."""
+    if not ids:
+        return []
     logits = logits[: len(ids)].float()
-    return (
-        (logits.gather(1, torch.tensor(ids, device=logits.device)[:, None])[:, 0] - logits.logsumexp(1)).tolist()
-        if ids
-        else []
-    )
+    return (logits.gather(1, torch.tensor(ids, device=logits.device)[:, None])[:, 0] - logits.logsumexp(1)).tolist()

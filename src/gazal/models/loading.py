@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
@@ -29,32 +31,26 @@ from gazal.recipe.recipe import ModelSection
 from gazal.recipe.training import AdapterSection
 
 VOCABULARIES = (
-    "tokenizer.json",
-    "tokenizer.model",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-    "vocab.json",
-    "vocab.txt",
-    "tekken.json",
-    "*.tiktoken",
-    "tiktoken.model",
-)
+    "tokenizer.json tokenizer.model spiece.model sentencepiece.bpe.model vocab.json vocab.txt tekken.json "
+    "*.tiktoken tiktoken.model"
+).split()
 
 
 def base_path(section: ModelSection) -> str:
-    """Folder or hub id of the recipe's base model."""
+    """Return the folder or hub id of the recipe's base model."""
     return str(EMBEDDED) if section.base == "embedded" else section.base
 
 
-def _explain(path: str, error: Exception) -> GazalError:
-    if Path(path).exists():
-        return GazalError(f"model {path}: not a model folder ({first_line(error)})")
-    return Unreachable(
-        f"model {path}",
-        f"cannot be loaded from the hub ({type(error).__name__}{offline_note()})",
-        first_line(error),
-        "a local folder",
-    )
+@contextmanager
+def _explained(path: str) -> Iterator[None]:
+    """Raise GazalError for what transformers raises if it cannot load ``path``."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        if Path(path).exists():
+            raise GazalError(f"model {path}: not a model folder ({first_line(error)})") from error
+        reason = f"cannot be loaded from the hub ({type(error).__name__}{offline_note()})"
+        raise Unreachable(f"model {path}", reason, first_line(error), "a local folder") from error
 
 
 @lru_cache
@@ -63,79 +59,72 @@ def _say_once(line: str) -> None:
 
 
 def load_tokenizer(path: str | Path, revision: str | None = None, to_train: bool = False) -> PreTrainedTokenizerBase:
-    """A tokenizer with EOS, a pad, and a chat template (ChatML when it has none, said aloud).
+    """Return a tokenizer with EOS, a pad and a chat template; if it has no template, ChatML, with a line on stderr.
 
-    ``to_train``: a pad that is EOS, where there is no other, is refused, since a model trained so never stops; in asking it does no harm.
+    ``to_train`` refuses a tokenizer whose only pad is EOS: a model trained so never stops. In generation it does no
+    harm. Raise GazalError for what is no tokenizer, Unreachable if the hub does not answer.
     """
     require(str(path))
     if Path(path).is_dir() and not any(file for pattern in VOCABULARIES for file in Path(path).glob(pattern)):
         require_model(str(path))
         raise GazalError(f"model {path}: no tokenizer in that folder ({VOCABULARIES[0]})")
-    try:
+    with _explained(str(path)):
         tokenizer = AutoTokenizer.from_pretrained(str(path), revision=revision, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise _explain(str(path), error) from error
     if tokenizer.chat_template is None:
         _say_once(
-            f"gazal: model {Path(path).name} has no chat template: chats are written in plain ChatML; a base model is better asked with --set evaluation.prompt=plain"
+            f"gazal: model {Path(path).name} has no chat template: chats are written in plain ChatML; "
+            "a base model is better asked with --set evaluation.prompt=plain"
         )
         tokenizer.chat_template = CHATML_TEMPLATE
     if tokenizer.eos_token is None:
         raise GazalError(f"model {path}: its tokenizer names no EOS token")
     if tokenizer.pad_token in (None, tokenizer.eos_token):
-        unused = next(
-            (
-                t
-                for t in ("<|endoftext|>", "<pad>", "<|pad|>", "[PAD]")
-                if t in tokenizer.get_vocab() and t != tokenizer.eos_token
-            ),
-            None,
-        )
-        if unused is None and not to_train:
-            unused = tokenizer.eos_token
-        if unused is None:
+        known = tokenizer.get_vocab().keys() - {tokenizer.eos_token}
+        pads = (pad for pad in ("<|endoftext|>", "<pad>", "<|pad|>", "[PAD]") if pad in known)
+        pad = next(pads, None if to_train else tokenizer.eos_token)
+        if pad is None:
             raise GazalError(f"model {path}: pad is EOS and no other pad token exists; a model trained so never stops")
-        tokenizer.pad_token = unused
+        tokenizer.pad_token = pad
     return tokenizer
 
 
 def load_config(path: str | Path, revision: str | None = None) -> PreTrainedConfig:
-    """A model's config alone; its ``_commit_hash`` is the hub commit that it came from."""
+    """Return a model's config alone; its ``_commit_hash`` is the hub commit that it came from."""
     require(str(path))
     require_model(str(path))
-    try:
+    with _explained(str(path)):
         return AutoConfig.from_pretrained(str(path), revision=revision, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise _explain(str(path), error) from error
 
 
 def load_model(
     path: str | Path, dtype: str = "float32", revision: str | None = None, device: str | None = None
 ) -> PreTrainedModel:
-    """A causal language model from safetensors, in eval mode, on ``device``: by default the GPU when there is one and the model is not to be sharded over several."""
+    """Return a causal language model from safetensors, in eval mode, on ``device``.
+
+    The default is the GPU, if there is one and ``accelerate launch`` does not shard the model over several.
+    """
     require(str(path))
     require_model(str(path))
-    try:
+    with _explained(str(path)):
         model = AutoModelForCausalLM.from_pretrained(
             str(path), revision=revision, dtype=getattr(torch, dtype), trust_remote_code=False, use_safetensors=True
         )
-    except (OSError, ValueError) as error:
-        raise _explain(str(path), error) from error
-    sharded = "true" in (
-        os.environ.get("ACCELERATE_USE_FSDP"),
-        os.environ.get("ACCELERATE_USE_DEEPSPEED"),
-    )  # as accelerate launch sets them: it moves the shards
+    # accelerate launch sets one of these, and moves the shards itself
+    sharded = "true" in map(os.environ.get, ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"))
     return cast(Any, model).to(device or ("cuda" if torch.cuda.is_available() and not sharded else "cpu")).eval()
 
 
 def to_roomy_device(model: PreTrainedModel) -> PreTrainedModel:
-    """``model`` on the GPU where its weights and a quarter more are free there, else on the CPU: a 32B model in fp32 takes 131 GB."""
+    """Move ``model`` to the GPU if that has room for its weights and a quarter more, else to the CPU.
+
+    A 32B model in fp32 takes 131 GB.
+    """
     fits = torch.cuda.is_available() and 1.25 * sum(p.nbytes for p in model.parameters()) < torch.cuda.mem_get_info()[0]
     return cast(Any, model).to("cuda" if fits else "cpu")  # its decorator in transformers hides the signature
 
 
 def lora_config(section: AdapterSection) -> LoraConfig:
-    """PEFT's config of a new adapter: scale α/√r with rsLoRA (Kalajdzievski 2023), DoRA (Liu et al. 2024)."""
+    """Return PEFT's config of a new adapter: scale α/√r with rsLoRA (Kalajdzievski 2023), DoRA (Liu et al. 2024)."""
     return LoraConfig(
         r=section.rank,
         lora_alpha=section.alpha,
@@ -154,12 +143,15 @@ def save_adapter(
     out: Path,
     state: dict[str, torch.Tensor] | None = None,
 ) -> None:
-    """Write the adapter and its tokenizer, whole or not at all; ``state`` holds its weights by parameter name where the
-    policy itself holds shards only. ``base_name`` is what its config names as base, never a machine's
-    path. PEFT's stub of a model card would name one, and says nothing else: it is left out."""
+    """Write the adapter and its tokenizer, whole or not at all.
+
+    ``state`` holds the weights by parameter name if the policy itself holds shards only. The adapter's config names
+    ``base_name`` as base, never a machine's path. PEFT's stub of a model card is left out: it says nothing but such a
+    path.
+    """
     config = cast(LoraConfig, policy.peft_config["default"])
     config.base_model_name_or_path = base_name
-    # A text is a pattern; what is not is a set, which has another order in each process.
+    # PEFT holds anything but a pattern (text) as a set, whose order differs between processes.
     if config.target_modules and not isinstance(config.target_modules, str):
         config.target_modules = sorted(config.target_modules)
     with atomic_folder(out) as temporary:

@@ -1,4 +1,4 @@
-"""Prompts as a tokenizer renders them: the same text and token ids for every engine that runs a model itself."""
+"""Render and tokenise prompts: the same text and token ids for every engine that runs a model itself."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ CHUNK = 512  # prompts rendered and tokenised at a time
 
 
 class TokenLists(Sequence[np.ndarray]):
-    """Lists of token ids in one int32 array: 100,000 prompts of 300 tokens take 120 MB, as Python lists ten times that."""
+    """Lists of token ids in one int32 array.
+
+    100,000 prompts of 300 tokens take 120 MB; as Python lists they take ten times that.
+    """
 
     def __init__(self, lists: Iterator[list[list[int]]]) -> None:
         pieces, lengths = [np.zeros(0, np.int32)], [0]
@@ -44,12 +47,16 @@ class Renderer:
         self.tokenizer, self.name = tokenizer, name
 
     def text(self, prompt: Prompt, thinking: str = "template") -> str:
-        """The prompt, of a chat up to and with the assistant's opening. ``thinking`` ``on`` or ``off`` is the template's
-        ``enable_thinking``. Raises GazalError for a chat that the template refuses, and where it does not know that word."""
+        """Return the rendered prompt, of a chat up to and with the assistant's opening.
+
+        ``thinking`` ``on`` or ``off`` sets the template's ``enable_thinking``. Raise GazalError for a chat that the
+        template refuses, and for a template that does not know ``enable_thinking``.
+        """
         if isinstance(prompt, str):
             if thinking != "template":
                 raise GazalError(
-                    f"model {self.name}: evaluation.thinking={thinking} is a chat template's, and plain prompts have none: set template"
+                    f"model {self.name}: evaluation.thinking={thinking} is a chat template's, "
+                    "and plain prompts have none: set template"
                 )
             return prompt
         text = self._chat(prompt, **({} if thinking == "template" else {"enable_thinking": thinking == "on"}))
@@ -69,32 +76,31 @@ class Renderer:
             ) from error
 
     def opens_think(self, prompt: Prompt, thinking: str = "template") -> bool:
-        """Whether the rendered prompt ends inside ``<think>``."""
+        """Return whether the rendered prompt ends inside ``<think>``."""
         return self.text(prompt, thinking).rstrip().endswith("<think>")
 
     def answer_end(self, prompt: Prompt, settings: EvaluationSection) -> AnswerEnd | None:
-        """Where completions of prompts like ``prompt`` are cut; None where they are not."""
-        return (
-            AnswerEnd(self.tokenizer, self.opens_think(prompt, settings.thinking), opens_answer(prompt))
-            if settings.stop_when_answered
-            else None
-        )
+        """Return what cuts the completions of prompts like ``prompt``, None if they are not to be cut."""
+        if not settings.stop_when_answered:
+            return None
+        return AnswerEnd(self.tokenizer, self.opens_think(prompt, settings.thinking), opens_answer(prompt))
 
     def token_lists(self, prompts: Sequence[Prompt], thinking: str = "template") -> TokenLists:
-        """Token ids of ``prompts``, built and rendered a few at a time. Plain text gets the special tokens that the
-        tokenizer puts before any text (BOS); a chat has its own in its template."""
+        """Return the token ids of ``prompts``, which are built and rendered a few at a time.
+
+        Plain text gets the special tokens that the tokenizer puts before any text (BOS). A chat's are in its template.
+        """
         return TokenLists(self._encoded(prompts, thinking))
 
     def _encoded(self, prompts: Sequence[Prompt], thinking: str) -> Iterator[list[list[int]]]:
         for start in range(0, len(prompts), CHUNK):
             chunk = (prompts[i] for i in range(start, min(start + CHUNK, len(prompts))))
             for plain, run in groupby(chunk, lambda prompt: isinstance(prompt, str)):
-                ids = self.tokenizer([self.text(prompt, thinking) for prompt in run], add_special_tokens=plain)[
-                    "input_ids"
-                ]
+                texts = [self.text(prompt, thinking) for prompt in run]
+                ids = self.tokenizer(texts, add_special_tokens=plain)["input_ids"]
                 yield [_without_eos(one, self.tokenizer.eos_token_id) for one in ids] if plain else ids
 
 
 def _without_eos(ids: list[int], eos: object) -> list[int]:
-    """Some tokenizers (T5's kin) close every text with EOS: nothing goes on after it."""
+    """Return ``ids`` without the EOS with which some tokenizers (such as T5's) end every text."""
     return ids[:-1] if len(ids) > 1 and ids[-1] == eos else ids

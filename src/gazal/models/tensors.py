@@ -10,12 +10,15 @@ from torch.distributed.tensor import DTensor
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:
-    """The full tensor of which FSDP2 holds a shard here (every process must ask); other tensors as they are."""
+    """Return the full tensor of an FSDP2 shard (every process must call this); other tensors as they are."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def tensor_hash(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
-    """XXH3 of names, dtypes, shapes and bytes, in the order of names; of shards every process must ask."""
+    """Return the XXH3 of names, dtypes, shapes and bytes, in the order of names.
+
+    With shards, every process must call this.
+    """
     digest = xxhash.xxh3_128()
     for name, tensor in sorted(tensors, key=lambda pair: pair[0]):
         value = whole(tensor.detach())
