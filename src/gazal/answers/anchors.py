@@ -1,4 +1,7 @@
-"""Anchors, the words that announce an answer (`Answer:`, `\\boxed{`, `I choose`), and the statements after them. For `gazal.answers.extract` only."""
+"""Anchors, the words that announce an answer (`Answer:`, `\\boxed{`, `I choose`), and the statements after them.
+
+For `gazal.answers.extract` only.
+"""
 
 from __future__ import annotations
 
@@ -10,33 +13,38 @@ from ahocorasick_rs import AhoCorasick, MatchKind
 from gazal.answers.statements import MAX_ANCHORS, MAX_STATEMENT, SPEECH
 
 Anchored = tuple[str, str, bool, int, int]
-"""The text after an anchor; the part of it before the next anchor, where that stands in it; whether the anchor denies it; and
-where the text starts and ends in the region."""
+"""The text after an anchor; its part before the next anchor, if that stands in it, else an empty text; whether the
+anchor denies it; where the text starts and ends in the region."""
 
 _VERBS = ("choose", "select", "pick", "go with")
 _KEYS = (
-    "answer", "boxed{", "ans:", "ans.", "option", "choice", "response", *_VERBS, "respuesta", "antwort", "答案", "réponse", "ответ",
+    "answer", "boxed{", "ans:", "ans.", "option", "choice", "response", *_VERBS,
+    "respuesta", "antwort", "答案", "réponse", "ответ",
 )  # fmt: skip
 _SCANNER = AhoCorasick(_KEYS, matchkind=MatchKind.LeftmostFirst)
 _QUALITIES = {"correct", "best", "right", "final", "chosen", "selected", "appropriate", "likely", "my"}
 _FIRST_PERSON = re.compile(r"(?<![a-z0-9])i(?:\s+would|\s+will|\s+must|'d|'ll)?\s+$")
 _CONNECTIVE = re.compile(
     r"(?:[_ ](?:idx|index|letter|choice|option|key))?(?![a-z0-9])"
-    r"(?:\s*[(\[][^()\[\]\n]{2,60}[)\]])?(?:\s+(?:to|for|of|in|here|from|among|that)\b[^\n.:;?!]{0,80}?)?[ \t*_\"'`\])]*+"
-    r"(?:\b(?:(?P<no>(?:(?:is|would|could)(?:n't|\s+not)|can(?:not|'t|\s+not))(?:\s+be)?)|is|would\s+be|should\s+be|must\s+be|will\s+be|remains)"
+    r"(?:\s*[(\[][^()\[\]\n]{2,60}[)\]])?(?:\s+(?:to|for|of|in|here|from|among|that)\b[^\n.:;?!]{0,80}?)?"
+    r"[ \t*_\"'`\])]*+"
+    r"(?:\b(?:(?P<no>(?:(?:is|would|could)(?:n't|\s+not)|can(?:not|'t|\s+not))(?:\s+be)?)"
+    r"|is|would\s+be|should\s+be|must\s+be|will\s+be|remains)"
     r"(?!\w)|:|=+>?|-+>|→|>|\||是|为|[–—]|-(?=\s))[ \t*_:]*+",
     re.I,
 )
 _HEADING = re.compile(r"[ \t*_\"'`:#]*+(?=\n)|[ \t*_]++(?=\W?[A-J]\W{0,6}(?:\n|$))")
 _HEADING_BEFORE = re.compile(r"^[\W_]*(?:(?:the|my|final|correct|best)\s+){0,2}$")
 _ANOTHER = set(
-    "wrong incorrect other another alternative worst previous initial tempting no any an each every which what not non".split()
+    "wrong incorrect other another alternative worst previous initial tempting "
+    "no any an each every which what not non".split()
 )
 _IF = {"if", "unless", "suppose", "assuming", "else", "otherwise"}
 _SPEECH_OR_DOUBT = SPEECH | {"whether"}
 _ASKING = {"if", "could", "would", "might", "is"}
 _DOUBTED = re.compile(
-    r"(?:(?:not|n't|never)\s+(?:think|believe|say|agree|mean|sure|certain)\s+(?:that\s+|if\s+)?(?:the\s+|my\s+)?|\bdoubt\s+(?:that\s+)?(?:the\s+)?)"
+    r"(?:(?:not|n't|never)\s+(?:think|believe|say|agree|mean|sure|certain)\s+(?:that\s+|if\s+)?(?:the\s+|my\s+)?"
+    r"|\bdoubt\s+(?:that\s+)?(?:the\s+)?)"
     rf"(?:(?:{'|'.join(sorted(_QUALITIES))})\s+)?$"
 )
 _DOUBTS = {"not", "cannot", "never", "doubt"}
@@ -47,7 +55,7 @@ _BLANK = re.compile(r"[\s*_\"'`:#>]*+")
 
 
 def anchored_values(region: str, lower: str) -> Iterator[Anchored] | None:
-    """One entry per anchor, in order; None where anchor words stand more than `MAX_ANCHORS` times.
+    """Yield one entry per anchor, in order; return None if there are more than `MAX_ANCHORS` anchor words.
 
     lower: region.lower(), of the same length.
     """
@@ -70,7 +78,7 @@ def _values(region: str, lower: str, hits: list[tuple[int, int, int]]) -> Iterat
 
 
 def _value_start(key: str, region: str, lower: str, at: int, after: int) -> tuple[int, bool] | None:
-    """Where the value of the anchor word at `at` begins and whether it is denied; None where the word is no anchor."""
+    """Return the start of the value of the anchor word at `at`, and whether it is denied; None if it is no anchor."""
     if key == "boxed{":
         return (after, False) if lower[at - 1 : at] == "\\" else None
     if "a" <= lower[after : after + 1] <= "z" and key[-1] not in ":.":
@@ -95,16 +103,14 @@ def _value_start(key: str, region: str, lower: str, at: int, after: int) -> tupl
         return None
     elif _HEADING_BEFORE.search(before) and (heading := _HEADING.match(region, after)):
         return heading.end(), False
-    connective = _CONNECTIVE.match(region, after, after + 160)
-    if not connective:
+    if not (connective := _CONNECTIVE.match(region, after, after + 160)):
         return None
-    return connective.end(), bool(
-        connective["no"] or (("n't" in before or not _DOUBTS.isdisjoint(parts)) and _DOUBTED.search(before))
-    )
+    doubted = ("n't" in before or not _DOUBTS.isdisjoint(parts)) and _DOUBTED.search(before)
+    return connective.end(), bool(connective["no"] or doubted)
 
 
 def _of_another(before: str, parts: list[str], words: list[str]) -> bool:
-    """Whether the words before an anchor make it another's answer, or a question: `the wrong answer`, `if the answer`."""
+    """Return whether the words before an anchor make it another's, or a question: `wrong answer`, `if the answer`."""
     last = before[-1]
     if (
         last == "/"
@@ -126,16 +132,19 @@ def _of_another(before: str, parts: list[str], words: list[str]) -> bool:
 
 
 def _statement(region: str, start: int, stop: str) -> tuple[str, int, int]:
-    """The value from `start` to `stop` (or the next non-blank line, where nothing is left of this one), and where it stands."""
-    end = region.find(stop, start, start + MAX_STATEMENT)
-    end = min(len(region), start + MAX_STATEMENT) if end < 0 else end
-    value = region[start:end]
+    """Return the value from `start` to `stop`, its start and its end.
+
+    If the rest of the line is blank, the value is the next line that is not.
+    """
+
+    def value_to(stop: str) -> tuple[str, int]:
+        end = region.find(stop, start, start + MAX_STATEMENT)
+        end = min(len(region), start + MAX_STATEMENT) if end < 0 else end
+        return region[start:end], end
+
+    value, end = value_to(stop)
     if not value.strip(" \t*_\"'`:#>"):
         blank = _BLANK.match(region, start, start + 80)
         start = blank.end() if blank else start
-        end = region.find("\n", start, start + MAX_STATEMENT)
-        end = min(len(region), start + MAX_STATEMENT) if end < 0 else end
-        value = region[start:end]
-    if (tag := value.find("</")) >= 0:
-        value = value[:tag]
-    return value, start, end
+        value, end = value_to("\n")
+    return value.partition("</")[0], start, end

@@ -1,9 +1,12 @@
-"""Where a completion has given its answer: what follows costs tokens only, and is cut off in evaluation.
+"""Find the place at which a completion has given its answer.
 
-Closed is, outside of think blocks, the first of ``</answer>``, a finished line ``**Answer:** X`` as the card writes it, and
-a closed ``\\boxed{X}`` that announces a letter, and from which (with all before it) :func:`gazal.answers.extract.extract` reads
-that letter. An answer given as an option's text alone is never cut: that would take the options to see. Where the prompt
-itself ends with ``Answer:``, the completion's first line is such a line: base models go on with a next question.
+What follows costs tokens only, and is cut off in evaluation.
+
+Three forms close an answer outside of think blocks: ``</answer>``, a finished line ``**Answer:** X`` as the card writes
+it, and a closed ``\\boxed{X}``. The first one counts that announces a letter, if
+:func:`gazal.answers.extract.extract` reads that letter from it and all before it. An answer given as an option's text
+alone is never cut, since finding it needs the options. If the prompt itself ends with ``Answer:``, the completion's
+first line is such a line: base models go on with a next question.
 """
 
 from __future__ import annotations
@@ -25,19 +28,19 @@ _FIRST_LINE = re.compile(r"\s*(\S[^\n]*)\n")
 _OPENED = re.compile("<answer>", re.I)
 _HINT = re.compile(r"answer|\\boxed", re.I)
 LONGEST = 2000  # characters of an announcement
-TAIL = 64  # tokens looked at for a hint before a whole completion is decoded
+TAIL = 64  # last tokens that are searched for a hint before a whole completion is decoded
 
 
 def opens_answer(prompt: object) -> bool:
-    """Whether a prompt is plain text that ends with ``Answer:``."""
+    """Return whether a prompt is plain text that ends with ``Answer:``."""
     return isinstance(prompt, str) and prompt.rstrip().endswith("Answer:")
 
 
 def closed_at(text: str, think_open: bool = False, answer_open: bool = False) -> int | None:
-    """How many characters of ``text`` there are up to the end of its first closed answer; None where none is closed.
+    """Return the number of characters of ``text`` up to the end of its first closed answer, None if none is closed.
 
-    A number once given stays, however the text goes on. ``think_open``: the prompt itself opened ``<think>``;
-    ``answer_open``: it ended with ``Answer:``. Raises nothing; time is linear in the text's length.
+    However the text goes on, that number stays. ``think_open``: the prompt itself opened ``<think>``;
+    ``answer_open``: it ended with ``Answer:``. Raise nothing; the time is linear in the text's length.
     """
     if answer_open and (first := _FIRST_LINE.match(text)) and extract(f"Answer: {first[1]}", _ANY).letter:
         return closed_at(text[: first.end(1)], think_open) or first.end(1)  # a \boxed{X} may close before the line does
@@ -47,7 +50,7 @@ def closed_at(text: str, think_open: bool = False, answer_open: bool = False) ->
     for event in _EVENT.finditer(text):
         kind, end = event[0], event.end()
         if END_OF_TURN.fullmatch(kind):
-            return None  # what a model types after its turn counts nowhere
+            return None  # what a model writes after its turn does not count
         if "think" in kind:
             thinking, hopeless, start, line = kind == "<think>", False, end, end
             continue
@@ -67,12 +70,12 @@ def closed_at(text: str, think_open: bool = False, answer_open: bool = False) ->
         letter = extract(announced, _ANY).letter if announced else None
         if letter and extract(text[start:at], _ANY).letter == letter:
             return at
-        hopeless = letter is not None  # it contradicts what was said before, which nothing said later mends
+        hopeless = letter is not None  # it contradicts what stands before, and no later text can mend that
     return None
 
 
 class AnswerEnd:
-    """Where the completions of one tokenizer close their answer. ``marks``: ids of the tokens that can close one."""
+    """Finds the closed answers in completions of one tokenizer. ``marks``: ids of the tokens that can close one."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, think_open: bool = False, answer_open: bool = False) -> None:
         self.tokenizer, self.think_open, self.answer_open = tokenizer, think_open, answer_open
@@ -83,16 +86,19 @@ class AnswerEnd:
         return cast(str, self.tokenizer.decode(cast(list[int], ids), skip_special_tokens=True))
 
     def at(self, text: str) -> int | None:
-        """:func:`closed_at` of these prompts' completions."""
+        """Return :func:`closed_at` of a completion of these prompts."""
         return closed_at(text, self.think_open, self.answer_open)
 
     def reached(self, ids: Sequence[int]) -> bool:
-        """Whether the completion ``ids`` holds a closed answer, as far as a look at its last tokens lets suppose one."""
+        """Return whether the completion ``ids`` holds a closed answer; without a hint in its last tokens, False."""
         likely = self.answer_open or _HINT.search(self.text(ids[-TAIL:]))
         return bool(likely) and self.at(self.text(ids)) is not None
 
     def cut(self, ids: Sequence[int]) -> tuple[Sequence[int], str, bool]:
-        """(the shortest prefix of ``ids`` whose text holds the closed answer, that text up to its end, True), or all of it and False."""
+        """Return the shortest prefix of ``ids`` that holds the closed answer, its text up to there, and True.
+
+        Without a closed answer, return all ids, all text and False.
+        """
         text = self.text(ids)
         if self.at(text) is None:
             return ids, text, False

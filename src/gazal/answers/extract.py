@@ -1,18 +1,21 @@
-"""The one answer extractor: training rewards and evaluation both ask it what a completion answered.
+"""The one answer extractor: training rewards and evaluation both use it to read what a completion answered.
 
-It reads the answer region only (after the last `</think>`, before any end-of-turn marker typed as text) and either
+It reads the answer region only: after the last `</think>`, before any end-of-turn marker written as text. It either
 finds one answer or returns None with a reason. It never guesses: no fuzzy matching, no default, no random letter.
 
 1. Anchored answers: `Answer: C`, `<answer>C</answer>`, `\\boxed{C}`, `"answer": "C"`, `The answer is (C)`,
-   `The correct option is C`, `I choose C`; each may give the letter, the letter and the option's text, or that text
+   `The correct option is C`, `I choose C`. Each may give the letter, the letter and the option's text, or that text
    alone. All anchored answers must agree.
-2. Without one: lone letter lines and `Option C` lines; then `C is correct` and `the best next step is C. <its text>`; then
-   paragraphs of one line that is `C. <its text>` or an option's text alone; then any such lines, more text allowed. Within a
-   rank all must agree.
+2. Without one, four ranks are tried in turn, and within a rank all must agree:
+   lone letter lines and `Option C` lines;
+   `C is correct` and `the best next step is C. <its text>`;
+   paragraphs of one line that is `C. <its text>` or an option's text alone;
+   any such lines, with more text or not.
 3. What follows may undo it: `or A`, another lone letter, another option's text next, `not C`, `wait, ...`.
 
-A bare letter is always read as a letter, even where another option's text is that letter. A text given with a letter
-must not be, or open with, another option's; one that is no option's is let pass. Work is linear in the completion's length.
+A bare letter is always read as a letter, even if another option's text is that letter. A text given with a letter must
+not be another option's, or open with it; a text that is no option's is accepted. The work is linear in the
+completion's length.
 """
 
 from __future__ import annotations
@@ -40,14 +43,16 @@ END_OF_TURN = re.compile(r"<\|(?:im_end|endoftext|eot_id|end_of_text|end)\|>|</s
 _TAGS = re.compile(rf"</?think>|<\|im_start\|>|{END_OF_TURN.pattern}")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _ANSWER_LINE = re.compile(
-    r"(?:(?:option|choice)\s+|[*_{\"']*(?:(?:the|final|correct|best)\s+){0,2}answer[*_\"']*\s*(?:is\b|:)[*_:\s\"']*|<answer>\s*|[*$]*\\boxed\{)?"
-    rf"(?:\\boxed\{{)?(?:\\text\{{)?[*(\[]*(?P<letter>[A-J]){NOT_GLUED}[*)\]]*(?:[.:),\s-]\s*(?P<text>[^\s<].*?))?[*.\"'}}$]*(?:\s*</answer>)?",
+    r"(?:(?:option|choice)\s+|[*_{\"']*(?:(?:the|final|correct|best)\s+){0,2}answer[*_\"']*\s*(?:is\b|:)[*_:\s\"']*"
+    r"|<answer>\s*|[*$]*\\boxed\{)?"
+    rf"(?:\\boxed\{{)?(?:\\text\{{)?[*(\[]*(?P<letter>[A-J]){NOT_GLUED}[*)\]]*"
+    r"(?:[.:),\s-]\s*(?P<text>[^\s<].*?))?[*.\"'}$]*(?:\s*</answer>)?",
     re.I | re.A,
 )
 
 
 def extract(completion: str, options: Mapping[str, str | None], think_open: bool = False) -> Extraction:
-    """What `completion` answered, read as the module's docstring states.
+    """Read what `completion` answered, as the module's docstring states.
 
     options: letters `A` to `J` to option texts (None: no such option). think_open: the prompt itself opened `<think>`.
     Takes any text and raises nothing; time is linear in its length.
@@ -96,7 +101,7 @@ def extract(completion: str, options: Mapping[str, str | None], think_open: bool
 
 
 def answer_region(completion: str, think_open: bool = False) -> str | None:
-    """The folded text in which an answer counts, stripped; None where a `<think>` block is still open at the end."""
+    """Return the folded text in which an answer counts, stripped; None if a `<think>` block is open at its end."""
     if "<" not in completion:
         return None if think_open else fold(completion).strip()
     marker = END_OF_TURN.search(completion)
@@ -110,11 +115,11 @@ def answer_region(completion: str, think_open: bool = False) -> str | None:
 def has_format(
     completion: str, options: Mapping[str, str | None], think_open: bool = False, extraction: Extraction | None = None
 ) -> bool:
-    """Exactly one think block at the start, then exactly one answer, a letter, which is the last line; nothing after it.
+    """Return whether a completion is one think block and then, as its last line, exactly one answer, a letter.
 
-    The answer line is plain (ASCII, no look-alikes, nothing invisible) and holds nothing but an accepted form, the letter and
-    that option's text. Lines before it state no other option. think_open: the prompt opened the block, so the completion
-    holds only its end. `extraction`: what `extract` says of the completion, to spare reading it again.
+    The answer line is plain (ASCII, no look-alikes, nothing invisible). It holds nothing but an accepted form, the
+    letter and that option's text. Lines before it state no other option. think_open: the prompt opened the block, so
+    the completion holds only its end. `extraction`: the result of `extract` for the completion, if it is known.
     """
     text = completion.strip()
     if not has_think_block(text, think_open):
@@ -122,11 +127,9 @@ def has_format(
     region = text.partition("</think>")[2]
     start = region.rfind("<answer>") if region.endswith("</answer>") else region.rfind("\n") + 1
     before, last = fold(region[:start]), region[start:]
-    line = (
-        _ANSWER_LINE.fullmatch(" ".join(last.split()))
-        if len(last) <= MAX_STATEMENT and before.rpartition("\n")[2].strip(" \t*") == ""
-        else None
-    )
+    if len(last) > MAX_STATEMENT or before.rpartition("\n")[2].strip(" \t*"):
+        return False
+    line = _ANSWER_LINE.fullmatch(" ".join(last.split()))
     if line is None or not _closed(last) or (not region.replace("\n", " ").isprintable() and _CONTROL.search(region)):
         return False
     letter = (extraction or extract(completion, options, think_open)).letter
@@ -149,7 +152,10 @@ def _closed(line: str) -> bool:
 
 
 def has_think_block(completion: str, think_open: bool = False) -> bool:
-    """Exactly one closed think block at the start, with something in it, and no template token typed as text."""
+    """Return whether a completion has exactly one closed think block, at its start and with visible text in it.
+
+    A template token that is written as text counts against it.
+    """
     text = completion.strip()
     tags = [tag[0] for tag in _TAGS.finditer(text)]
     if tags != (["</think>"] if think_open else ["<think>", "</think>"]) or not (

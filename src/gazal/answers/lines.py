@@ -1,4 +1,7 @@
-"""Answers stated without an anchor: lone letter lines, `C is correct`, an option's own line. For `gazal.answers.extract` only."""
+"""Answers stated without an anchor: lone letter lines, `C is correct`, an option's own line.
+
+For `gazal.answers.extract` only.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,8 @@ LONE = re.compile(
     re.I,
 )
 _LONE_LINE = re.compile(
-    rf"\n[># \t*_\"'`$(\[{{•-]*+(?:option\s)?((?-i:{LETTER})){NOT_GLUED}(?:[^\w\n]{{1,8}}\1{NOT_GLUED}){{0,20}}[^\w\n?]{{0,40}}+(?=\n|$)",
+    rf"\n[># \t*_\"'`$(\[{{•-]*+(?:option\s)?((?-i:{LETTER})){NOT_GLUED}(?:[^\w\n]{{1,8}}\1{NOT_GLUED}){{0,20}}"
+    r"[^\w\n?]{0,40}+(?=\n|$)",
     re.I,
 )
 _DENIAL = re.compile(
@@ -35,7 +39,8 @@ _CALLED = re.compile(r" (?:is|would be) (?:the )?(?:most |single |only )?(?:corr
 _PICKED = re.compile(rf" (?:is|would be|should be|:) [*_(\[]{{0,4}}([A-J]){NOT_GLUED}[)\].:*]{{1,4}}[ \t]*(?=\w)")
 _PICKING = re.compile(r"\b(?:most|best|correct|right|next|of choice|first-line|preferred|likely|diagnosis)\b", re.I)
 _PASSING = re.compile(
-    r"\b(?:not|never|least|except|alternative|second|other|wrong|incorrect|unlikely|if|unless|whether|could|might)\b|n't",
+    r"\b(?:not|never|least|except|alternative|second|other|wrong|incorrect|unlikely"
+    r"|if|unless|whether|could|might)\b|n't",
     re.I,
 )
 _NOT_ALONE = re.compile(r"(?:\b(?:or|and|nor|neither|if|whether|not|that|than)|\b[A-J][)*\"]{0,3}\s*,|/)\s*$", re.I)
@@ -51,8 +56,8 @@ _DECLINE = re.compile(
     r"|\bno (?:correct|valid) (?:answer|option)\b"
 )
 _HINTS = AhoCorasick((
-    "cannot", "can not", "can't", "could not", "unable to", "possible to", "not know", "n't know", "insufficient", "not enough", "none of the",
-    "no correct", "no valid", "not ", "wrong", "incorrect",
+    "cannot", "can not", "can't", "could not", "unable to", "possible to", "not know", "n't know", "insufficient",
+    "not enough", "none of the", "no correct", "no valid", "not ", "wrong", "incorrect",
 ), matchkind=MatchKind.LeftmostFirst)  # fmt: skip
 """Without one of these a text neither declines nor denies a letter."""
 _CONTRAST = re.compile(r"\b(?:not|never|nor|except|rather than|instead of)\b|n't\b")
@@ -69,16 +74,21 @@ _EMPTY = r"(?:[a-j]{1,2}|or|and|the|so|then|it|is|not|answer|option|choice|corre
 _NO_CONTENT = re.compile(rf"(?<!\w){_EMPTY}|[\W\d_]|(?<=<)/?\w+(?=>)")
 _FIRST_WORD = re.compile(rf"[\W_]*(?:\d+[.)]\s*)?(?:[\w ]{{1,40}}:[\W_]*)?(?:{_EMPTY}[\W_]+)*([^\W_]+)", re.I)
 _RETRACTIONS = AhoCorasick((
-    "wait,", "wait.", "wait!", "wait -", "wait—", "wait–", "wait no", "wait:", "wait that", "wait i", "actually,", "actually no", "actually it", "correction:", "on second thought", "scratch that", "i take that back",
-    "i take it back", "i was wrong", "i made a", "disregard", "ignore that", "ignore my", "ignore the above", "never mind",
-    "nevermind", "let me reconsider", "let me rethink", "let me re-", "let me recheck", "let me correct", "hmm", "no, ", "sorry,", "oops", "that is wrong", "that's wrong",
+    "wait,", "wait.", "wait!", "wait -", "wait—", "wait–", "wait no", "wait:", "wait that", "wait i",
+    "actually,", "actually no", "actually it", "correction:", "on second thought", "scratch that", "i take that back",
+    "i take it back", "i was wrong", "i made a", "disregard", "ignore that", "ignore my", "ignore the above",
+    "never mind", "nevermind", "let me reconsider", "let me rethink", "let me re-", "let me recheck", "let me correct",
+    "hmm", "no, ", "sorry,", "oops", "that is wrong", "that's wrong",
     "that is incorrect", "that's incorrect", "this is wrong", "this is incorrect", "this answer is wrong",
     "i change my", "i disagree", "i retract", "just kidding", "or maybe", "or perhaps", "not really", "my mistake",
 ), matchkind=MatchKind.LeftmostLongest)  # fmt: skip
 
 
 def unanchored(region: str, lower: str, opts: Options) -> tuple[Reason, str | None, int]:
-    """(reason, letter, where it ends) from a region without an anchored answer; ranks as in `gazal.answers.extract`."""
+    """Return reason, letter and the answer's end in a region without an anchored answer.
+
+    The ranks are those of `gazal.answers.extract`.
+    """
     if region.count("\n") >= MAX_LINES:
         return Reason.TOO_MANY_CANDIDATES, None, 0
     lone: dict[str, int] = {}
@@ -125,7 +135,10 @@ def unanchored(region: str, lower: str, opts: Options) -> tuple[Reason, str | No
 
 
 def _read_line(line: str, opts: Options) -> tuple[Reason, str | None, bool]:
-    """(reason, letter, whether the line holds nothing more) of a line that may be an option's own text, after a letter or not."""
+    """Return reason, letter and whether the line holds nothing more, of a line that may be an option's own text.
+
+    The text may follow a letter.
+    """
     lead = _LEAD.match(line)
     statement = line[lead.end() :] if lead else line
     if len(line) <= opts.longest + 150:
@@ -151,8 +164,11 @@ def _read_line(line: str, opts: Options) -> tuple[Reason, str | None, bool]:
 
 
 def states_other(before: str, letter: str, opts: Options) -> bool:
-    """Whether a line of `before`, the text before the answer line, states an option too: another one, several, or any in a
-    line of nothing else. `C` is refused like `A`, but the answer's text alone (`Diagnosis: heparin`) is let pass."""
+    """Return whether a line of `before`, the text before the answer line, states an option too.
+
+    Another option counts, several count, and any does in a line of nothing else: `C` is refused like `A`. The answer's
+    text alone (`Diagnosis: heparin`) is accepted.
+    """
     lines = [line for line in before.split("\n") if line]
     if any((_short_says_little_else if len(line) <= 80 else _says_little_else)(line, letter, opts) for line in lines):
         return True
@@ -211,7 +227,7 @@ def _called_correct(region: str, lower: str, opts: Options) -> dict[str, int]:
 
 
 def _picked(region: str, opts: Options) -> dict[str, int]:
-    """`The most appropriate next step is C. <its text>`: letters with their own text in a sentence that picks."""
+    """Return letters with their own text in a sentence that picks: `The best next step is C. <its text>`."""
     found: dict[str, int] = {}
     for match in _PICKED.finditer(region, max(0, len(region) - CLOSING)):
         sentence = region[max(0, match.start() - 300) : match.start()]
@@ -227,7 +243,7 @@ def _picked(region: str, opts: Options) -> dict[str, int]:
 
 
 def _why_none(region: str, lower: str, opts: Options) -> Reason:
-    """The reason code of a region that holds no answer; it changes no verdict."""
+    """Return the reason code of a region that holds no answer; the extraction is None with any."""
     text = opts.canon(region[:4000]) if opts.keep_case or not lower.isascii() else lower[:4000].replace("\n", " ")
     hinted = bool(_HINTS.find_matches_as_indexes(text))
     if hinted and _DECLINE.search(text):
@@ -244,7 +260,7 @@ def _why_none(region: str, lower: str, opts: Options) -> Reason:
 
 
 def contradicted(region: str, end: int, letter: str, opts: Options) -> Reason | None:
-    """What the lines after the answer at `end` say against it: another option's text next, another lone letter, `or A`."""
+    """Return how the text after the answer at `end` contradicts it: another option's text, a lone letter, `or A`."""
     rest = region[end : end + MAX_STATEMENT]
     following = rest.lstrip().partition("\n")[0]
     named = opts.equal_to(opts.canon(following)) if len(following) <= opts.longest + 80 else []
@@ -262,10 +278,10 @@ def contradicted(region: str, end: int, letter: str, opts: Options) -> Reason | 
 
 
 def retracted(lower: str, start: int, text: str) -> bool:
-    """Whether words that take an answer back open a sentence after the answer at `start` of the lower-case region.
+    """Return whether a sentence after the answer at `start` of the lower-case region opens by taking it back.
 
-    text: the answer's option text; where it was given with the answer, what follows it counts (`Wait and see`). The
-    50,000 characters after the answer are looked at.
+    text: the answer's option text. If it was given with the answer, only what follows it counts (`Wait and see`). The
+    50,000 characters after the answer are searched.
     """
     text = text.lower().strip()
     own = lower.find(text, start, start + len(text) + 40) if text else -1

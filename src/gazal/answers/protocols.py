@@ -1,7 +1,7 @@
-"""How others read an answer: four protocols re-implemented from their descriptions, beside ours, on the same completions.
+"""How others read an answer: four protocols re-implemented from their descriptions, to compare with ours.
 
-What differs is to be the rule and not its surroundings, so all are read kindly: bold marks, ``<answer>`` tags and
-``\\boxed{}`` are taken off first, and all but ``last_letter`` read what follows the last ``</think>``, where there is one.
+Only their rules are to differ. Bold marks, ``<answer>`` tags and ``\\boxed{}`` are therefore removed before each of
+them reads. All but ``last_letter`` read what follows the last ``</think>``, if there is one.
 """
 
 from __future__ import annotations
@@ -43,32 +43,31 @@ def _plain(completion: str, whole: bool = False) -> str:
 
 
 def _ours(completion: str, options: Options, think_open: bool) -> tuple[str, ...]:
-    """`gazal.answers.extract.extract`: one stated answer, or none."""
+    """Read by `gazal.answers.extract.extract`: one stated answer, or none."""
     letter = extract(completion, options, think_open).letter
     return (letter,) if letter else ()
 
 
 def _first_and_last(completion: str, options: Options, think_open: bool) -> tuple[str, ...]:
-    """HuatuoGPT-o1's scorer (arXiv 2412.18925), copied by MedReason (2504.00993): first and last letter after "answer is"
-    (any word's first letter will do), else first and last letter of an option that stands alone (but for the article
-    "A"), else the option whose text comes first and the one whose text comes last."""
+    """Read as HuatuoGPT-o1's scorer (arXiv 2412.18925) does, which MedReason (2504.00993) copied.
+
+    It takes the first and the last letter after "answer is"; any word's first letter will do. Else it takes the first
+    and the last option letter that stands alone (but for the article "A"). Else it takes the option whose text comes
+    first and the one whose text comes last.
+    """
     text = _plain(completion).rpartition("## Final Response\n\n")[2]
     for found in (_IS.findall(text), [letter for letter in _LONE.findall(text) if letter in options]):
         if found:
             return found[0], found[-1]
     text = text.lower()
-    stated = {
-        letter: option.lower() for letter, option in options.items() if option is not None and option.lower() in text
-    }
-    return (
-        (min(stated, key=lambda k: text.find(stated[k])), max(stated, key=lambda k: text.rfind(stated[k])))
-        if stated
-        else ()
-    )
+    stated = {letter: own.lower() for letter, own in options.items() if own is not None and own.lower() in text}
+    if not stated:
+        return ()
+    return min(stated, key=lambda k: text.find(stated[k])), max(stated, key=lambda k: text.rfind(stated[k]))
 
 
 def _most_similar(completion: str, options: Options) -> str:
-    """Its fallback: the option most similar to all the text by difflib's ratio; of equals the later one."""
+    """Return that scorer's guess: the option most similar to all the text by difflib's ratio, of equals the later."""
     similarity = SequenceMatcher(None, "", _plain(completion).lower())
 
     def ratio(letter: str) -> float:
@@ -79,15 +78,20 @@ def _most_similar(completion: str, options: Options) -> str:
 
 
 def _last_letter(completion: str, options: Options, think_open: bool) -> tuple[str, ...]:
-    """The last stand-alone capital A to J of the whole completion, an option or not (the pronoun I is one): the common
-    last resort of home-made scorers, and the last step of MMLU-Pro's."""
+    """Read the last stand-alone capital A to J of the whole completion, an option or not (the pronoun I is one).
+
+    It is the common last resort of home-made scorers, and the last step of MMLU-Pro's.
+    """
     found = _ALONE.findall(_plain(completion, whole=True))
     return (found[-1],) if found else ()
 
 
 def _mmlu_pro(completion: str, options: Options, think_open: bool) -> tuple[str, ...]:
-    """TIGER-AI-Lab's MMLU-Pro scripts (arXiv 2406.01574): the first `answer is (X`; else the last `Answer: X` of the first
-    line that has one (any word's first letter will do, twice); else the last stand-alone letter."""
+    """Read as TIGER-AI-Lab's MMLU-Pro scripts (arXiv 2406.01574) do.
+
+    They take the first `answer is (X`, else the last `Answer: X` of the first line that has one. In both any word's
+    first letter will do. Else they take the last stand-alone letter.
+    """
     text = _plain(completion)
     if match := _IS_PRO.search(text):
         return (match[1],)
@@ -99,8 +103,11 @@ def _mmlu_pro(completion: str, options: Options, think_open: bool) -> tuple[str,
 
 
 def _answer_field(completion: str, options: Options, think_open: bool) -> tuple[str, ...]:
-    """MIRAGE's scorer (arXiv 2402.13178): the answer field starts with a letter ("A or B" is A), else holds `Option X`,
-    else `: X`. It asks for that field in JSON; here it is the last line, then all the text. `answer is X` is added."""
+    """Read as MIRAGE's scorer (arXiv 2402.13178) does.
+
+    The answer field starts with a letter ("A or B" is A), else holds `Option X`, else `: X`. MIRAGE prompts for that
+    field in JSON; here it is the last line, then all the text. `answer is X` is added.
+    """
     text = _plain(completion).strip()
     for place in dict.fromkeys((text.rpartition("\n")[2], text)):
         for form in _FIELD:
@@ -111,8 +118,11 @@ def _answer_field(completion: str, options: Options, think_open: bool) -> tuple[
 
 @dataclass(frozen=True, slots=True)
 class Protocol:
-    """``read`` gives the letters that its patterns find: none, one, or the first and the last, of which a data set gets
-    the better. Where there is none, ``guess`` gives one; None for ``random``, which is drawn; without it nothing is given."""
+    """One protocol.
+
+    ``read`` returns the letters that its patterns find: none, one, or the first and the last, of which the better
+    counts for a data set. If there is none, ``guess`` returns one, or with ``random`` one is drawn; else there is none.
+    """
 
     label: str
     rule: str
@@ -127,7 +137,8 @@ PROTOCOLS: dict[str, Protocol] = {
     OURS: Protocol("Ours", "one stated answer or none; never guesses", _ours),
     "best_of_first_and_last": Protocol(
         "First or last",
-        "first and last match, the better of the two per data set; else the most similar option; empty completions do not count",
+        "first and last match, the better of the two per data set; else the most similar option; "
+        "empty completions do not count",
         _first_and_last,
         _most_similar,
         readings=2,
@@ -146,7 +157,7 @@ PROTOCOLS: dict[str, Protocol] = {
 
 
 def protocol(name: str) -> Protocol:
-    """The protocol of that name. Raises GazalError listing the names."""
+    """Return the protocol of that name. Raise GazalError, listing the names, for an unknown one."""
     if name not in PROTOCOLS:
         raise GazalError(f"--protocol {name}: expected one of {', '.join(PROTOCOLS)}")
     return PROTOCOLS[name]
@@ -154,8 +165,11 @@ def protocol(name: str) -> Protocol:
 
 @dataclass(frozen=True, slots=True)
 class Grades:
-    """One protocol on some completions. ``readings``: letters, shape (completions, readings), None where it gives none;
-    ``letters`` and ``correct``: the reading that counts, and its share of right draws, in [0, 1]; ``how``: where it came from."""
+    """One protocol's grades of some completions.
+
+    ``readings``: letters, shape (completions, readings), None for no letter. ``letters`` and ``correct``: the reading
+    that counts, and its share of right draws in [0, 1]. ``how``: how each letter was found.
+    """
 
     readings: np.ndarray
     letters: list[str | None]
@@ -164,7 +178,7 @@ class Grades:
 
     @property
     def counted(self) -> np.ndarray:
-        """Which completions are in the denominator, shape (completions,)."""
+        """The mask of the completions in the denominator, shape (completions,)."""
         return np.array([how != "dropped" for how in self.how], dtype=bool)
 
 
@@ -175,8 +189,11 @@ def grade(
     keys: Sequence[str],
     think_open: bool | Sequence[bool] = False,
 ) -> Grades:
-    """Grade one data set by the protocol ``name``; all sequences of one length. Random letters are drawn uniformly from each
-    item's options, by place in the sequence: same seed, same order, same letters. Raises GazalError for an unknown name."""
+    """Grade one data set by the protocol ``name``; all sequences have one length.
+
+    Random letters are drawn uniformly from each item's options, by place in the sequence: same order, same letters.
+    Raise GazalError for an unknown name.
+    """
     rule, rows = protocol(name), len(completions)
     opened = [think_open] * rows if isinstance(think_open, bool) else think_open
     readings, how = np.full((rows, rule.readings), None, dtype=object), []

@@ -1,6 +1,6 @@
-"""What one statement of an answer says: a letter, a letter with a text, or a text; denied, hedged or not. For `gazal.answers.extract` only.
+"""Read one statement of an answer: a letter, a letter with a text, or a text; denied, hedged or not.
 
-Every function here looks at a bounded piece of text from each place it is called for, so that work stays linear.
+For `gazal.answers.extract` only. Every function here reads a bounded piece of text, so that the work stays linear.
 """
 
 from __future__ import annotations
@@ -56,16 +56,20 @@ _VALUE = re.compile(
 )
 _SEPARATOR = re.compile(r"[\s*_\"'`$)\]}]*+(?:[.:,;(=|。]|-+>?(?=\s)|[–—→])?[\s*_\"'`$(\[{]*+")
 _SECOND_LETTER = re.compile(
-    rf"[^\w\n.?!]{{0,6}}(?:(?:and/or|or|and|vs\.?|versus)\b[^\w\n]{{0,6}}|/\s?)(?:option\s|choice\s)?({LETTER}){NOT_GLUED}"
-    rf"|(?-i:[*_\"'`)\]]{{0,4}}(?:\s?[,/&+;]\s?|\s)[*_\"'`(\[]{{0,4}}([A-J])(?=\s*(?:$|[,.;:/&+)\]}}*\"'`]|or\b|and\b|[A-J]\b)))",
+    rf"[^\w\n.?!]{{0,6}}(?:(?:and/or|or|and|vs\.?|versus)\b[^\w\n]{{0,6}}|/\s?)"
+    rf"(?:option\s|choice\s)?({LETTER}){NOT_GLUED}"
+    r"|(?-i:[*_\"'`)\]]{0,4}(?:\s?[,/&+;]\s?|\s)[*_\"'`(\[]{0,4}([A-J])"
+    r"(?=\s*(?:$|[,.;:/&+)\]}*\"'`]|or\b|and\b|[A-J]\b)))",
     re.I,
 )
 _DENIED = re.compile(
-    r"[^\w\n]{0,6}(?:is|are|was|would\s+be)(?:\s+(?:not|never|incorrect|wrong|false|unlikely|excluded|ruled\s+out)\b|n't)",
+    r"[^\w\n]{0,6}(?:is|are|was|would\s+be)"
+    r"(?:\s+(?:not|never|incorrect|wrong|false|unlikely|excluded|ruled\s+out)\b|n't)",
     re.I,
 )
 _ALL_DENIED = re.compile(
-    r"(?:[^\w\n]{1,4}(?:and\s|or\s|nor\s)?(?-i:[A-J])\b){1,9}[^\w\n]{1,4}(?:are|is)\s(?:all\s|both\s)?(?:not|wrong|incorrect|excluded|ruled\sout)\b",
+    r"(?:[^\w\n]{1,4}(?:and\s|or\s|nor\s)?(?-i:[A-J])\b){1,9}[^\w\n]{1,4}"
+    r"(?:are|is)\s(?:all\s|both\s)?(?:not|wrong|incorrect|excluded|ruled\sout)\b",
     re.I,
 )
 _CONTINUES = re.compile(
@@ -74,16 +78,18 @@ _CONTINUES = re.compile(
 _NOT = re.compile(r"\W{0,6}(?:definitely\s|certainly\s)?(?:not|never|neither|anything\s+but)\b\s*", re.I)
 _CONTRAST = re.compile(r"\b(?:not|never|nor|except|rather than|instead of|unlike)\b|n't\b")
 _OFFERING = (
-    r"and/or|and|or|else|rather|also|alternatively|otherwise|maybe|perhaps|possibly|equally|as\s+well(?:\s+as)?|failing\s+that|if\s+(?:not|wrong)"
-    r"|no|plus|then|followed\s+by|vs\.?|versus"
+    r"and/or|and|or|else|rather|also|alternatively|otherwise|maybe|perhaps|possibly|equally|as\s+well(?:\s+as)?"
+    r"|failing\s+that|if\s+(?:not|wrong)|no|plus|then|followed\s+by|vs\.?|versus"
 )
 _ALTERNATIVE = re.compile(
-    rf"\W{{0,6}}(?:(?:and|or|but|and/or)\s+)?(?:{_OFFERING})\b\W{{0,6}}(?:(?:option|choice|letter|it\s+is|it's|is|the)\s)?",
+    rf"\W{{0,6}}(?:(?:and|or|but|and/or)\s+)?(?:{_OFFERING})\b\W{{0,6}}"
+    r"(?:(?:option|choice|letter|it\s+is|it's|is|the)\s)?",
     re.I,
 )
 _MAY_OFFER = re.compile(rf"\W{{0,9}}(?:{LETTER}|{_OFFERING}|but|unless|except|if)\b", re.I)
 _OTHER_LETTER = re.compile(
-    rf"({LETTER}){NOT_GLUED}(?=\W*$|[*)\]\"']*(?:[.,;:!?\n]|\s(?:is|would|could|may|might)\b(?!\s(?:not|wrong|incorrect))))",
+    rf"({LETTER}){NOT_GLUED}(?=\W*$|[*)\]\"']*"
+    r"(?:[.,;:!?\n]|\s(?:is|would|could|may|might)\b(?!\s(?:not|wrong|incorrect))))",
     re.I,
 )
 _UNLESS = re.compile(r"[ ,(]{1,3}(?:unless|except|if)\b[^\n]{0,200}", re.I)
@@ -101,7 +107,7 @@ _EITHER = re.compile(r"[\s,]*(?:and/or\b|or\b|and\b|vs\b|versus\b|/)")
 
 
 def read_value(value: str, opts: Options) -> Reading:
-    """What the text after an anchor says: a letter, a letter with a text, or an option's text."""
+    """Read the text after an anchor: a letter, a letter with a text, or an option's text."""
     match = _VALUE.match(value)
     if match and not value[match.end() :].strip(_CLOSERS):
         letter = plain_letter(match[1])
@@ -138,14 +144,14 @@ def read_value(value: str, opts: Options) -> Reading:
 
 
 def _lettered(opts: Options) -> set[str]:
-    """The letters that an option's own text may be read as (`E. coli`)."""
+    """Return the letters as which an option's own text may be read (`E. coli`)."""
     if opts.lettered is None:
         opts.lettered = {plain_letter(match[1]) for text in opts.texts.values() if (match := _VALUE.match(text))}
     return opts.lettered
 
 
 def tail_of(after: str) -> tuple[str, bool]:
-    """The text that follows a letter, without what parts them, and whether more than white space parted them."""
+    """Return the text that follows a letter, without what separates them, and whether that is more than white space."""
     parted = _SEPARATOR.match(after)
     end = parted.end() if parted else 0
     return after[end:], bool(after[:end].strip())
@@ -161,7 +167,7 @@ def _read_denied(rest: str, opts: Options) -> Reading:
 
 
 def _read_letter(letter: str, after: str, opts: Options) -> Reading | None:
-    """The reading of `letter` followed by the text `after`; None where the letter is only a word (`a beta blocker`)."""
+    """Read `letter` followed by the text `after`; return None if the letter is only a word (`a beta blocker`)."""
     known = letter in opts.letters
     own = opts.texts.get(letter)
     tail, parted = tail_of(after)
@@ -209,7 +215,10 @@ def _read_letter(letter: str, after: str, opts: Options) -> Reading | None:
 
 
 def offers_another(rest: str, letter: str, opts: Options) -> bool:
-    """Whether what follows an answer begins by offering another option: `, or else A`, ` (if not, A)`, `. A is also right`."""
+    """Return whether what follows an answer begins by offering another option.
+
+    Examples are `, or else A`, ` (if not, A)` and `. A is also right`.
+    """
     if not _MAY_OFFER.match(rest):
         return False
     also = _ALSO_RIGHT.match(rest)
@@ -243,12 +252,12 @@ def offers_another(rest: str, letter: str, opts: Options) -> bool:
 
 
 def is_other(found: str, letter: str, opts: Options) -> bool:
-    """Whether the character `found` stands for another of the options than `letter`."""
+    """Return whether the character `found` stands for another option than `letter`."""
     return (other := plain_letter(found)) != letter and other in opts.letters
 
 
 def _read_text(whole: str, opts: Options) -> Reading:
-    """The reading of a statement without a letter, in its compared form."""
+    """Read a statement without a letter, in its compared form."""
     for letter, own in opts.texts.items():
         if whole.startswith(own) and _EITHER.match(rest := whole[len(own) :]) and opts.mentioned_in(rest) - {letter}:
             return Reason.HEDGED, None

@@ -1,8 +1,10 @@
-"""Text folding and option comparison for the answer extractor. No decision is taken here.
+"""Text folding and option comparison for the answer extractor, which takes all decisions.
 
-Stated rule for odd characters: NFKC (full-width, circled, mathematical and Roman-numeral letters become plain ones),
-characters that are invisible (zero-width, bidirectional marks, variation selectors, terminal escapes) are dropped, and a stand-alone
-Cyrillic or Greek capital that looks like a Latin letter is read as the letter it looks like.
+The rule for odd characters has three parts:
+
+- NFKC makes full-width, circled, mathematical and Roman-numeral letters plain ones.
+- Invisible characters are dropped: zero-width, bidirectional marks, variation selectors, terminal escapes.
+- A stand-alone Cyrillic or Greek capital that looks like a Latin letter is read as that letter.
 """
 
 from __future__ import annotations
@@ -16,13 +18,13 @@ _INVISIBLE = re.compile(
     "[\u00ad\u034f\u061c\u180b-\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff\U000e0000-\U000e0fff]+"
 )
 _UNFIT = re.compile("[\ufdfa\ufdfb\ud800-\udfff]+")
-"""Two ligatures that NFKC writes out as 18 and 8 characters (a megabyte of them would not stay one), and lone surrogates."""
+"""Two ligatures that NFKC writes out as 18 and 8 characters, so that a megabyte would grow; and lone surrogates."""
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _DASHES = str.maketrans(dict.fromkeys("‐‑‒–—−", "-") | dict.fromkeys("’‘ʼ", "'") | dict.fromkeys("“”„", '"'))
 _LOOK_ALIKES = dict(zip("АВСЕНІЈΑΒΕΗΙϹ", "ABCEHIJABEHIC", strict=True))
 LETTER = "[A-Za-z" + "".join(_LOOK_ALIKES) + "]"
 NOT_GLUED = r"(?![\w+\u0300-\u036f\u20d0-\u20ff]|[-'’]\w)"
-"""What may not follow a stand-alone letter: a word, an apostrophe, `D-dimer`, `A+`, a combining (strike-through) mark."""
+"""May not follow a stand-alone letter: a word, an apostrophe, `D-dimer`, `A+`, a combining (strike-through) mark."""
 
 VISIBLE = re.compile(r"[^\W_]")
 """A letter or a digit."""
@@ -34,7 +36,7 @@ _WORD_END = re.compile(r"(?![\w%]|[.,:/-]\w)")
 
 
 def fold(text: str) -> str:
-    """`text` under the stated rule, with `\\n` as its only line break; ASCII text without `\\r` comes back as it is."""
+    """Return `text` under the module's rule, with `\\n` as its only line break; ASCII text without `\\r` as it is."""
     if not text.isascii():
         text = _fold_run(text) if len(text) > 20_000 else _fold_by_run(text)
     if "\x1b" in text:
@@ -52,7 +54,10 @@ _fold_known = lru_cache(maxsize=16384)(_fold_run)
 
 
 def _fold_by_run(text: str) -> str:
-    """`_fold_run` of each run of characters beyond ASCII with the one before it, to which a combining mark may belong."""
+    """Return `text` with `_fold_run` of each run of characters beyond ASCII.
+
+    The character before a run belongs to it, since a combining mark may open the run.
+    """
     parts = []
     done = 0
     for run in _RUN.finditer(text):
@@ -64,12 +69,12 @@ def _fold_by_run(text: str) -> str:
 
 
 def plain_letter(char: str) -> str:
-    """The Latin capital that a character matched by `LETTER` stands for."""
+    """Return the Latin capital for which a character matched by `LETTER` stands."""
     return _LOOK_ALIKES.get(char) or char.upper()
 
 
 def canon(text: str, keep_case: bool = False) -> str:
-    """`text` as it is compared: folded, case-folded, single spaces, no markup or punctuation at its ends."""
+    """Return `text` as it is compared: folded, case-folded, single spaces, no markup or punctuation at its ends."""
     text = fold(text) if keep_case else fold(text).casefold()
     if not text.isascii():
         text = text.translate(_DASHES)
@@ -82,7 +87,7 @@ _canon_option = lru_cache(maxsize=16384)(canon)
 class Options:
     """The options of one item, letters `A` to `J` to texts, with their compared forms made on first use.
 
-    Case is kept in comparisons where it is all that tells two options apart (genotypes: `Bb`, `bb`).
+    Comparisons keep case if nothing else tells two options apart (genotypes: `Bb`, `bb`).
     """
 
     __slots__ = ("_texts", "keep_case", "lettered", "letters", "longest")
@@ -107,16 +112,18 @@ class Options:
         return self._texts
 
     def canon(self, text: str) -> str:
-        """`text` in the form in which this item's option texts are compared."""
+        """Return `text` in the form in which this item's option texts are compared."""
         return canon(text, keep_case=bool(self.texts) and self.keep_case)
 
     def equal_to(self, text: str) -> list[str]:
-        """Letters whose text equals `text` (already in its compared form) as a whole."""
+        """Return the letters whose whole text equals `text` (already in its compared form)."""
         return [letter for letter, own in self.texts.items() if own == text] if text else []
 
     def prefix_of(self, text: str, word: bool = False) -> tuple[list[str], str]:
-        """Letters of the longest option text that opens `text`, and what follows it there: a new clause, or with
-        `word` any new word."""
+        """Return the letters of the longest option text that opens `text`, and the rest of `text`.
+
+        The rest must be a new clause, or with `word` any new word.
+        """
         found: list[str] = []
         length = 0
         boundary = _WORD_END if word else _CLAUSE_END
@@ -127,18 +134,16 @@ class Options:
         return found, text[length:]
 
     def mentioned_in(self, text: str) -> set[str]:
-        """Letters whose compared text stands in `text` (compared form) between word boundaries."""
+        """Return the letters whose compared text first stands in `text` (compared form) between word boundaries."""
         found = set()
         for letter, own in self.texts.items():
-            at = text.find(own)
-            if at >= 0:
-                end = at + len(own)
-                if not (at and text[at - 1].isalnum()) and not (end < len(text) and text[end].isalnum()):
-                    found.add(letter)
+            before, at, after = text.partition(own)
+            if at and not before[-1:].isalnum() and not after[:1].isalnum():
+                found.add(letter)
         return found
 
     def opens_with(self, letter: str, tail: str) -> bool:
-        """Whether an option's own text opens with `letter` and the first word of `tail`: `E. coli`, `B cells`."""
+        """Return whether an option's text opens with `letter` and the first word of `tail`: `E. coli`, `B cells`."""
         word = tail.split(" ", 1)[0].rstrip(".,;:")
         return any(t[0].upper() == letter and t[1:].lstrip(". -").startswith(word) for t in self.texts.values())
 
@@ -149,5 +154,5 @@ def _known_options(options: tuple[tuple[str, str | None], ...]) -> Options:
 
 
 def known_options(options: Mapping[str, str | None]) -> Options:
-    """The `Options` of an item; made once for all completions of that item."""
+    """Return the `Options` of an item, which are made once for all its completions."""
     return _known_options(tuple(options.items()))
