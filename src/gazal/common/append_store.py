@@ -20,8 +20,8 @@ class AppendStore:
 
     Opening it calls ``take(place, row)`` for each row, in order, and cuts an unfinished batch off into ``torn``.
     ``first`` is the row with which a new file begins. ``strict`` waits for the disk after each batch (``fsync``) and
-    refuses a file system without locks. Memory holds one batch. Raises GazalError if another process holds the
-    file, if it cannot be written, and for a row that is not JSON or that ``take`` cannot use.
+    refuses a file system without locks. Memory holds one batch. Raise GazalError if another process holds the file, if
+    it cannot be written, and for a row that is not JSON. So too for a row that ``take`` cannot use.
     """
 
     def __init__(self, path: Path, take: Take, first: Any = None, strict: bool = False) -> None:

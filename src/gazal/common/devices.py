@@ -1,4 +1,4 @@
-"""Devices of a plan: a list such as ``8x80GB`` read into memory, FLOP/s and bandwidth; a CPU is measured."""
+"""Devices of a plan: read text such as ``8x80GB`` as memory, FLOP/s and bandwidth, and measure a CPU."""
 
 from __future__ import annotations
 
@@ -21,8 +21,11 @@ MEASURED_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Devices:
-    """``count`` devices on each of ``machines`` machines. ``memory``: bytes of one; ``flops``: FLOP/s of one, ``bandwidth``: bytes/s
-    of one (0: not known); ``name``: as shown; ``cpu``: whether it is this machine's processor."""
+    """``count`` devices on each of ``machines`` machines.
+
+    ``memory``: bytes of one. ``flops`` and ``bandwidth``: FLOP/s and bytes/s of one, 0 if not known. ``name``: as
+    shown. ``cpu``: whether it is this machine's processor.
+    """
 
     machines: int
     count: int
@@ -34,12 +37,15 @@ class Devices:
 
     @property
     def total(self) -> int:
-        """Devices over all machines."""
+        """The number of devices over all machines."""
         return self.machines * self.count
 
 
 class KnownDevice(TypedDict):
-    """One entry of the shipped list: ``memory`` in GB (10^9 bytes), dense bf16 ``flops`` in FLOP/s, ``bandwidth`` in bytes/s."""
+    """One entry of the shipped list.
+
+    ``memory`` is in GB (10^9 bytes), dense bf16 ``flops`` in FLOP/s, ``bandwidth`` in bytes/s.
+    """
 
     memory: float
     flops: float
@@ -48,14 +54,14 @@ class KnownDevice(TypedDict):
 
 
 def known_devices() -> dict[str, KnownDevice]:
-    """The shipped devices by name."""
+    """Return the shipped devices by name."""
     return yaml.safe_load(PLAN_DEVICES.read_text(encoding="utf-8"))
 
 
 def read_devices(text: str) -> Devices:
-    """``cpu``, ``[machines x][devices x]SIZE`` or ``…NAME``. A GB is 10^9 bytes, as sold, and a GiB 2^30.
+    """Read ``cpu``, ``[machines x][devices x]SIZE`` or ``…NAME``. A GB is 10^9 bytes, as sold, and a GiB 2^30.
 
-    Raises GazalError, one line, for anything else. A CPU's FLOP/s and bandwidth are left 0: :func:`measured` finds them.
+    A CPU's FLOP/s and bandwidth are left 0: :func:`measured` finds them. Raise GazalError for any other text.
     """
     lowered = text.strip().lower()
     if lowered == "cpu":
@@ -74,16 +80,18 @@ def read_devices(text: str) -> Devices:
     if not size or not float(size[1]):
         raise GazalError(f"--devices {text}: {EXPECTED} (names: {', '.join(known)})")
     memory = float(size[1]) * (1e9 if size[2] == "gb" else 2**30)
-    like = next((name for name, one in known.items() if one["memory"] == float(size[1])), None)
-    if like is None:
-        return Devices(machines, count, memory, 0.0, 0.0, f"{size[1]} {size[2].upper().replace('I', 'i')}")
-    return Devices(
-        machines, count, memory, known[like]["flops"], known[like]["bandwidth"], f"{size[1]} GB, speed of {like}"
-    )
+    for like, found in known.items():
+        if found["memory"] == float(size[1]):
+            name = f"{size[1]} GB, speed of {like}"
+            return Devices(machines, count, memory, found["flops"], found["bandwidth"], name)
+    return Devices(machines, count, memory, 0.0, 0.0, f"{size[1]} {size[2].upper().replace('I', 'i')}")
 
 
 def measured(devices: Devices, dtype: torch.dtype) -> Devices:
-    """A CPU's FLOP/s in matrix products of 1024 × 1024 in ``dtype`` and its bytes/s in copies of 128 MB, in two seconds; others as they are."""
+    """Return a CPU with its FLOP/s and bytes/s, measured in two seconds; other devices as they are.
+
+    FLOP/s are those of matrix products of 1024 × 1024 in ``dtype``, bytes/s those of copies of 128 MB.
+    """
     if not devices.cpu or devices.flops:
         return devices
     a = torch.rand(1024, 1024).to(dtype)

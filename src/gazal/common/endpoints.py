@@ -1,4 +1,4 @@
-"""What there is to know of OpenAI-compatible servers, for all that ask them: names, waits, and what a failure means."""
+"""OpenAI-compatible servers: their names, how long to wait for them, and what a failure means."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ LONGEST_WAIT = 300.0  # seconds that a server may ask us to wait; more stops the
 
 
 def public_endpoint(url: str) -> str:
-    """Scheme, host and port: no credentials, no path."""
+    """Return scheme, host and port of ``url``: no credentials, no path."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2].lower()}"
 
 
 def public_model(name: str) -> str:
-    """A model's name as shown; of a local folder its last part alone."""
+    """Return a model's name as shown; of a local folder its last part alone."""
     return re.split(r"[/\\]", name.rstrip("/\\"))[-1] if re.match(r"[/~.\\]|[A-Za-z]:[/\\]", name) else name
 
 
 def same_model(asked: str, served: str) -> bool:
-    """Whether ``served`` can be the model ``asked``: revision, folder, provider, date and tag may differ."""
+    """Return whether ``served`` can be the model ``asked``: revision, folder, provider, date and tag may differ."""
 
     def base(name: str) -> str:
         return re.split(r"[@:]", re.split(r"[/\\]", name.rstrip("/\\"))[-1])[0].casefold()
@@ -37,14 +37,14 @@ def same_model(asked: str, served: str) -> bool:
 
 
 def without_secrets(text: str, endpoint: str, key: str) -> str:
-    """``text`` without the key, which some servers repeat, and without the endpoint's credentials and path."""
+    """Return ``text`` without the key, which some servers repeat, and without the endpoint's credentials and path."""
     for secret, shown in ((key if len(key) > 5 else "", "[key]"), (endpoint, public_endpoint(endpoint))):
         text = text.replace(secret, shown) if secret else text
     return text
 
 
 def retry_after(headers: Any, now: float) -> float | None:
-    """Seconds to wait by ``retry-after-ms`` or ``Retry-After`` (seconds or a date); None without either."""
+    """Return the seconds to wait by ``retry-after-ms`` or ``Retry-After`` (seconds or a date); None without either."""
     for name, unit in (("retry-after-ms", 1000), ("retry-after", 1)):
         with suppress(ValueError, TypeError):
             return max(0.0, float(headers.get(name)) / unit)
@@ -54,17 +54,17 @@ def retry_after(headers: Any, now: float) -> float | None:
 
 
 def back_off(tries: int, first: float, most: float = 60.0, draw: Callable[[], float] = random.random) -> float:
-    """Seconds before try ``tries`` + 1: doubling from ``first`` up to ``most``, less up to a half at random."""
+    """Return the seconds before try ``tries`` + 1: ``first`` doubled up to ``most``, less up to half at random."""
     return min(most, first * 2.0 ** min(tries - 1, 30)) * (1 - draw() / 2)
 
 
 def passing(status: int, body: str) -> bool:
-    """Whether what an HTTP error says may pass by itself: a busy or failing server, not an empty account."""
+    """Return whether an HTTP error may pass by itself: a busy or failing server, not an empty account."""
     return status in RETRIED and "insufficient_quota" not in body
 
 
 def said_in(body: str) -> str:
-    """The message in an error's body: of JSON its ``error`` or ``detail``, of a page nothing."""
+    """Return the message in an error's body: of JSON its ``error`` or ``detail``, of a page nothing."""
     try:
         value = json.loads(body)
         value = value.get("error", value.get("detail", value))
@@ -74,7 +74,7 @@ def said_in(body: str) -> str:
 
 
 def stream_events(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield what stands behind ``data:`` in server-sent events; a last line without its end counts for nothing."""
+    """Yield what follows ``data:`` in server-sent events; a last line without its end does not count."""
     rest = b""
     for piece in pieces:
         *lines, rest = (rest + piece).split(b"\n")
@@ -82,7 +82,7 @@ def stream_events(pieces: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def refusal(status: int, body: str) -> str:
-    """What an HTTP error says, in words, with the server's own message."""
+    """Return what an HTTP error means, in words, with the server's own message."""
     said = said_in(body)
     hint = {
         401: "does not accept the key in OPENAI_API_KEY",

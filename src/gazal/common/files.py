@@ -1,4 +1,4 @@
-"""Reading and writing that never leaves half a file behind."""
+"""Read and write files, and never leave half of one behind."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from gazal.common.errors import GazalError
 
 
 def sync(path: str | Path) -> None:
-    """Have the disk hold a file's bytes, or a folder's names, as far as the system can.
+    """Flush a file's bytes, or a folder's names, to the disk (``fsync``), as far as the system can.
 
-    A power loss then finds whole what was renamed.
+    What is renamed after that is whole even after a power loss.
     """
     with suppress(OSError):  # some network file systems sync none
         handle = os.open(path, os.O_RDONLY)
@@ -52,7 +52,7 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
     except OSError as error:
         raise GazalError(f"{path}: cannot be written ({error.strerror or error})") from error
     finally:
-        with suppress(OSError):  # where it could not be made there is nothing to remove
+        with suppress(OSError):  # if it could not be made there is nothing to remove
             temporary.unlink()
 
 
@@ -95,7 +95,7 @@ def write_json(path: str | Path, value: Any) -> None:
 def open_text(path: Path) -> Iterator[IO[str]]:
     """Open a UTF-8 text file, gzipped if it ends in ``.gz``; skip a byte order mark.
 
-    Raises GazalError naming the file, and the row of bytes that are not UTF-8, also for what goes wrong as it is read.
+    Raise GazalError, naming the file, and the row of bytes that are not UTF-8; an error while it is read is one too.
     """
     try:
         unpack = gzip.open if path.suffix == ".gz" else open
@@ -117,7 +117,7 @@ def not_json(error: ValueError | RecursionError) -> str:
 
 
 def parse_object(text: str | bytes, where: str) -> dict[str, Any]:
-    """Return the JSON object that ``text`` holds. Raises GazalError, naming ``where``, for anything else."""
+    """Return the JSON object that ``text`` holds. Raise GazalError, naming its place ``where``, for anything else."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -130,7 +130,7 @@ def parse_object(text: str | bytes, where: str) -> dict[str, Any]:
 def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield ``(row, object)`` from JSON lines (``*.gz`` is gzipped); rows count from 1.
 
-    Raises GazalError naming file and row for a missing file, a cut line or a line that is no object.
+    Raise GazalError, naming file and row, for a missing file, a cut line or a line that is no object.
     """
     path = Path(path)
     with open_text(path) as handle:
@@ -140,7 +140,7 @@ def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _not_utf8(path: Path) -> str:
-    """Row and byte where a text file stops being UTF-8."""
+    """Return row and byte at which a text file stops being UTF-8."""
     with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as handle:
         for row, line in enumerate(handle, 1):
             try:
@@ -151,13 +151,13 @@ def _not_utf8(path: Path) -> str:
 
 
 def sha256(path: str | Path) -> str:
-    """Hex digest of a file's bytes."""
+    """Return the hex digest of a file's bytes."""
     with open(path, "rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def file_safe(name: str) -> str:
-    """A folder's or hub id's name as one path component; of a run's ``…/sft/merged`` the stage."""
+    """Return a folder's or hub id's name as one path component; of a run's ``…/sft/merged`` the stage."""
     parts = [part for part in re.split(r"[/\\]", str(name)) if part not in ("", ".", "..")]
     last = parts[-2] if len(parts) > 1 and parts[-1] == "merged" else parts[-1] if parts else "model"
     return re.sub(r"[^A-Za-z0-9._-]+", "-", last).strip(".-") or "model"

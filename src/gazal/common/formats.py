@@ -1,6 +1,7 @@
 """What the types of file formats share. Each room has its own in ``schemas.py``; `make schemas` writes docs/schemas.
 
-The types are dictionaries, as the files are JSON: writing costs nothing more. pydantic's ``TypeAdapter`` checks a file.
+The types are dictionaries, as the files are JSON, so that writing one costs no conversion. pydantic's ``TypeAdapter``
+checks a file.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The Hugging Face hub: whether it can be asked, found out once a process and never by a hang.
+"""Check whether the Hugging Face hub answers, once a process and within seconds.
 
-Resolving a name has no timeout of its own, and the clients of the hub try again for minutes; so nothing here or
-elsewhere asks the hub before :func:`hub_problem` has said that something answers there.
+Resolving a name has no timeout of its own, and the clients of the hub retry for minutes. So no code here or elsewhere
+uses the hub before :func:`hub_problem` has found that it answers.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ T = TypeVar("T")
 
 
 def within(seconds: float, ask: Callable[[], T]) -> T:
-    """What ``ask()`` returns or raises; TimeoutError after ``seconds``, the daemon thread is then left behind."""
+    """Return or raise what ``ask()`` does; raise TimeoutError after ``seconds`` and leave its daemon thread behind."""
     results: list[T] = []
     errors: list[BaseException] = []
 
     def run() -> None:
         try:
             results.append(ask())
-        except BaseException as error:  # handed to the caller below
+        except BaseException as error:  # raised to the caller below
             errors.append(error)
 
     thread = Thread(target=run, daemon=True)
@@ -44,15 +44,15 @@ def within(seconds: float, ask: Callable[[], T]) -> T:
 
 
 def offline() -> bool:
-    """Whether HF_HUB_OFFLINE forbids the network (read when huggingface_hub is imported)."""
+    """Return whether HF_HUB_OFFLINE forbids the network (read when huggingface_hub is imported)."""
     return is_offline_mode()
 
 
 @lru_cache
 def hub_problem() -> str | None:
-    """Why the hub (HF_ENDPOINT) cannot be asked, or None; answers within three seconds, asked once a process.
+    """Return why the hub (HF_ENDPOINT) cannot be used, or None; take at most three seconds, once a process.
 
-    With HF_HUB_OFFLINE the answer is None: its clients then read their cache alone and fail at once without it.
+    With HF_HUB_OFFLINE that is None: the hub's clients then read their cache alone, and fail at once without it.
     """
     if offline():
         return None
@@ -64,13 +64,16 @@ def hub_problem() -> str | None:
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether ``name`` has the form owner/name and is no file or folder here."""
+    """Return whether ``name`` has the form owner/name and is no file or folder here."""
     return bool(re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name)) and not Path(name).exists()
 
 
 class Unreachable(GazalError):
-    """Something of the hub that cannot be had. ``reason`` is fit for a result file: no paths, no advice; the message
-    has ``detail`` too, and says what to do (``local``: how to do without the hub)."""
+    """Something on the hub that cannot be reached.
+
+    ``reason`` is fit for a result file: no paths, no advice. The message has ``detail`` too, and advice, if ``local``
+    says what can replace the hub.
+    """
 
     def __init__(self, what: str, reason: str, detail: str = "", local: str = "") -> None:
         self.reason = reason
@@ -83,16 +86,16 @@ class Unreachable(GazalError):
 
 
 def require_hub(what: str, local: str) -> None:
-    """Raise Unreachable when the hub cannot be asked."""
+    """Raise Unreachable if the hub does not answer."""
     if problem := hub_problem():
         raise Unreachable(what, problem, local=local)
 
 
 def offline_note() -> str:
-    """What to add to the reason of a load that failed."""
+    """Return what to add to the reason of a load that failed."""
     return ", HF_HUB_OFFLINE is set and it is not in the local cache" if offline() else ""
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's text, or its type where it has none."""
+    """Return the first line of an error's text, or its type if it has none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

@@ -1,4 +1,4 @@
-"""One process at a time: a lock file that the kernel releases when its holder dies, however it dies."""
+"""Let one process work at a time, by a lock file that the kernel releases however its holder dies."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from pathlib import Path
 
 from gazal.common.errors import GazalError
 
-HELD: list[
-    int
-] = []  # files of the locks held here: a process that works on their behalf inherits them (subprocess's pass_fds)
+# Files of the locks held here; a process that works on their behalf inherits them (subprocess's pass_fds).
+HELD: list[int] = []
 WAIT = 15.0  # seconds; an orphaned notebook kernel sees within two that its parent is gone
 
 
@@ -21,8 +20,8 @@ WAIT = 15.0  # seconds; an orphaned notebook kernel sees within two that its par
 def only_one(path: Path, work: str, wait: float = WAIT, say: Callable[[str], None] = print) -> Iterator[None]:
     """Hold the lock file ``path`` (``flock``) while the block runs; ``work`` says what for.
 
-    Where another process holds it, waits up to ``wait`` seconds, aloud, and then raises GazalError naming
-    that process. Without a lock, aloud, on a file system that has none.
+    If another process holds it, say so by ``say``, wait up to ``wait`` seconds and then raise GazalError naming that
+    process. On a file system without locks, say so and run the block without one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a+", encoding="utf-8") as handle:

@@ -49,7 +49,7 @@ BROKEN = (openai.APIConnectionError, httpx2.RequestError)
 
 @dataclass(eq=False)
 class Failure(Exception):
-    """A request that brought no answer: ``the server{what} ({why})``, asked ``where``.
+    """A request that brought no answer; in words, ``the server{what} ({why})``. ``where``: the item at work.
 
     ``again``: a retry may help; ``wait``: seconds that the server asks for; ``late``: it was out of time;
     ``paid``: the server may charge for it; ``body``: what it sent.
@@ -101,7 +101,7 @@ class Answer:
 
 @dataclass
 class Client:
-    """One server's model, to be used in a ``with`` block; its key is ``OPENAI_API_KEY``.
+    """One server's model, to be used in a ``with`` block; the key is the variable ``OPENAI_API_KEY``.
 
     ``tries`` and ``first_wait`` (seconds) shape the retries; ``timeout`` is in seconds. ``hints`` help with a field
     that is refused, with ``late`` and with another ``model``, whose name replaces ``{}``. With ``at_interrupt`` the
@@ -226,7 +226,7 @@ class Client:
     def send(self, body: dict[str, Any], enough: Callable[[str, Answer], bool] | None = None, **more: Any) -> Answer:
         """Send a chat or plain text and return its answer; raise Failure. ``more``: options of openai's ``create``.
 
-        ``enough``, of the last piece and the answer so far, says where a stream is left. Without it none is asked for.
+        ``enough``, of the last piece and the answer so far, says when to leave a stream. Without it there is none.
         """
         route = self._api.completions if "prompt" in body else self._api.chat.completions
         while True:
