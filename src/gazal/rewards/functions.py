@@ -1,8 +1,8 @@
 """The four GRPO rewards (accuracy, format, length control, repetition penalty) and their weighted sum.
 
-Each is a pure function of one completion and its item: no reward looks at the rest of the batch. Accuracy and format
-use the one extractor, `gazal.answers.extract`. An empty or truncated completion, or one whose `<think>` block is open at its end,
-gets the least of every component, so nothing scores below it and nothing is gained by stopping early or never.
+Each is a pure function of one completion and its item, without the rest of the batch. Accuracy and format use the one
+extractor, `gazal.answers.extract`. An empty or truncated completion gets the least of every component, and so does one
+with a `<think>` block open at its end. So nothing scores below it, and stopping early or never gains nothing.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class RewardScores(NamedTuple):
 
 
 def accuracy_reward(extraction: Extraction, answer_idx: str) -> float:
-    """1.0 where the extracted letter is the key, else 0.0; a null extraction is wrong."""
+    """Return 1.0 if the extracted letter is the key, else 0.0; a null extraction is wrong."""
     return float(extraction.letter == answer_idx)
 
 
@@ -45,18 +45,20 @@ def format_reward(
     cfg: RewardConfig,
     think_open: bool = False,
 ) -> float:
-    """1.0 for `gazal.answers.extract.has_format`; `cfg.format_partial` for a good think block and a readable answer; else 0.0."""
+    """Return 1.0 if `gazal.answers.extract.has_format` holds, `cfg.format_partial` for partial format, else 0.0.
+
+    Partial format is a good think block and a readable answer in another form.
+    """
     if has_format(completion, options, think_open, extraction):
         return 1.0
-    return (
-        cfg.format_partial
-        if cfg.format_partial and extraction.letter and has_think_block(completion, think_open)
-        else 0.0
-    )
+    partial = cfg.format_partial and extraction.letter and has_think_block(completion, think_open)
+    return cfg.format_partial if partial else 0.0
 
 
 def length_reward(n_tokens: int, correct: bool, cfg: RewardConfig) -> float:
-    """Length control by `cfg.length_kind`; never increasing in `n_tokens`, and no wrong answer above a right one.
+    """Return the length reward by `cfg.length_kind`.
+
+    It never increases in `n_tokens`, and no wrong answer is above a right one.
 
     cosine: long + (short - long) / 2 * (1 + cos(pi * min(n_tokens / max_tokens, 1))) with the values of right or wrong
     answers (Demystifying Long Chain-of-Thought, arXiv 2502.03373, C.1). TRL's `get_cosine_scaled_reward` has the formula
@@ -68,20 +70,18 @@ def length_reward(n_tokens: int, correct: bool, cfg: RewardConfig) -> float:
         return float(get_soft_overlong_punishment(cfg.max_tokens, margin)([range(n_tokens)])[0])
     if cfg.length_kind == "none":
         return 0.0
-    short, long = (
-        (cfg.cosine_correct_short, cfg.cosine_correct_long)
-        if correct
-        else (cfg.cosine_wrong_short, cfg.cosine_wrong_long)
-    )
+    short, long = cfg.cosine_wrong_short, cfg.cosine_wrong_long
+    if correct:
+        short, long = cfg.cosine_correct_short, cfg.cosine_correct_long
     share = (1.0 + math.cos(math.pi * min(n_tokens / cfg.max_tokens, 1.0))) / 2
     return share * short + (1.0 - share) * long
 
 
 def repetition_reward(tokens: Sequence[Any], cfg: RewardConfig) -> float:
-    """`repetition_max_penalty` * min(1, repeated n-grams / repetition_budget); 0.0 without a repeated n-gram.
+    """Return `repetition_max_penalty` * min(1, repeated n-grams / repetition_budget); 0.0 without a repeated n-gram.
 
-    Repeated n-grams: all less the distinct ones. TRL's `get_repetition_penalty_reward` divides by all n-grams instead,
-    so that a loop is diluted by padding it with other text; this count can only grow when text is put before or after.
+    Repeated n-grams are all less the distinct ones: with more text before or after, their count can only grow. TRL's
+    `get_repetition_penalty_reward` divides by all n-grams instead, so that other text around a loop dilutes it.
     n-grams are told apart by 64-bit hashes (two of 10,000 share one by chance with probability below 1e-11).
     """
     size = cfg.repetition_ngram
@@ -111,11 +111,11 @@ def score_completion(
     cfg: RewardConfig | None = None,
     think_open: bool = False,
 ) -> RewardScores:
-    """The four rewards of one completion and their weighted sum, within `cfg.bounds()`.
+    """Return the four rewards of one completion and their weighted sum, within `cfg.bounds()`.
 
     n_tokens: its length, by default that of token_ids. Without token_ids both length and n-grams count words split at
-    white space instead of tokens. truncated: generation stopped at its limit (an open
-    `<think>` block counts as that). think_open: the prompt opened `<think>`.
+    white space instead of tokens. truncated: generation stopped at its limit (an open `<think>` block counts as that).
+    think_open: the prompt opened `<think>`.
     """
     cfg = cfg or RewardConfig()
     extraction = extract(completion, options, think_open)

@@ -1,8 +1,8 @@
-"""The red team: adversarial completions, what each must be read as, and the honest answers that each is held against.
+"""The red team: adversarial completions, the reading that each must get, and honest answers to compare with.
 
-A case is one completion that wants a reward without answering. Its file is `tests/red_team/cases.jsonl`, one object a
-line: `family`, `id`, `completion` (text, or a list of texts and [text, times] pairs to be joined), `letter` and `reason`
-(what the extractor must say), and if they differ from the usual item `options`, `answer_idx` and `think_open`.
+A case is one completion that seeks a reward without an answer. The file of cases is `tests/red_team/cases.jsonl`, one
+object a line. `completion` is text, or a list of texts and [text, times] pairs to be joined. `letter` and `reason` are
+what the extractor must return. `options`, `answer_idx` and `think_open` are given if they differ from the usual item's.
 """
 
 from __future__ import annotations
@@ -67,13 +67,13 @@ class Case:
         return self
 
     def score(self, cfg: RewardConfig, truncated: bool = False) -> RewardScores:
-        """The case's rewards, counted in words."""
+        """Return the case's rewards, with its length counted in words."""
         return score_completion(
             self.completion, self.options, self.answer_idx, truncated=truncated, cfg=cfg, think_open=self.think_open
         )
 
     def honest(self, cfg: RewardConfig) -> RewardScores:
-        """What the honest correct answer to the case's item earns."""
+        """Return the rewards of the honest correct answer to the case's item."""
         text = honest_completion(self.options, self.answer_idx, self.think_open)
         return score_completion(text, self.options, self.answer_idx, cfg=cfg, think_open=self.think_open)
 
@@ -81,7 +81,7 @@ class Case:
 def read_cases(path: str | Path = RED_TEAM_CASES) -> list[Case]:
     """Return the cases of a JSON-lines file.
 
-    Raises GazalError naming file, row and field for a bad line or an id given twice.
+    Raise GazalError, naming file, row and field, for a bad line or an id given twice.
     """
     cases: dict[str, Case] = {}
     for row, record in read_jsonl(path):
@@ -96,11 +96,15 @@ def read_cases(path: str | Path = RED_TEAM_CASES) -> list[Case]:
 
 
 def honest_completion(options: Mapping[str, str] = OPTIONS, letter: str = KEY, think_open: bool = False) -> str:
-    """An honest answer `letter` of ordinary length (about 60 words) in full format; correct where `letter` is the key."""
+    """Return an honest answer `letter` of ordinary length (about 60 words) in full format.
+
+    It is correct if `letter` is the key.
+    """
     own = options[letter]
     other = next(text for other, text in options.items() if other != letter)
     return (
-        f"{'' if think_open else '<think>'}\nStep 1: The history and the findings point to one cause among those that are offered.\n"
+        f"{'' if think_open else '<think>'}\n"
+        "Step 1: The history and the findings point to one cause among those that are offered.\n"
         f"Step 2: {own} fits the onset, the course and the results that are given.\n"
         f"Step 3: {other} would explain some of the findings, but hardly the course over time.\n"
         f"Step 4: Nothing in the history speaks against {own}, and it alone explains all of the findings together.\n"
@@ -109,12 +113,16 @@ def honest_completion(options: Mapping[str, str] = OPTIONS, letter: str = KEY, t
 
 
 def honest_wrong(options: Mapping[str, str] = OPTIONS, answer_idx: str = KEY) -> list[str]:
-    """Honest wrong answers to one item: each wrong option in full format, and the first one in up to seven looser forms."""
+    """Return honest wrong answers to one item.
+
+    They are each wrong option in full format, and the first one in up to seven looser forms.
+    """
     wrong = [letter for letter in options if letter != answer_idx]
     letter, text = wrong[0], options[wrong[0]]
     thought, _, _ = honest_completion(options, letter).partition("</think>")
-    forms = [f"Answer: {letter}", f"<answer>{letter}</answer>", f"\\boxed{{{letter}}}", f'{{"answer": "{letter}"}}', f"The answer is ({letter}).",
-             f"{letter}. {text}", f"{text} is the likeliest. Final answer: {text}"]  # fmt: skip
+    forms = [f"Answer: {letter}", f"<answer>{letter}</answer>", f"\\boxed{{{letter}}}", f'{{"answer": "{letter}"}}',
+             f"The answer is ({letter}).", f"{letter}. {text}",
+             f"{text} is the likeliest. Final answer: {text}"]  # fmt: skip
     if len(text) == 1:
         forms.pop()  # a text that is itself a letter would be read as one
     return [
@@ -125,22 +133,23 @@ def honest_wrong(options: Mapping[str, str] = OPTIONS, answer_idx: str = KEY) ->
 
 
 def family_table(cases: Sequence[Case], cfg: RewardConfig | None = None) -> pd.DataFrame:
-    """One row per family: `family`, `cases`, `read as the key` (cases that earn accuracy), `best total`, `honest total`
-    (the least that an honest correct answer to one of its items earns) and `margin` (least honest less own total of a case)."""
+    """Return one row per family.
+
+    The columns are `family`, `cases`, `read as the key`, `best total`, `honest total` and `margin`. `read as the key`
+    counts the cases that earn accuracy. `honest total` is the least that an honest correct answer to one of the items
+    earns. `margin` is the least difference between a case's honest total and its own.
+    """
     cfg = cfg or RewardConfig()
-    rows = [
-        (case.family, own.accuracy, own.total, case.honest(cfg).total) for case in cases for own in [case.score(cfg)]
-    ]
+    scored = [(case, case.score(cfg)) for case in cases]
+    rows = [(case.family, own.accuracy, own.total, case.honest(cfg).total) for case, own in scored]
     frame = pd.DataFrame(rows, columns=["family", "accuracy", "total", "honest"])
     frame["margin"] = frame["honest"] - frame["total"]
-    table = frame.groupby("family", sort=True).agg(
-        cases=("total", "size"),
-        read=("accuracy", "sum"),
-        best=("total", "max"),
-        honest=("honest", "min"),
-        margin=("margin", "min"),
-    )
-    table["read"] = table["read"].astype(int)
-    return table.reset_index().rename(
-        columns={"read": "read as the key", "best": "best total", "honest": "honest total"}
-    )
+    columns = {
+        "cases": ("total", "size"),
+        "read as the key": ("accuracy", "sum"),
+        "best total": ("total", "max"),
+        "honest total": ("honest", "min"),
+        "margin": ("margin", "min"),
+    }
+    table = frame.groupby("family", sort=True).agg(**columns)
+    return table.astype({"read as the key": int}).reset_index()

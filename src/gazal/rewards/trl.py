@@ -60,11 +60,12 @@ class _Component:
 def trl_reward_functions(
     cfg: RewardConfig, eos_token_id: int | Sequence[int] | None = None, think_open: bool = False
 ) -> list[Callable[..., list[float]]]:
-    """Four reward functions for GRPOTrainer, named and ordered as `COMPONENTS`; give it `reward_weights=list(cfg.weights())`.
+    """Return four reward functions for GRPOTrainer, named and ordered as `COMPONENTS`.
 
-    They read the dataset's columns `options` (JSON text, or a dict in which a letter without option may be None) and
-    `answer_idx`. Completions are texts or lists of messages. With eos_token_id, one whose `completion_ids` do not end
-    with it is truncated. A batch is scored once for all four, as long as they are given the same lists, as TRL does.
+    GRPOTrainer needs `reward_weights=list(cfg.weights())`.
+    The functions read the dataset's columns `options` (JSON text, or a dict in which a letter without option may be
+    None) and `answer_idx`. Completions are texts or lists of messages. With eos_token_id, one whose `completion_ids` do
+    not end with it is truncated. A batch is scored once for all four if they get the same lists, as in TRL.
     """
     scorer = _BatchScorer(cfg, eos_token_id, think_open)
     return [_Component(scorer, name) for name in COMPONENTS]
