@@ -23,15 +23,15 @@ CUE = re.compile(r"\n\s*(?:the\s+)?(?:correct\s+)?answer(?:\s+is)?\s*:?\s*\Z", r
 
 
 def parse_options(text: str) -> tuple[str, dict[str, str]] | None:
-    """Split ``text`` into the question and its lettered options; None when that is not certain.
+    """Split ``text`` into the question and its lettered options; return None if that is not certain.
 
-    Not certain: fewer than two options, letters missing, out of order or twice, an empty option, or inline
-    "A." options of which some begin with a capital and some do not ("D. Enterotoxigenic E. coli").
+    Not certain are fewer than two options, an empty option, and letters that are missing, out of order or there twice.
+    So are inline "A." options of which some begin with a capital and some do not ("D. Enterotoxigenic E. coli").
     """
     for style in STYLES:
         marks: list[re.Match[str]] = []
         for mark in style.finditer(text):
-            if not marks or mark.start() > marks[-1].end():  # in "B. E. coli" the E marks nothing
+            if not marks or mark.start() > marks[-1].end():  # in "B. E. coli" the E is no mark
                 marks.append(mark)
         letters = [mark[1] for mark in marks]
         if "A" not in letters:

@@ -1,8 +1,8 @@
-"""What a model is shown and what it is trained to write: the same functions for every stage.
+"""Prompts of items, and the completions for training: the same functions for every stage.
 
 The completion's form follows the Gazal-R1 model card: a ``<think>`` block of numbered steps, then a
-``## Clinical Assessment``. A knowledge-derived item has only an answer there: its source says
-nothing about management or follow-up, so neither do we.
+``## Clinical Assessment``. A knowledge-derived item has only an answer there, since its source says nothing about
+management or follow-up.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ Prompt = Messages | str  # a chat, or plain text that the model continues
 
 
 def question_text(item: Item) -> str:
-    """Context, question and lettered options (free text has none), as one user turn."""
+    """Return context, question and lettered options (free text has none), as one user turn."""
     return "\n".join([*(item.context or []), item.question, *_options(item)])
 
 
 def plain_question(item: Item, instruction: str = "") -> str:
-    """The same as plain text that ends where the letter belongs, as lm-eval's medical tasks write it (theirs: medqa_4options)."""
+    """Return the same as plain text that ends before the letter, as lm-eval's medical tasks do (medqa_4options)."""
     said = [instruction] if instruction else []
     return "\n".join([*(item.context or []), f"Question: {item.question}", *_options(item), *said, "Answer:"])
 
@@ -44,34 +44,38 @@ def _options(item: Item) -> list[str]:
 
 
 def build_messages(item: Item, system: str, instruction: str = "") -> list[dict[str, str]]:
-    """The chat prompt of an item: the recipe's system text (none when empty), then the question, then the instruction on a line of its own."""
+    """Return the chat prompt of an item.
+
+    It is the recipe's system text (none if empty), then the question, then the instruction on a line of its own.
+    """
     turns = [{"role": "system", "content": system}] if system else []
-    return [
-        *turns,
-        {"role": "user", "content": "\n".join([question_text(item), *([instruction] if instruction else [])])},
-    ]
+    text = question_text(item) + (f"\n{instruction}" if instruction else "")
+    return [*turns, {"role": "user", "content": text}]
 
 
 def encode_chats(
     tokenizer: PreTrainedTokenizerBase, chats: list[list[dict[str, str]]], opening: bool = False
 ) -> list[list[int]]:
-    """Token ids of chats as the tokenizer's template renders them; with ``opening`` up to and with the assistant's opening."""
+    """Return the token ids of chats as the tokenizer's template renders them.
+
+    With ``opening``, the assistant's opening follows.
+    """
     encoded = tokenizer.apply_chat_template(chats, add_generation_prompt=opening, tokenize=True, return_dict=True)
     return cast(Any, encoded)["input_ids"]  # return_dict makes it a BatchEncoding
 
 
 def answer_text(item: Item) -> str:
-    """What follows ``</think>``: one heading and one answer line, or a free-text example's own response."""
+    """Return what follows ``</think>``: one heading and one answer line, or a free-text example's own response."""
     if isinstance(item, TrainingExample):
         return item.response
     return f"{HEADING}\n{short_answer(item)}"
 
 
 def short_answer(item: Item) -> str:
-    """The answer line alone."""
+    """Return the answer line alone."""
     return f"**Answer:** {item.answer_idx}"
 
 
 def completion_text(item: Item, reasoning: str) -> str:
-    """A whole training completion: think block, then the assessment or response."""
+    """Return a whole training completion: think block, then the assessment or response."""
     return f"<think>\n{reasoning}\n</think>\n\n{answer_text(item)}"

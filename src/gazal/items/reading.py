@@ -49,21 +49,19 @@ def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """
     check_file(path)
     name = path.name.removesuffix(".gz")
+    if name.endswith(".parquet"):
+        rows = _parquet_rows(path)
+    else:
+        rows = _array_rows(path) if name.endswith(".json") else read_jsonl(path)
     row = 0
-    for row, value in (
-        _parquet_rows(path)
-        if name.endswith(".parquet")
-        else _array_rows(path)
-        if name.endswith(".json")
-        else read_jsonl(path)
-    ):
+    for row, value in rows:
         yield row, value
     if not row:
         raise GazalError(f"{path}: no items")
 
 
 def _parquet_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Rows without the nulls that Arrow has for a field, or a letter of the options, that a row lacks."""
+    """Yield rows without the nulls that Arrow has for a field, or a letter of the options, that a row lacks."""
     try:
         with pq.ParquetFile(path) as file:
             rows = (row for batch in file.iter_batches(BATCH) for row in batch.to_pylist(maps_as_pydicts="strict"))
@@ -80,7 +78,7 @@ def _without_nulls(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _array_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The objects of a JSON array, decoded as the text arrives."""
+    """Yield the objects of a JSON array, decoded as the text arrives."""
     decode, row, text, at, size = json.JSONDecoder().raw_decode, 0, "", 0, CHUNK
 
     def check(signs: str, expected: str) -> None:
@@ -115,8 +113,8 @@ def read_items(
 
     With ``training`` a row that has ``response`` in place of ``options`` is a TrainingExample. Without ``ids`` the rows
     of a file in which none has an id are named by their numbers (``row-1``). ``reshape`` makes rows of another schema
-    ours. Raises GazalError, one line naming file, row and field, for anything that is not an item, for two items of one
-    id, and for what no items file can hold (NaN, half a surrogate pair, bytes).
+    ours. Raise GazalError, naming file, row and field, for anything that is not an item and for two items of one id. So
+    too for what no items file can hold (NaN, half a surrogate pair, bytes).
     """
     path = Path(path)
     rows: Rows = read_rows(path)
@@ -153,7 +151,7 @@ def read_items(
 
 
 def _unwritable(value: Any) -> str:
-    """Why a field's value cannot be written as JSON in UTF-8; empty where it can."""
+    """Return why a field's value cannot be written as JSON in UTF-8; an empty text if it can."""
     if isinstance(value, str):
         try:
             if not value.isascii():
@@ -165,8 +163,6 @@ def _unwritable(value: Any) -> str:
         return f"{value} is no JSON value; leave the field out"
     if isinstance(value, dict | list):
         return next(filter(None, map(_unwritable, [*value, *value.values()] if isinstance(value, dict) else value)), "")
-    return (
-        ""
-        if isinstance(value, int | float | None)
-        else f"{type(value).__name__} is no JSON value; make it text, or leave the field out"
-    )
+    if isinstance(value, int | float | None):
+        return ""
+    return f"{type(value).__name__} is no JSON value; make it text, or leave the field out"

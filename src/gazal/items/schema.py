@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from gazal.common.errors import first_problem
 from gazal.items.types import REASONING_TYPES, ReasoningType
 
 LETTERS = "ABCDEFGHIJ"
@@ -41,9 +42,8 @@ class Item(BaseModel):
         if not 2 <= len(self.options) <= len(LETTERS):
             raise ValueError(f"options: expected 2 to 10, found {len(self.options)}")
         if list(self.options) != list(LETTERS[: len(self.options)]):
-            raise ValueError(
-                f"options: expected the letters A to {LETTERS[len(self.options) - 1]} in order, found {', '.join(self.options)}"
-            )
+            last, found = LETTERS[len(self.options) - 1], ", ".join(self.options)
+            raise ValueError(f"options: expected the letters A to {last} in order, found {found}")
         if empty := next((letter for letter, text in self.options.items() if not text.strip()), None):
             raise ValueError(f"options.{empty}: empty")
         if self.answer_idx not in self.options:
@@ -71,7 +71,7 @@ class TrainingExample(Item):
 
 
 def item_problem(error: ValueError) -> str:
-    """The first thing wrong with an item: ``field: what``; of another ValueError what it says."""
+    """Return the first thing wrong with an item, ``field: what``; of another ValueError its message."""
     if not isinstance(error, ValidationError):
         return str(error)
     first = error.errors()[0]
@@ -79,12 +79,15 @@ def item_problem(error: ValueError) -> str:
     if first["type"] == "missing":
         return f"{field}: missing (found: {', '.join(map(str, first['input'])) or 'nothing'})"
     if first["type"] == "value_error":
-        message = first["msg"].removeprefix("Value error, ")
-        return f"{field}: {message}" if field else message
+        return first_problem(error)
     found = first["input"]
-    return f"{field}: expected {EXPECTED.get(field, 'text')}, found {'null' if found is None else f'{type(found).__name__} {found!r:.40}'}"
+    shown = "null" if found is None else f"{type(found).__name__} {found!r:.40}"
+    return f"{field}: expected {EXPECTED.get(field, 'text')}, found {shown}"
 
 
 def parse_item(value: dict[str, Any]) -> Item:
-    """A row in the item schema; with ``response`` in place of ``options`` a TrainingExample. Raises ValidationError."""
+    """Return a row as an Item, or with ``response`` in place of ``options`` as a TrainingExample.
+
+    Raise ValidationError for a row that is neither.
+    """
     return (TrainingExample if "response" in value and "options" not in value else Item).model_validate(value)

@@ -1,4 +1,4 @@
-"""Shortcuts: what an answerer scores that does not reason. A model's accuracy means little below them."""
+"""Shortcuts: the scores of an answerer that does not reason. A model's accuracy means little below them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Shortcut = Callable[[Item], dict[str, float] | None]  # letter -> how much it is
 
 
 def credit(item: Item, preference: dict[str, float] | None) -> float:
-    """Expected accuracy of choosing the most preferred option, ties at random; chance without a preference."""
+    """Return the expected accuracy of the most preferred option, ties at random; chance without a preference."""
     if not preference:
         return 1 / len(item.options)
     best = max(preference.values())
@@ -23,7 +23,7 @@ def credit(item: Item, preference: dict[str, float] | None) -> float:
 
 
 def _counts(name: str) -> Shortcut:
-    """The item's own extra field ``name``: letter -> count (see ``gazal.knowledge.generate``)."""
+    """Prefer by the item's own extra field ``name``: letter -> count (see ``gazal.knowledge.generate``)."""
 
     def preference(item: Item) -> dict[str, float] | None:
         field = getattr(item, name, None)
@@ -49,17 +49,20 @@ def _fitted(training: list[Item]) -> dict[str, Shortcut]:
 
 
 def baselines(items: list[Item], training: Iterable[Item] = ()) -> dict[str, dict[str, Any]]:
-    """Accuracy of each shortcut on ``items``: ``{name: {"accuracy", "n", "by": {reasoning_type: accuracy}}}``.
+    """Return the accuracy of each shortcut on ``items``.
+
+    The form is ``{name: {"accuracy", "n", "by": {reasoning_type: accuracy}}}``.
 
     * ``chance``: 1 / number of options.
     * ``most_frequent_letter``: the commonest key letter of ``training``.
     * ``longest_option``: the option with most characters.
-    * ``most_annotated``: the highest of the item's ``popularity``; ``matched_findings``: of its ``matches``, findings that
-      fit the option (prognosis: 1 for a total that is the number of criteria). Items without that field count at chance.
-    * ``option_prior`` (disease prior): the highest share of training items with this option text whose
-      key it is; a text never seen counts 1 / number of options.
+    * ``most_annotated``: the option with the highest ``popularity`` in the item.
+    * ``matched_findings``: the option with the highest ``matches``, the findings that fit it. In prognosis that is 1
+      for a total that is the number of criteria. Here and above, items without the field count at chance.
+    * ``option_prior`` (disease prior): the option text that is the key in the highest share of the training items that
+      show it. A text never seen counts 1 / number of options.
 
-    Ties share. The two fitted shortcuts are left out where ``training`` has no multiple-choice item.
+    Ties share. The two fitted shortcuts are left out if ``training`` has no multiple-choice item.
     """
     seen = [item for item in training if item.options]
     shortcuts: dict[str, Shortcut] = {

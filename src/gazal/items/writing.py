@@ -19,8 +19,8 @@ from gazal.items.schema import Item
 def write_items_parquet(path: str | Path, items: Iterable[Item]) -> None:
     """Write items as Parquet; ``options`` is a JSON string, so that 2 to 10 options fit one column.
 
-    ``items`` is gone through twice, in batches: first for the columns of all of them, then to write. What cannot be
-    gone through twice is held in memory. Raises GazalError for a field whose values are of kinds that no column holds.
+    ``items`` is read twice, in batches: first for the columns of all of them, then to write. An iterator, which cannot
+    be read twice, is held in memory. Raise GazalError for a field whose values are of kinds that no column holds.
     """
     items = list(items) if iter(items) is items else items
     try:
@@ -34,7 +34,7 @@ def write_items_parquet(path: str | Path, items: Iterable[Item]) -> None:
 
 
 def _batches(items: Iterable[Item], size: int = 4096) -> Iterator[list[dict[str, Any]]]:
-    """Rows as Parquet has them, a batch at a time; each has the columns of all items of its batch."""
+    """Yield rows for Parquet, a batch at a time; each has the columns of all items of its batch."""
     stream = iter(items)
     while batch := [item.model_dump(exclude_none=True) for item in itertools.islice(stream, size)]:
         names = dict.fromkeys(name for row in batch for name in row)  # of all rows: the first may lack some
@@ -45,7 +45,7 @@ def _batches(items: Iterable[Item], size: int = 4096) -> Iterator[list[dict[str,
 
 
 def write_items_jsonl(path: str | Path, items: Iterable[Item]) -> int:
-    """Write items as JSON lines; returns their number."""
+    """Write items as JSON lines; return their number."""
     count = 0
     with atomic_write(path) as handle:
         for item in items:
