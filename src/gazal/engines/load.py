@@ -20,11 +20,12 @@ def load_engine(
     context: int | None = None,
     identity: str | None = None,
 ) -> Engine:
-    """The engine of ``spec``: a folder, a hub id, ``embedded``, or ``openai:URL#name``; ``dtype`` None is :func:`fast_dtype`;
-    ``engine`` (``transformers`` or ``vllm``) runs what is no server; ``context``: tokens of prompt and completion for which vLLM keeps
-    room, None for all that the model can; ``identity``: what :func:`identity_of` says, where that is known: it reads all weights.
+    """Load the engine of ``spec``: a folder, a hub id, ``embedded``, or ``openai:URL#name``.
 
-    Raises GazalError for a folder that is no model and for a hub that cannot be reached.
+    ``dtype`` None is :func:`fast_dtype`. ``engine`` (``transformers`` or ``vllm``) runs what is no server. ``context``:
+    tokens of prompt and completion for which vLLM keeps room, None for all that the model can. ``identity``: the result
+    of :func:`identity_of`, if it is known; finding it reads all weights. Raise GazalError for a folder that is no model
+    and for a hub that cannot be reached.
     """
     text = str(spec)
     if text.startswith("openai:"):
@@ -47,13 +48,13 @@ def load_engine(
 class LazyEngine:
     """An :class:`gazal.engines.reply.Engine` whose name and identity are known before its model is loaded.
 
-    The model is loaded when something is asked of it; where all predictions are there, never.
+    The model is loaded when the engine is first used; if all predictions are there, never.
     """
 
     def __init__(
         self, spec: str | Path, settings: EvaluationSection, dtype: str | None = None, revision: str | None = None
     ) -> None:
-        """Raises GazalError for what is no model, and for a hub that cannot be reached."""
+        """Raise GazalError for what is no model, and for a hub that cannot be reached."""
         self.spec, self.settings, self.revision = str(spec), settings, revision
         self.dtype = dtype if dtype or self.spec.startswith("openai:") else fast_dtype()
         self.name = folder_name(self.spec)

@@ -1,8 +1,7 @@
-"""What answers prompts: a transformers model in this process, vLLM (:mod:`gazal.engines.vllm`), or a server that
-speaks OpenAI's protocol (:mod:`gazal.engines.server`).
+"""A model run by transformers in this process.
 
-All are asked the same prompts and give the same replies; prediction files do not tell them apart. With
-``settings.stop_when_answered`` a reply ends where :func:`gazal.answers.ending.closed_at` says; stopping there is only the saving.
+All engines get the same prompts and give replies of one form, so that prediction files do not tell them apart. With
+``settings.stop_when_answered`` a reply ends at :func:`gazal.answers.ending.closed_at`; to stop there only saves time.
 """
 
 from __future__ import annotations
@@ -21,9 +20,9 @@ from gazal.recipe.evaluation import EvaluationSection
 
 
 class TransformersEngine:
-    """A causal language model in this process, on the device where it lies.
+    """A causal language model in this process, on the device that holds it.
 
-    ``identity`` defaults to a hash of the parameters; :func:`load_engine` gives one of the files.
+    ``identity`` is by default a hash of the parameters; :func:`load_engine` gives one of the files.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""A reply, and what every engine gives for prompts."""
+"""A reply, and the interface of every engine."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ class Engine(Protocol):
     identity: str
 
     def opens_think(self, prompt: Prompt, thinking: str = "template") -> bool | None:
-        """Whether the rendered prompt ends inside ``<think>``; None where the engine cannot see it."""
+        """Return whether the rendered prompt ends inside ``<think>``; None if the engine cannot see it."""
 
     def complete(
         self, prompts: Sequence[Prompt], settings: EvaluationSection, seed: int, done: Collection[int]
     ) -> Iterator[list[Reply]]:
-        """Replies in batches, without the prompt indices in ``done`` (whole batches of an earlier call).
+        """Yield replies in batches, without the prompt indices in ``done`` (whole batches of an earlier call).
 
-        ``prompts`` may be built on access: an engine reads each where it needs it and holds no list of them. Where the
-        sequence has an attribute ``opens_think``, that is what the recipe says of prompts that the engine cannot see rendered.
+        ``prompts`` may be built on access: an engine reads each when it needs it and holds no list of them. If the
+        sequence has an attribute ``opens_think``, it counts for prompts that the engine cannot see rendered.
         """

@@ -1,13 +1,14 @@
-"""Answers of a server that speaks OpenAI's protocol: what is asked, where a reply ends, and how its tokens are counted.
+"""A model behind a server that speaks OpenAI's protocol: requests, ends of replies, and counts of their tokens.
 
-Answers are asked for as streams, so that a reply can be left where its answer is closed. Replies are handed on as they
-come, and what has come is handed on before an error is raised.
+Requests are for streams, so that a reply can be left once its answer is closed. Replies are yielded as they come, and
+all that have come are yielded before an error is raised.
 
-``n_tokens`` is the server's own count (``usage.completion_tokens``). If it gives none, or the stream was left before it
-came, it is the number of pieces that the stream brought (most servers send a token a piece). Of an answer in one piece
-without a count, it is its words and marks, which are fewer than its tokens, and that is said.
+``n_tokens`` is the server's own count (``usage.completion_tokens``). If the server gives none, or the stream was left
+before it came, the pieces of the stream are counted (most servers send a token a piece). Of an answer in one piece
+without a count, words and marks are counted, which are fewer than its tokens. A warning says so.
 
-Every failure is one GazalError that names model, server and item. :mod:`gazal.common.openai_client` says what is retried.
+Every failure is one GazalError that names model, server and item. :mod:`gazal.common.openai_client` says what is
+retried.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """A model run by vLLM, on a GPU machine (``pip install 'gazal[gpu]'``).
 
-Prompts are rendered and tokenised as for :class:`gazal.engines.local.TransformersEngine` and given to vLLM as token ids;
-completions come back as token ids, and are decoded and cut by the same functions. vLLM cannot end a request by such
-a rule, so cutting saves nothing here. Each request is drawn by its own seed, so batches do not matter: a kill
-loses the one at work, and what is asked later is what would have been asked.
+Prompts are rendered and tokenised as for :class:`gazal.engines.local.TransformersEngine` and given to vLLM as token
+ids. Completions come back as token ids, and are decoded and cut by the same functions. vLLM cannot end a request by
+such a rule, so cutting saves no time here. Each request has its own seed, so batches do not matter. A kill loses the
+batch at work, and later requests are the same as without it.
 """
 
 from __future__ import annotations
@@ -29,19 +29,17 @@ from gazal.models.rendering import Renderer
 from gazal.recipe.evaluation import EvaluationSection
 
 BATCH = 256  # requests handed to vLLM at a time
-FINISHED = (
-    "stop",
-    "length",
-)  # of vllm.v1.engine.FINISH_REASON_STRINGS; "abort" and "error" are no answers, and are asked again by the next run
+# Of vllm.v1.engine.FINISH_REASON_STRINGS; "abort" and "error" are no answers, and the next run prompts again.
+FINISHED = ("stop", "length")
 
 
 def sampling_arguments(
     settings: EvaluationSection, seed: int, index: int, room: int, stops: Sequence[int]
 ) -> dict[str, Any]:
-    """What ``vllm.SamplingParams`` is made of for prompt ``index``, with ``room`` tokens left in the context.
+    """Return the arguments of ``vllm.SamplingParams`` for prompt ``index``, with ``room`` tokens left in the context.
 
-    ``stops`` are the ids that end a completion (vLLM's own are the tokenizer's EOS and the generation config's). Nothing else of the
-    model's generation config holds. Text is decoded here, not by vLLM.
+    ``stops`` are the ids that end a completion (vLLM's own are the tokenizer's EOS and the generation config's). The
+    rest of the model's generation config is not used. Text is decoded here, not by vLLM.
     """
     greedy = settings.temperature == 0
     return {
@@ -63,27 +61,26 @@ def to_reply(
     tokenizer: PreTrainedTokenizerBase,
     answer_end: AnswerEnd | None,
 ) -> Reply:
-    """The reply made of a ``CompletionOutput``'s ``token_ids`` and ``finish_reason``."""
-    kept, text, closed = (
-        answer_end.cut(list(ids)) if answer_end else (ids, tokenizer.decode(list(ids), skip_special_tokens=True), False)
-    )
+    """Return the reply of a ``CompletionOutput``'s ``token_ids`` and ``finish_reason``."""
+    if answer_end:
+        kept, text, closed = answer_end.cut(list(ids))
+    else:
+        kept, text, closed = ids, tokenizer.decode(list(ids), skip_special_tokens=True), False
     return Reply(index, text, len(kept), "stop" if closed or finish_reason == "stop" else "length")
 
 
 class VLLMEngine:
-    """``llm``: a ``vllm.LLM``; ``context``: tokens that prompt and completion have together; ``stops``: ids that end a completion."""
+    """A model that vLLM runs.
+
+    ``llm``: a ``vllm.LLM``; ``context``: tokens that prompt and completion have together; ``stops``: ids that end a
+    completion.
+    """
 
     def __init__(
         self, llm: Any, tokenizer: PreTrainedTokenizerBase, name: str, identity: str, context: int, stops: Sequence[int]
     ) -> None:
-        self.llm, self.tokenizer, self.name, self.identity, self.context, self.stops = (
-            llm,
-            tokenizer,
-            file_safe(name),
-            identity,
-            context,
-            stops,
-        )
+        self.llm, self.tokenizer, self.name = llm, tokenizer, file_safe(name)
+        self.identity, self.context, self.stops = identity, context, stops
         self.renderer = Renderer(tokenizer, self.name)
         self.opens_think = self.renderer.opens_think
 
@@ -94,11 +91,8 @@ class VLLMEngine:
 
         if not len(prompts):
             return
-        lists, answer_end, done = (
-            self.renderer.token_lists(prompts, settings.thinking),
-            self.renderer.answer_end(prompts[0], settings),
-            set(done),
-        )
+        lists = self.renderer.token_lists(prompts, settings.thinking)
+        answer_end, done = self.renderer.answer_end(prompts[0], settings), set(done)
         wanted = (i for i in range(len(lists)) if i not in done)
         while batch := list(islice(wanted, BATCH)):
             fits = [i for i in batch if len(lists[i]) < self.context]
@@ -106,15 +100,13 @@ class VLLMEngine:
                 vllm.SamplingParams(**sampling_arguments(settings, seed, i, self.context - len(lists[i]), self.stops))
                 for i in fits
             ]
+            given = [{"prompt_token_ids": lists[i].tolist()} for i in fits]
             try:
-                outputs = (
-                    self.llm.generate([{"prompt_token_ids": lists[i].tolist()} for i in fits], asked, use_tqdm=False)
-                    if fits
-                    else []
-                )
+                outputs = self.llm.generate(given, asked, use_tqdm=False) if fits else []
             except Exception as error:  # vLLM's own classes have no common base, and its workers' errors come as any
                 raise GazalError(
-                    f"model {self.name}: vLLM stopped ({first_line(error)}); the same command goes on where this one stopped"
+                    f"model {self.name}: vLLM stopped ({first_line(error)}); "
+                    "the same command goes on where this one stopped"
                 ) from error
             made = {i: output.outputs[0] for i, output in zip(fits, outputs, strict=True)}
             yield [Reply(i, "", 0, "length") for i in batch if i not in made] + [
@@ -129,25 +121,26 @@ class VLLMEngine:
 
 
 def gpus_for(heads: int, devices: int) -> int:
-    """The most of ``devices`` GPUs over which vLLM can share a model with so many attention heads."""
+    """Return over how many of ``devices`` GPUs, at most, vLLM can share a model with so many attention heads."""
     return max(count for count in range(1, max(devices, 1) + 1) if heads % count == 0)
 
 
 def load_vllm(
     path: str, name: str, dtype: str, revision: str | None, context: int | None = None, identity: str | None = None
 ) -> VLLMEngine:
-    """vLLM with a whole model: a folder of merged weights, or a hub id; with room for sequences of ``context`` tokens, by default of as
-    many as the model knows and the GPUs hold. Raises GazalError for an adapter, and without vLLM."""
+    """Load a whole model in vLLM: a folder of merged weights, or a hub id.
+
+    It has room for sequences of ``context`` tokens, by default of as many as the model knows and the GPUs hold. Raise
+    GazalError for an adapter, without vLLM, and if vLLM cannot load the model.
+    """
     folder = Path(path)
     if (folder / "adapter_config.json").exists():
         raise GazalError(
-            f"model {name}: an adapter; vLLM cannot load DoRA adapters (vllm#6983, vllm#10849): merge it first, or take the run's …/merged"
+            f"model {name}: an adapter; vLLM cannot load DoRA adapters (vllm#6983, vllm#10849): "
+            "merge it first, or take the run's …/merged"
         )
-    identity, tokenizer, config = (
-        identity or identity_of(name, dtype, revision, "vllm"),
-        load_tokenizer(path, revision),
-        load_config(path, revision),
-    )
+    identity = identity or identity_of(name, dtype, revision, "vllm")
+    tokenizer, config = load_tokenizer(path, revision), load_config(path, revision)
     try:
         import torch
         import vllm
@@ -173,6 +166,5 @@ def load_vllm(
         configured = GenerationConfig.from_pretrained(path, revision=revision).eos_token_id
     except OSError:  # a model without such a file
         configured = config.get_text_config().eos_token_id
-    return VLLMEngine(
-        llm, tokenizer, name, identity, llm.llm_engine.model_config.max_model_len, with_eos(tokenizer, configured)
-    )
+    room, stops = llm.llm_engine.model_config.max_model_len, with_eos(tokenizer, configured)
+    return VLLMEngine(llm, tokenizer, name, identity, room, stops)

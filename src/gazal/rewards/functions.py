@@ -61,9 +61,9 @@ def length_reward(n_tokens: int, correct: bool, cfg: RewardConfig) -> float:
     It never increases in `n_tokens`, and no wrong answer is above a right one.
 
     cosine: long + (short - long) / 2 * (1 + cos(pi * min(n_tokens / max_tokens, 1))) with the values of right or wrong
-    answers (Demystifying Long Chain-of-Thought, arXiv 2502.03373, C.1). TRL's `get_cosine_scaled_reward` has the formula
-    but judges answers as LaTeX mathematics, so it does not fit letters. overlong: TRL's `get_soft_overlong_punishment`
-    (DAPO, arXiv 2503.14476, eq. 13).
+    answers (Demystifying Long Chain-of-Thought, arXiv 2502.03373, C.1). TRL's `get_cosine_scaled_reward` has the
+    formula but judges answers as LaTeX mathematics, so it does not fit letters. overlong: TRL's
+    `get_soft_overlong_punishment` (DAPO, arXiv 2503.14476, eq. 13).
     """
     if cfg.length_kind == "overlong":
         margin = cfg.max_tokens - int(cfg.overlong_start * cfg.max_tokens)
