@@ -82,8 +82,7 @@ def _last_letter(completion: str, options: Options, think_open: bool) -> tuple[s
 
     It is the common last resort of home-made scorers, and the last step of MMLU-Pro's.
     """
-    found = _ALONE.findall(_plain(completion, whole=True))
-    return (found[-1],) if found else ()
+    return tuple(_ALONE.findall(_plain(completion, whole=True))[-1:])
 
 
 def _mmlu_pro(completion: str, options: Options, think_open: bool) -> tuple[str, ...]:
@@ -98,8 +97,7 @@ def _mmlu_pro(completion: str, options: Options, think_open: bool) -> tuple[str,
     if match := _ANSWER.search(text):
         line_end = text.find("\n", match.start())
         return (_ANSWER.findall(text, match.start(), max(line_end, match.end()) if line_end >= 0 else len(text))[-1],)
-    found = _ALONE.findall(text)
-    return (found[-1],) if found else ()
+    return tuple(_ALONE.findall(text)[-1:])
 
 
 def _answer_field(completion: str, options: Options, think_open: bool) -> tuple[str, ...]:

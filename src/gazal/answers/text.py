@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 _INVISIBLE = re.compile(
     "[\u00ad\u034f\u061c\u180b-\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff\U000e0000-\U000e0fff]+"
@@ -90,26 +90,21 @@ class Options:
     Comparisons keep case if nothing else tells two options apart (genotypes: `Bb`, `bb`).
     """
 
-    __slots__ = ("_texts", "keep_case", "lettered", "letters", "longest")
-
     def __init__(self, options: Mapping[str, str | None]) -> None:
         self.letters = {letter: text for letter, text in options.items() if text is not None}
         self.longest = max(map(len, self.letters.values()), default=0)
         self.lettered: set[str] | None = None
-        self._texts: dict[str, str] | None = None
         self.keep_case = False
 
-    @property
+    @cached_property
     def texts(self) -> dict[str, str]:
         """Letter to compared text; options without text are left out."""
-        if self._texts is None:
-            forms = {letter: _canon_option(text) for letter, text in self.letters.items()}
-            if len(set(forms.values())) < len(forms):
-                exact = {letter: _canon_option(text, keep_case=True) for letter, text in self.letters.items()}
-                if len(set(exact.values())) > len(set(forms.values())):
-                    forms, self.keep_case = exact, True
-            self._texts = {letter: text for letter, text in forms.items() if text}
-        return self._texts
+        forms = {letter: _canon_option(text) for letter, text in self.letters.items()}
+        if len(set(forms.values())) < len(forms):
+            exact = {letter: _canon_option(text, keep_case=True) for letter, text in self.letters.items()}
+            if len(set(exact.values())) > len(set(forms.values())):
+                forms, self.keep_case = exact, True
+        return {letter: text for letter, text in forms.items() if text}
 
     def canon(self, text: str) -> str:
         """Return `text` in the form in which this item's option texts are compared."""

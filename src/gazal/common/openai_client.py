@@ -51,8 +51,8 @@ BROKEN = (openai.APIConnectionError, httpx2.RequestError)
 class Failure(Exception):
     """A request that brought no answer; in words, ``the server{what} ({why})``. ``where``: the item at work.
 
-    ``again``: a retry may help; ``wait``: seconds that the server asks for; ``late``: it was out of time;
-    ``paid``: the server may charge for it; ``body``: what it sent.
+    ``again``: a retry may help. ``wait``: seconds for which the server wants a pause. ``late``: it was out of time.
+    ``paid``: the server may charge for it. ``body``: what it sent.
     """
 
     why: str

@@ -4,8 +4,8 @@ Requests are for streams, so that a reply can be left once its answer is closed.
 all that have come are yielded before an error is raised.
 
 ``n_tokens`` is the server's own count (``usage.completion_tokens``). If the server gives none, or the stream was left
-before it came, the pieces of the stream are counted (most servers send a token a piece). Of an answer in one piece
-without a count, words and marks are counted, which are fewer than its tokens. A warning says so.
+before it came, the pieces of the stream are counted. Most servers send a token a piece. If an answer in one piece has
+no count, its words and marks are counted. They are fewer than its tokens, and a warning says so.
 
 Every failure is one GazalError that names model, server and item. :mod:`gazal.common.openai_client` says what is
 retried.
