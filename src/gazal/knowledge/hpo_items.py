@@ -8,25 +8,25 @@ from typing import Any
 import numpy as np
 
 from gazal.knowledge.balance import Batch
-from gazal.knowledge.forms import DIAGNOSIS, PLAIN, UNCERTAINTY
+from gazal.knowledge.forms import PLAIN, RICH
 from gazal.knowledge.hpo import Phenotypes, content_words
 from gazal.knowledge.parts import GAINS, LEVEL_RULE, close_item, evidence, lay_line
 
-N_FINDINGS = 4  # of a plain diagnosis item, and options of an uncertainty item
-MARGIN = 5  # hundredths of a bit by which the key's gain exceeds the next
-TRIES = 16  # draws of findings for each four diseases and key
-LAY_SHARE = 0.4  # of the findings that have a lay term
+N_FINDINGS = 4  # findings of a plain diagnosis item, and options of an uncertainty item
+MARGIN = 5  # hundredths of a bit by which the key's gain exceeds the next highest
+TRIES = 16  # draws of findings for each group of four diseases with its key
+LAY_SHARE = 0.4  # probability that a lay term is tried in place of HPO's name
 
 
 class Shown:
     """The texts that findings may be shown as: their HPO names, then the lay terms.
 
-    ``owner``: the finding of each text; ``variants``: (findings, 3) text numbers, -1 where there is none;
-    ``leaks``: (texts, diseases) bool, True where a lay term shares a word with the disease's name.
+    ``owner``: (texts,) the finding of each text. ``variants``: (findings, 3) the texts of each, padded with -1.
+    ``leaks``: (texts, diseases) bool, True if a lay term shares a word with the disease's name.
     """
 
     def __init__(self, pool: Phenotypes, rich: bool) -> None:
-        lay = [] if not rich else [(finding, text) for finding, texts in enumerate(pool.lay) for text in texts]
+        lay = [(finding, text) for finding, texts in enumerate(pool.lay) for text in texts] if rich else []
         self.texts = [*pool.findings, *(text for _, text in lay)]
         self.owner = np.array([*range(len(pool.findings)), *(finding for finding, _ in lay)])
         self.variants = np.full((len(pool.findings), 3), -1)
@@ -39,7 +39,10 @@ class Shown:
             self.leaks[number] = [bool(own & words) for words in names]
 
     def choose(self, findings: np.ndarray, diseases: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Text numbers for ``findings`` (rows, n) among ``diseases`` (rows, m): a lay term now and then, where it is fair."""
+        """Return (rows, n) text numbers for ``findings`` (rows, n) in questions about ``diseases`` (rows, m).
+
+        A lay term is chosen at random, unless it leaks a disease's name.
+        """
         column = np.where(rng.random(findings.shape) < LAY_SHARE, rng.integers(1, 3, findings.shape), 0)
         found = self.variants[findings, column]
         unfair = (found < 0) | self.leaks[found[:, :, None], diseases[:, None]].any(2)
@@ -47,32 +50,28 @@ class Shown:
 
 
 def _draw_weighted(weight: np.ndarray, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
-    """Columns drawn with replacement by whole weights: ``weight`` (rows, n), result (rows, *shape)."""
+    """Return (rows, *shape) columns drawn with replacement by the whole weights ``weight`` (rows, n)."""
     rows, size = weight.shape
     running = weight.cumsum(1, dtype=np.int64)
-    step = int(running[:, -1].max()) + 1
-    base = np.arange(rows, dtype=np.int64) * step
-    drawn = (rng.random((rows, *shape)) * running[:, -1].reshape(rows, *[1] * len(shape))).astype(np.int64)
-    flat = np.searchsorted(
-        (running + base[:, None]).ravel(), (drawn + base.reshape(rows, *[1] * len(shape))).ravel(), side="right"
-    )
-    return flat.reshape(rows, *shape) - np.arange(rows).reshape(rows, *[1] * len(shape)) * size
+    row = np.arange(rows).reshape(rows, *[1] * len(shape))
+    base = row * (int(running[:, -1].max()) + 1)  # keeps the rows apart, so that one search serves all
+    drawn = (rng.random((rows, *shape)) * running[:, -1].reshape(row.shape)).astype(np.int64)
+    found = np.searchsorted((running + base.reshape(rows, 1)).ravel(), (drawn + base).ravel(), side="right")
+    return found.reshape(drawn.shape) - row * size
 
 
 class Diagnosis:
     """Four similar diseases, one of which has the highest summed level; ``hard``: others match as many findings."""
 
+    kind = "diagnosis"
     distinct = True
 
     def __init__(self, pool: Phenotypes, rich: bool) -> None:
         self.pool, self.rich = pool, rich
-        self.forms = DIAGNOSIS if rich else PLAIN["diagnosis"]
+        self.forms = (RICH if rich else PLAIN)[self.kind]
         self.hard_share = 0.75 if rich else 0.5
-        groups = {
-            tuple(sorted((start, *near)))
-            for start, all_near in enumerate(pool.neighbours)
-            for near in combinations(all_near, 3)
-        }
+        near = enumerate(pool.neighbours)
+        groups = {tuple(sorted((start, *three))) for start, all_near in near for three in combinations(all_near, 3)}
         table = np.array(sorted(groups)).reshape(-1, 4)
         fair = ~pool.conflict[table[:, :, None], table[:, None]][:, ~np.eye(4, dtype=bool)].any(1)
         self.groups = table[fair]
@@ -81,9 +80,9 @@ class Diagnosis:
         self.shown = Shown(pool, rich)
 
     def propose(self, rng: np.random.Generator, size: int) -> Batch:
-        size = size // 4 + 1  # each of these gives about four candidates
+        size = size // 4 + 1  # each group gives about four candidates
         group = self.groups[rng.integers(len(self.groups), size=size)]
-        right = rng.integers(4, size=size)  # any of the four may be the key: no hub
+        right = rng.integers(4, size=size)  # drawn first, so that no disease is a likelier key
         rows = np.arange(size)
         levels = self.pool.levels[group]  # (size, 4, findings)
         usable = (levels >= 0).all(1)
@@ -109,29 +108,21 @@ class Diagnosis:
         row, attempt = np.nonzero(distinct & best & keep[:, None])
         mixed = rng.permutation(len(row))  # else a window would be full of the same four diseases
         row, attempt = row[mixed], attempt[mixed]
-        chosen, table, sums, sign, group, right = (
-            chosen[row, attempt],
-            table[row, attempt],
-            sums[row, attempt],
-            sign[row],
-            group[row],
-            right[row],
-        )
+        chosen, table, sums = (array[row, attempt] for array in (chosen, table, sums))
+        sign, group, right = sign[row], group[row], right[row]
         matches = ((table > 0) * sign[:, :, None]).sum(1)
         hard = (matches >= np.take_along_axis(matches, right[:, None], 1)).sum(1) > 1
         ok = np.ones(len(row), bool)
-        if self.rich:  # nothing present may be a kind of something absent, nor counted twice under a broader name
-            pairs = (
-                self.pool.related[chosen[:, :, None], chosen[:, None]] & (sign[:, :, None] != 0) & (sign[:, None] != 0)
-            )
-            ok = pairs.sum((1, 2)) == (sign != 0).sum(1)
+        if self.rich:  # no finding used may be a kind of another one used
+            used = sign != 0
+            pairs = self.pool.related[chosen[:, :, None], chosen[:, None]] & used[:, :, None] & used[:, None]
+            ok = pairs.sum((1, 2)) == used.sum(1)
         return Batch(group[ok], right[ok], hard[ok], None, (chosen[ok], sign[ok], table[ok], sums[ok], matches[ok]))
 
     def _findings(self, batch: Batch, row: int) -> tuple[list[int], list[int]]:
-        chosen, sign = batch.data[0][row].tolist(), batch.data[1][row].tolist()
-        return [f for f, s in zip(chosen, sign, strict=True) if s > 0], [
-            f for f, s in zip(chosen, sign, strict=True) if s < 0
-        ]
+        """Return the numbers of the present and of the absent findings."""
+        chosen, sign = batch.data[0][row], batch.data[1][row]
+        return chosen[sign > 0].tolist(), chosen[sign < 0].tolist()
 
     def key(self, batch: Batch, row: int) -> str:
         names = self.pool.findings
@@ -141,7 +132,7 @@ class Diagnosis:
     def build(self, batch: Batch, row: int, rng: np.random.Generator) -> dict[str, Any]:
         pool, (_, sign, table, sums, matches) = self.pool, (array[row] for array in batch.data)
         present, absent = self._findings(batch, row)
-        group, right = batch.texts[row], int(batch.right[row])
+        group = batch.texts[row]
         names = [pool.diseases[i] for i in group.tolist()]
         findings, missing = [pool.findings[f] for f in present], [pool.findings[f] for f in absent]
         shown, extra = [*findings, *missing], {}
@@ -153,45 +144,43 @@ class Diagnosis:
         levels, gone = table[sign > 0].T.tolist(), table[sign < 0].T.tolist()
         totals = sums.tolist()
         return close_item(
-            "diagnosis",
-            self.key(batch, row),
+            self,
+            batch,
+            row,
+            form.name,
             form.findings(shown[: len(present)], shown[len(present) :], LEVEL_RULE),
             names,
-            right,
             [evidence(name, findings, a, missing, b) for name, a, b in zip(names, levels, gone, strict=True)],
             [f"{name}: total: {value}" for name, value in zip(names, totals, strict=True)],
-            f"highest total: {totals[right]}",
+            f"highest total: {totals[int(batch.right[row])]}",
             rng,
             f"HPO {pool.release}",
             "rare disease",
-            by_option=True,
-            brief_by_option=True,
             first=lay_line(shown, [*findings, *missing]),
-            extra={
-                "hard": bool(batch.hard[row]),
-                "variety": "rich" if self.rich else "plain",
-                "form": form.name,
-                **extra,
-            },
+            extra=extra,
             per_option={"popularity": self.popularity[group].tolist(), "matches": matches.tolist()},
         )
 
 
 class Uncertainty:
-    """Four findings, one of which separates two diseases best; all ``hard``: several are reported in just one of the two,
-    or the key is reported in both."""
+    """Four findings, one of which separates two diseases best.
 
+    All are ``hard``: several findings are reported in only one of the two diseases, or the key is reported in both.
+    """
+
+    kind = "uncertainty"
     distinct = True
+    hard_share = None
 
     def __init__(self, pool: Phenotypes, rich: bool) -> None:
         self.pool, self.rich = pool, rich
-        self.forms = UNCERTAINTY if rich else PLAIN["uncertainty"]
-        self.hard_share = None
+        self.forms = (RICH if rich else PLAIN)[self.kind]
         self.shown = Shown(pool, rich)
         pairs = np.array([(first, second) for first, near in enumerate(pool.neighbours) for second in near])
         levels = pool.levels[pairs]
         usable = (levels >= 0).all(1) & (levels > 0).any(1)
-        self.pairs, usable = pairs[usable.sum(1) >= N_FINDINGS], usable[usable.sum(1) >= N_FINDINGS]
+        enough = usable.sum(1) >= N_FINDINGS
+        self.pairs, usable = pairs[enough], usable[enough]
         self.counts = usable.sum(1)
         self.columns = np.nonzero(usable)[1]
         self.starts = np.concatenate([[0], self.counts.cumsum()[:-1]])
@@ -223,32 +212,27 @@ class Uncertainty:
 
     def build(self, batch: Batch, row: int, rng: np.random.Generator) -> dict[str, Any]:
         pool, (pair, levels, gains, reported) = self.pool, (array[row].tolist() for array in batch.data)
-        right, texts = int(batch.right[row]), batch.texts[row]
+        texts = batch.texts[row]
         names = [pool.diseases[i] for i in pair]
-        shown, findings = (
-            [self.shown.texts[t] for t in texts.tolist()],
-            [pool.findings[f] for f in self.shown.owner[texts].tolist()],
-        )
+        shown = [self.shown.texts[t] for t in texts.tolist()]
+        findings = [pool.findings[f] for f in self.shown.owner[texts].tolist()]
         form = self.forms[int(rng.integers(len(self.forms)))]
         extra = {"lay_terms": int((texts >= len(pool.findings)).sum())} if self.rich else {}
+        rows = zip(findings, *levels, gains, strict=True)
         return close_item(
-            "uncertainty",
-            self.key(batch, row),
+            self,
+            batch,
+            row,
+            form.name,
             form.fill(first=names[0], second=names[1], rule=LEVEL_RULE),
             shown,
-            right,
-            [
-                f"{f}: {names[0]}: {a}; {names[1]}: {b}; gain: {g}"
-                for f, a, b, g in zip(findings, *levels, gains, strict=True)
-            ],
+            [f"{f}: {names[0]}: {a}; {names[1]}: {b}; gain: {g}" for f, a, b, g in rows],
             [f"{f}: gain: {g}" for f, g in zip(findings, gains, strict=True)],
-            f"highest gain: {gains[right]}",
+            f"highest gain: {gains[int(batch.right[row])]}",
             rng,
             f"HPO {pool.release}",
             "rare disease",
-            by_option=True,
-            brief_by_option=True,
             first=lay_line(shown, findings),
-            extra={"hard": True, "variety": "rich" if self.rich else "plain", "form": form.name, **extra},
+            extra=extra,
             per_option={"popularity": self.popularity[texts].tolist(), "matches": reported},
         )
