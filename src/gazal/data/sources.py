@@ -20,8 +20,7 @@ from gazal.data.schemas import SourceReport
 from gazal.data.shapes import Convert, converter
 from gazal.items.schema import Item, TrainingExample, item_problem
 from gazal.items.types import REASONING_TYPES
-from gazal.knowledge.generate import draw
-from gazal.knowledge.generate import shares as equal_shares
+from gazal.knowledge.generate import draw, equal_shares
 from gazal.recipe.data import DataSection, SourceSection
 
 # Hash buckets of each split of knowledge-derived items (the embedded base reads whole questions from 65-99 only).

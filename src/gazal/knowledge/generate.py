@@ -2,26 +2,34 @@
 
 They are not clinical vignettes and no proxy for MedQA. Four reasoning types:
 
-* diagnosis: four similar diseases; the key has the highest summed HPO frequency level (rich: less the
-  levels of findings stated to be absent),
-* uncertainty: four findings; the key has the highest expected information gain between two diseases,
-* treatment: the renal dose tier of a drug that contains the patient's clearance,
+* diagnosis: four similar diseases; the key has the highest summed HPO frequency level.
+  In rich items the levels of findings stated to be absent are subtracted.
+* uncertainty: four findings; the key has the highest expected information gain between two diseases.
+* treatment: the renal dose tier of a drug that contains the patient's clearance.
 * prognosis: the total of a risk score whose criteria are given.
 
-Two varieties: ``plain`` (three wordings a type) and ``rich`` (fourteen, lay terms, pertinent negatives, stated ages).
-Every item carries two true reasoning traces: ``reasoning`` writes down each piece of evidence for each
-option, ``reasoning_brief`` only the conclusions. Whatever asks the same thing shares a ``key``, and
-``bucket`` (0 to 99) is a hash of that key: splits made by bucket can never share a question.
-``hard`` is True where counting alone, without levels or points, does not give the key: diagnosis, another disease
-matches as many findings; uncertainty (all), what is reported at all does not single it out; prognosis, the total is
-not the number of criteria; treatment, which has nothing to count: the clearance is within 5 of a tier's bound.
+Two varieties: ``plain`` has three wordings a type.
+``rich`` has fourteen, and adds lay terms, pertinent negatives and stated ages.
+
+Every item carries two true reasoning traces. ``reasoning`` states each piece of evidence for each option,
+``reasoning_brief`` only the conclusions.
+
+Questions that ask the same thing share a key. ``bucket``, 0 to 99, is a hash of that key.
+So splits made by bucket never share a question.
+
+``hard`` is True if counting alone, without levels or points, does not give the key:
+
+* diagnosis: another disease matches as many findings.
+* uncertainty: the key is not the only finding reported in just one disease. This holds for every item.
+* treatment, which has nothing to count: the clearance is within 5 of a bound between two tiers.
+* prognosis: the total is not the number of criteria.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import lru_cache
-from itertools import islice
+from itertools import islice, zip_longest
 from typing import Any
 
 import numpy as np
@@ -36,9 +44,19 @@ from gazal.knowledge.parts import GAINS, bucket, evidence, information_gain
 from gazal.knowledge.renal import load_drugs
 from gazal.knowledge.scores import load_scores
 
-__all__ = ["CHUNK", "GAINS", "bucket", "chunk_rows", "draw", "evidence", "information_gain", "shares", "synthesize"]
+__all__ = [
+    "CHUNK",
+    "GAINS",
+    "bucket",
+    "chunk_rows",
+    "draw",
+    "equal_shares",
+    "evidence",
+    "information_gain",
+    "synthesize",
+]
 
-CHUNK = 1000  # items that share a random stream: what any process makes alone
+CHUNK = 1000  # items from one random stream; one process makes them all
 
 
 @lru_cache(maxsize=16)
@@ -49,7 +67,7 @@ def _maker(kind: str, n_diseases: int, pool_seed: int, variety: str) -> tuple[Ma
     elif kind == "prognosis":
         maker = Prognosis(load_scores(), rich)
     else:
-        maker = {"diagnosis": Diagnosis, "uncertainty": Uncertainty}[kind](load_phenotypes(n_diseases, pool_seed), rich)
+        maker = (Diagnosis if kind == "diagnosis" else Uncertainty)(load_phenotypes(n_diseases, pool_seed), rich)
     return maker, warm_state(maker)
 
 
@@ -62,9 +80,10 @@ def stream(
     variety: str = "rich",
     distinct: bool = False,
 ) -> Iterator[dict[str, Any]]:
-    """Endless items of one reasoning type as dictionaries; ``seed``: whole numbers, at least 0.
+    """Yield items of one reasoning type as dictionaries, without end; ``seed`` holds whole numbers, at least 0.
 
-    With ``distinct`` none asks what an earlier one asks while there is something new to ask (treatment: only the patient differs).
+    With ``distinct`` no question repeats an earlier one while there are new ones. Treatment questions may repeat:
+    then only the patient differs.
     """
     maker, state = _maker(kind, n_diseases, pool_seed, variety)
     wanted = None if len(buckets) == 100 else lambda key: bucket(key) in buckets
@@ -74,7 +93,7 @@ def stream(
 
 
 def chunk_rows(kind: str, chunk: int, seed: int, **pool: Any) -> Iterator[dict[str, Any]]:
-    """Chunk ``chunk`` of the items of one type and seed: ``CHUNK`` dictionaries that depend on nothing else."""
+    """Yield chunk ``chunk`` of one type's items: ``CHUNK`` dictionaries that depend on the arguments alone."""
     return islice(stream(kind, [seed, chunk], distinct=True, **pool), CHUNK)
 
 
@@ -87,7 +106,10 @@ def draw(
     pool_seed: int = 0,
     variety: str = "rich",
 ) -> Iterator[Item]:
-    """Yield ``n`` different items of one reasoning type whose bucket is in ``buckets``; same seed, same items."""
+    """Yield ``n`` different items of one reasoning type whose bucket is in ``buckets``.
+
+    The same arguments give the same items.
+    """
     seen: set[str] = set()
     for row in stream(kind, [seed, 0], buckets, n_diseases, pool_seed, variety, distinct=True):
         if len(seen) == n:
@@ -97,13 +119,15 @@ def draw(
             yield Item.model_validate(row)
 
 
-def shares(n: int, kinds: tuple[str, ...]) -> list[int]:
-    """How many of ``n`` items each kind gives (the first kinds take the remainder)."""
+def equal_shares(n: int, kinds: tuple[str, ...]) -> list[int]:
+    """Return how many of ``n`` items each of ``kinds`` gives; the first kinds give the remainder."""
     return [n // len(kinds) + (i < n % len(kinds)) for i in range(len(kinds))]
 
 
 def synthesize(n: int, seed: int, kinds: tuple[str, ...] = REASONING_TYPES, **pool: Any) -> list[Item]:
-    """``n`` items spread evenly over ``kinds``, interleaved (``synth_scale.write_synth`` writes the same as long as no type has more than ``CHUNK``)."""
-    share = shares(n, kinds)
-    drawn = [list(draw(kind, number, seed, **pool)) for kind, number in zip(kinds, share, strict=True)]
-    return [items[i] for i in range(max(share, default=0)) for items in drawn if i < len(items)]
+    """Return ``n`` items, spread evenly over ``kinds`` and interleaved.
+
+    ``generate_many.write_synth`` writes the same items as long as no type has more than ``CHUNK``.
+    """
+    drawn = [draw(kind, number, seed, **pool) for kind, number in zip(kinds, equal_shares(n, kinds), strict=True)]
+    return [item for items in zip_longest(*drawn) for item in items if item is not None]

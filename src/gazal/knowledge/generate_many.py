@@ -1,4 +1,4 @@
-"""Writing any number of knowledge-derived items: chunks made by processes, one stream to disk."""
+"""Files of any number of knowledge-derived items: processes make the chunks, one stream writes them."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from typing import Any
 
 from gazal.common.files import atomic_write
 from gazal.items.types import REASONING_TYPES
-from gazal.knowledge.generate import chunk_rows, shares
+from gazal.knowledge.generate import chunk_rows, equal_shares
 
 Line = tuple[int, str]  # the id's hash as a number, the item as JSON
-WORTH_A_PROCESS = 10_000  # items; a process needs seconds to begin
+WORTH_A_PROCESS = 10_000  # items per process: a process takes seconds to start
 
 
 def write_synth(
@@ -32,15 +32,15 @@ def write_synth(
     say: Callable[[str], None] = print,
     **pool: Any,
 ) -> int:
-    """Write ``n`` different items, spread evenly over ``kinds``, as JSON lines; returns ``n``.
+    """Write ``n`` different items, spread evenly over ``kinds``, as JSON lines, and return ``n``.
 
-    The bytes depend on ``n``, ``seed``, ``kinds`` and ``pool`` (``n_diseases``, ``variety``) alone, never on
-    ``processes`` (None: as many as the machine has cores). No item comes twice, and within a chunk no question. Holds a few
-    chunks and the ids' hashes, 8 bytes each and their set's slots, never all items. The file is written whole or not at all.
+    The bytes depend on ``n``, ``seed``, ``kinds`` and ``pool`` (``n_diseases``, ``variety``) alone, not on
+    ``processes`` (None: one per core). No item repeats, and no question repeats within a chunk.
+    Memory holds a few chunks and a set of the ids' hashes, never all items. The file is written whole or not at all.
     """
     started, written = perf_counter(), 0
     processes = min(processes or os.cpu_count() or 1, 1 + n // WORTH_A_PROCESS)
-    left = shares(n, kinds)
+    left = equal_shares(n, kinds)
     with _made(kinds, seed, processes, pool) as chunks, atomic_write(path) as handle:
         streams = [_different(chunks(kind)) for kind in kinds]
         while written < n:
@@ -55,7 +55,7 @@ def write_synth(
 
 
 def _different(chunks: Iterator[Iterable[Line]]) -> Iterator[str]:
-    """The lines of all chunks, each id once."""
+    """Yield the lines of all chunks, each id once."""
     seen: set[int] = set()
     for chunk in chunks:
         for number, line in chunk:
@@ -74,7 +74,7 @@ def _work(kind: str, chunk: int, seed: int, pool: dict[str, Any]) -> list[Line]:
 
 
 def _end_with_parent() -> None:
-    """A worker whose parent was killed would wait for work for ever."""
+    """End this worker when its parent ends, else it would wait for work for ever."""
     parent = parent_process()
 
     def watch() -> None:
@@ -89,7 +89,7 @@ def _end_with_parent() -> None:
 def _made(
     kinds: tuple[str, ...], seed: int, processes: int, pool: dict[str, Any]
 ) -> Iterator[Callable[[str], Iterator[Iterable[Line]]]]:
-    """A function kind -> its chunks in order; with more processes than one each kind is made some chunks ahead."""
+    """Yield a function from a kind to its chunks in order; several processes make chunks ahead of their use."""
     if processes == 1:
         yield lambda kind: (_lines(kind, chunk, seed, pool) for chunk in count())
         return
