@@ -193,7 +193,7 @@ class Prognosis:
         criteria = self.scores[which].criteria
         ranges = [c.ages for c in criteria if c.ages]
         wanted = [criteria[i].ages for i in chosen if criteria[i].ages]
-        if not ranges or rng.random() >= AGE_SHARE or len(wanted) == len(chosen):
+        if not ranges or rng.random() >= AGE_SHARE:
             return None
         top = 45 if self.births[which][chosen].any() else 94
         fit = [age for age in range(19, top + 1) if [r for r in ranges if r[0] <= age <= r[1]] == wanted]

@@ -11,7 +11,7 @@ from itertools import pairwise
 
 @dataclass(frozen=True)
 class Tier:
-    """One dose tier: integer clearance ``low`` to ``high`` inclusive (``high`` None: no upper bound)."""
+    """A dose and its whole clearances, ``low`` to ``high`` inclusive; ``high`` None: no upper bound."""
 
     low: int
     high: int | None
@@ -36,16 +36,16 @@ class Drug:
     doi: str
 
     def tier(self, value: int) -> Tier:
-        """The one tier that contains ``value`` (checked when the source is loaded)."""
+        """Return the one tier that contains ``value``; loading the source checks that there is one."""
         return next(tier for tier in self.tiers if tier.contains(value))
 
 
 @lru_cache(maxsize=1)
 def load_drugs() -> tuple[Drug, ...]:
-    """Drugs with at least two different doses, in name order.
+    """Return the drugs with at least two different doses, in name order.
 
-    Neighbouring tiers of one dose text are joined, so that no two options of an item are equal; a
-    drug whose tiers leave a gap between whole numbers is left out.
+    Neighbouring tiers with one dose text are joined, so that no two options of an item are equal.
+    A drug is left out if two tiers that do not touch have one dose, or if its tiers leave out a whole clearance.
     """
     source = files("open_medicine") / "mcp/calculators/data/renal_dose_adjustments.json"
     drugs = []

@@ -1,7 +1,7 @@
 """Additive clinical risk scores from open-medicine's calculators (MIT; correctness not verified here).
 
-No point value is written down in this project: each criterion's points are what the calculator
-returns when only that criterion is present, and the sum is what it returns for the whole patient.
+This project writes down no point value. A criterion's points are what the calculator returns if only that criterion
+is present. A patient's total is what it returns for all the patient's criteria.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ CALCULATORS = {
     "padua": ("Padua score", "PaduaParams"),
     "timi_ua_nstemi": ("TIMI score for unstable angina", "TIMIUANSTEMIParams"),
     "hasbled": ("HAS-BLED score", "HASBLEDParams"),
-    "stop_bang": ("STOP-Bang score", "STOPBANGParams"),
+    "stop_bang": ("STOP-Bang score", "STOPBangParams"),
     "rcri": ("Revised Cardiac Risk Index", "RCRIParams"),
     "caprini": ("Caprini score", "CapriniParams"),
 }
@@ -33,7 +33,10 @@ _RISK = re.compile(
 
 @dataclass(frozen=True)
 class Criterion:
-    """A criterion's field in the calculator, its name in questions, its points, and of an age criterion the ages in years, inclusive."""
+    """A criterion: its field in the calculator and its name in questions.
+
+    ``ages`` of an age criterion are its first and last year, both inclusive.
+    """
 
     field: str
     name: str
@@ -43,7 +46,7 @@ class Criterion:
 
 @dataclass(frozen=True)
 class Score:
-    """An additive score; ``evaluate(fields)`` asks the calculator for (points, risk label or '')."""
+    """An additive score; ``evaluate(fields)`` returns the calculator's (points, risk label or "")."""
 
     name: str
     criteria: tuple[Criterion, ...]
@@ -52,7 +55,7 @@ class Score:
 
 
 def totals(score: Score) -> dict[float, str]:
-    """Every attainable total with the calculator's risk label for it, in ascending order."""
+    """Return every attainable total with the calculator's risk label for it, in ascending order."""
     subsets: dict[float, frozenset[str]] = {0.0: frozenset()}
     for criterion in score.criteria:
         for total, fields in list(subsets.items()):
@@ -61,12 +64,12 @@ def totals(score: Score) -> dict[float, str]:
 
 
 def points_text(points: float) -> str:
-    """``3`` or ``1.5``, as written in questions and traces."""
+    """Return ``3`` or ``1.5``, as questions and traces write points."""
     return f"{points:g}"
 
 
 def _name(field: str, description: str) -> str:
-    """The description up to its first aside; the field's own words where that is a question or says less."""
+    """Return the description up to its first aside, or the field's own words if that is a question or says less."""
     text = re.sub(r"[,;]", "", re.split(r"\s?[—(:]", description)[0]).strip(" .")
     words = field.replace("_", " ").capitalize()
     says_less = len(text.split()) < len(words.split()) and not re.search(r"(^|_)(gte?|lte?|over)(_|$)", field)
@@ -74,7 +77,7 @@ def _name(field: str, description: str) -> str:
 
 
 def _ages(name: str) -> tuple[int, int] | None:
-    """The ages that an age criterion's name states: ``Age 41-60 years``, ``Age ≥ 70 years``, ``Age over 50``."""
+    """Return the first and last year in ``Age 41-60 years``, ``Age ≥ 70 years`` or ``Age over 50``; else None."""
     found = re.match(r"Age (?:(\d+)-(\d+)|(≥|>|over) ?(\d+))", name)
     if not found:
         return None
@@ -84,15 +87,11 @@ def _ages(name: str) -> tuple[int, int] | None:
 
 @lru_cache(maxsize=1)
 def load_scores() -> tuple[Score, ...]:
-    """All scores whose calculator is additive (checked on 200 random patients each)."""
+    """Return all scores whose calculator is additive, which 200 random patients each check."""
     scores = []
     for module_name, (title, params_name) in CALCULATORS.items():
         module = importlib.import_module(f"open_medicine.mcp.calculators.{module_name}")
-        params = next(
-            value
-            for name, value in vars(module).items()
-            if name.lower() == params_name.lower() and isinstance(value, type)
-        )
+        params = getattr(module, params_name)
         calculate = getattr(module, f"calculate_{module_name}")
         doi = calculate(params()).evidence.source_doi
 
@@ -102,17 +101,12 @@ def load_scores() -> tuple[Score, ...]:
             label = (f"{found[1]} {found[2]}".lower() if found[1] else f"PE {found[3]}") if found else ""
             return float(result.value), label
 
-        criteria = tuple(
-            Criterion(
-                field, (name := _name(field, info.description or field)), evaluate(frozenset([field]))[0], _ages(name)
-            )
-            for field, info in params.model_fields.items()
-        )
+        names = {field: _name(field, info.description or field) for field, info in params.model_fields.items()}
+        criteria = tuple(Criterion(f, name, evaluate(frozenset([f]))[0], _ages(name)) for f, name in names.items())
         points = {c.field: c.points for c in criteria}
         rng = np.random.default_rng(0)
-        patients = [
-            frozenset(rng.choice(list(points), rng.integers(1, len(points)), replace=False)) for _ in range(200)
-        ]
+        draws = (rng.choice(list(points), rng.integers(1, len(points)), replace=False) for _ in range(200))
+        patients = [frozenset(fields) for fields in draws]
         additive = all(abs(evaluate(p)[0] - sum(points[f] for f in p)) < 1e-9 for p in patients)
         if additive and len({c.name for c in criteria}) == len(criteria):
             scores.append(Score(title, criteria, evaluate, doi))
