@@ -1,9 +1,9 @@
 """The embedded model's tokenizer: byte-level BPE whose merges may cross spaces.
 
-Line breaks, numbers, option letters and punctuation stand apart; between them BPE may merge whole
-phrases ("superword" BPE, Liu et al. 2025, arXiv 2503.13423), so that a disease or a finding is one
-token, and ``Step 2: `` or ``: 3; `` is one too: traces are half as long and learn faster. Any text
-can still be encoded: what was not learned falls back to shorter pieces and finally to bytes.
+Line breaks, numbers, option letters and punctuation are tokens of their own. Between them BPE may merge whole phrases
+("superword" BPE, Liu et al. 2025, arXiv 2503.13423), so that a disease or a finding is one token.
+``Step 2: `` and ``: 3; `` are one token too. Traces become half as long and are learnt faster.
+Any text can still be encoded: other words fall back to shorter pieces and finally to bytes.
 """
 
 from __future__ import annotations
@@ -17,25 +17,21 @@ from gazal.items.prompts import CHATML_TEMPLATE
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 THINK = ["<think>", "</think>"]
-# A piece is: a step's head; a value with its colon and what closes it; a number; an option's letter;
-# line breaks; bold marks or a punctuation mark with the space after it; or anything else up to those.
-PIECES = (
-    r"Step \d+: |: \d+(?:\.\d+)?(?:; |\n)?| ?\d+(?:\.\d+)?|[A-J]\. |\n+|\*\* ?|[;:.,()] ?"
-    r"|[^\n\d;:.,()*]+|\*"
-)
+# A piece is a step's head; a value with the colon before it and what ends it; a number; an option's letter; line breaks;
+# bold marks or a punctuation mark, each with the space after it; or any other text up to the next of these.
+PIECES = r"Step \d+: |: \d+(?:\.\d+)?(?:; |\n)?| ?\d+(?:\.\d+)?|[A-J]\. |\n+|\*\* ?|[;:.,()] ?|[^\n\d;:.,()*]+|\*"
 
 
 def train_tokenizer(documents: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
-    """Train the BPE on ``documents`` and return it as a transformers tokenizer (EOS ``<|im_end|>``,
-    pad ``<|endoftext|>``). The think tags are ordinary added tokens: as special tokens they would
-    vanish when TRL decodes completions for the rewards."""
+    """Train the BPE on ``documents`` and return it as a transformers tokenizer.
+
+    EOS is ``<|im_end|>``, padding ``<|endoftext|>``. The think tags are ordinary added tokens: TRL leaves special tokens
+    out when it decodes completions for the rewards.
+    """
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(PIECES), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
+    split = pre_tokenizers.Split(Regex(PIECES), "isolated")
+    to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, to_bytes])
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary - len(SPECIAL) - len(THINK),

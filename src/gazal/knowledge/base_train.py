@@ -1,9 +1,8 @@
-"""Train the embedded base model from nothing: a Qwen3 of 4.7M parameters, on two cores, within the hour."""
+"""Training of the embedded base model from random weights: a Qwen3 of 4.7M parameters, on two cores, in an hour."""
 
 from __future__ import annotations
 
 import itertools
-import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,7 +26,7 @@ BASE_BUCKETS = range(65, 100)
 
 
 class BaseTraining(BaseModel):
-    """How the embedded base is trained. Every value is chosen by this project, for two CPU cores."""
+    """The training of the embedded base model; this project chose every value, for two CPU cores."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -54,7 +53,7 @@ class BaseTraining(BaseModel):
 def packed_rows(
     corpus: Corpus, tokenizer: PreTrainedTokenizerFast, config: BaseTraining, start: int
 ) -> Iterator[torch.Tensor]:
-    """Yield (rows, length) int64 batches for steps ``start``…; documents end with ``<|endoftext|>``."""
+    """Yield (rows, length) int64 batches from step ``start`` on; each document ends with ``<|endoftext|>``."""
     buffer: list[int] = []
     need = config.rows * config.length
     for step in range(start, config.steps):
@@ -68,8 +67,10 @@ def packed_rows(
 
 
 def tokenizer_texts(corpus: Corpus, n: int = 20_000) -> Iterator[str]:
-    """What the tokenizer is trained on: the base's documents, and completions in the form that SFT will
-    teach, so that their words are whole tokens (the model itself never reads the latter)."""
+    """Yield the tokenizer's training texts: ``n`` documents of the base, and completions in the form that SFT teaches.
+
+    The completions make their words whole tokens; the base model itself never reads them.
+    """
     yield from itertools.islice(corpus.documents(0.7), n)
     for _ in range(n // 20):
         for kind in REASONING_TYPES:
@@ -81,9 +82,12 @@ def tokenizer_texts(corpus: Corpus, n: int = 20_000) -> Iterator[str]:
 def probe(
     model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, n_diseases: int, n: int = 200
 ) -> dict[str, float]:
-    """Teacher-forced accuracy on statements (levels reported, levels not reported, totals) and the
-    letter of the plain answer on ``n`` dev items."""
-    pool, rng = load_phenotypes(n_diseases, 0), np.random.default_rng(5)
+    """Return teacher-forced accuracy: of numbers in ``n`` statements, and of the letter on ``n`` dev items.
+
+    The numbers are levels of reported findings, levels of findings not reported, and totals.
+    ``diseases`` is the number of diseases in the pool.
+    """
+    rng = np.random.default_rng(5)
     corpus = Corpus(n_diseases, 0, BASE_BUCKETS, "", 12345)
     lines = []
     while len(lines) < n:
@@ -100,10 +104,8 @@ def probe(
             for at, piece in enumerate(pieces):
                 if piece.startswith(":Ġ") and piece[2:3].isdigit():
                     kind = "total" if pieces[at - 1] == "total" else "not_reported" if piece[2] == "0" else "reported"
-                    said = (tokenizer.convert_ids_to_tokens(int(predicted[row, at - 1])) or "").rstrip(
-                        "Ċ;Ġ"
-                    )  # whatever closes it
-                    right[kind].append(said == piece.rstrip("Ċ;Ġ"))
+                    said = tokenizer.convert_ids_to_tokens(int(predicted[row, at - 1])) or ""
+                    right[kind].append(said.rstrip("Ċ;Ġ") == piece.rstrip("Ċ;Ġ"))  # without what ends the number
         for kind in REASONING_TYPES:
             for item in draw(kind, n // 4, 9, range(15, 25), n_diseases, variety="plain"):
                 text = tokenizer.apply_chat_template(
@@ -113,15 +115,14 @@ def probe(
                 letter = tokenizer.decode(int(model(**batch).logits[0, -1].argmax())).strip(". ")
                 right["letter"].append(letter == item.answer_idx)
     model.train()
-    return {name: round(float(np.mean(values)), 4) for name, values in right.items() if values} | {
-        "diseases": len(pool.diseases)
-    }
+    accuracy = {name: round(float(np.mean(values)), 4) for name, values in right.items() if values}
+    return {**accuracy, "diseases": len(load_phenotypes(n_diseases, 0).diseases)}
 
 
 def train_base(out: Path, config: BaseTraining, compile_model: bool = True) -> None:
-    """Train, printing progress, and write weights (bf16 safetensors), tokenizer and manifest to ``out``.
+    """Train, print progress, and write weights (bf16 safetensors), tokenizer and manifest to ``out``.
 
-    A checkpoint in ``out/.checkpoint.pt`` lets an interrupted run go on from its last probe.
+    ``out/.checkpoint.pt`` lets an interrupted run continue from its last probe.
     """
     torch.manual_seed(config.seed)
     out.mkdir(parents=True, exist_ok=True)
@@ -150,13 +151,13 @@ def train_base(out: Path, config: BaseTraining, compile_model: bool = True) -> N
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda s: min((s + 1) / config.warmup, max(config.steps - s, 1) / (config.steps - config.warmup))
     )
+    parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
     checkpoint, start = out / ".checkpoint.pt", 0
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
         start = state["step"]
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        schedule.load_state_dict(state["schedule"])
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
         corpus.rng = generator(config.seed, Stream.BASE_CORPUS, start)
         print(f"continuing at step {start}", flush=True)
 
@@ -181,29 +182,23 @@ def train_base(out: Path, config: BaseTraining, compile_model: bool = True) -> N
             rate = (step - start) * config.rows * config.length / (minutes * 60)
             left = minutes / (step - start) * (config.steps - step)
             print(
-                f"step {step}/{config.steps} loss {np.mean(log[-50:]):.3f} {rate:,.0f} tok/s {minutes:.1f} min, {left:.1f} left",
+                f"step {step}/{config.steps} loss {np.mean(log[-50:]):.3f} {rate:,.0f} tok/s "
+                f"{minutes:.1f} min, {left:.1f} left",
                 flush=True,
             )
         if step % config.checkpoint_every == 0 or step == config.steps:
             last = probe(model, tokenizer, config.n_diseases)
             print(f"  probe {last}", flush=True)
             with atomic_write(checkpoint, "wb") as handle:
-                torch.save(
-                    {
-                        "step": step,
-                        "model": model.state_dict(),
-                        "optimizer": optimizer.state_dict(),
-                        "schedule": schedule.state_dict(),
-                    },
-                    handle,
-                )
+                torch.save({"step": step, **{name: part.state_dict() for name, part in parts.items()}}, handle)
     model.generation_config.update(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
     model.to(torch.bfloat16).save_pretrained(out)
     tokenizer.save_pretrained(out)
+    files = sorted(f for f in out.iterdir() if f.suffix in {".safetensors", ".json"} and f.name != "manifest.json")
     write_json(
         out / "manifest.json",
         {
-            "config": json.loads(config.model_dump_json()),
+            "config": config.model_dump(mode="json"),
             "parameters": model.num_parameters(),
             "tokens": config.steps * config.rows * config.length,
             "minutes": round((time.time() - began) / 60, 1),
@@ -211,11 +206,7 @@ def train_base(out: Path, config: BaseTraining, compile_model: bool = True) -> N
             "probe": last,
             "hpo_release": corpus.pool.release,
             "torch": torch.__version__,
-            "sha256": {
-                path.name: sha256(path)
-                for path in sorted(out.glob("*"))
-                if path.suffix in {".safetensors", ".json"} and path.name != "manifest.json"
-            },
+            "sha256": {file.name: sha256(file) for file in files},
         },
     )
     checkpoint.unlink()
