@@ -1,10 +1,11 @@
-"""A completion's think block as typed claims, and whether the completion keeps the model card's structure.
+"""The typed claims of a completion's think block, and the parts of the model card's structure that it keeps.
 
-The language is that of the knowledge-derived traces (:mod:`gazal.knowledge.parts`): ``Step 2: B. Disease: finding: 3;
-absent finding: -1; total: 2``. Reading is tolerant (missing numbers, letters or labels, bullets, levels in words, odd spacing, a
-minus sign of another kind) and knows no item: what is a claim by its form is one, be it about a name that nobody asked about
-(but see :func:`gazal.knowledge.verdicts.judge` on ``bare`` lines). What cannot be read is kept as ``unread``, never dropped.
-Prose makes no claims that can be read here, so all of it is unread.
+The language is that of the knowledge-derived traces (:mod:`gazal.knowledge.parts`):
+``Step 2: B. Disease: finding: 3; absent finding: -1; total: 2``.
+Missing numbers, letters or labels, bullets, levels in words, other spacing and other minus signs are accepted.
+Reading knows no item: the form alone makes a claim, even about a name that the question does not hold.
+(:mod:`gazal.knowledge.verdicts` then tells which ``bare`` lines are claims.)
+Text that cannot be read is kept as ``unread``, never dropped. That includes all prose.
 """
 
 from __future__ import annotations
@@ -18,9 +19,13 @@ from gazal.items.prompts import HEADING, SECTIONS
 from gazal.knowledge.hpo import LEVEL_NAMES
 
 KINDS = ("term", "level", "total", "gain", "range", "inside", "points", "sum", "count", "result")
-"""What a claim is about: a lay term's finding; a finding's level in a disease; a disease's total; a finding's gain; an option's
-clearance range, and whether it holds the patient's clearance; a criterion's points; the running sum after it; the number of
-criteria; and what the last step concludes from (highest total or gain, total, range)."""
+"""The kinds of claims.
+
+``term``: a lay term's finding. ``level``: a finding's level in a disease. ``total``: a disease's total.
+``gain``: a finding's gain. ``range``: an option's clearances. ``inside``: if that range holds the patient's clearance.
+``points``: a criterion's points. ``sum``: the running sum after a criterion. ``count``: the number of criteria.
+``result``: the highest total or gain, the total, or the range that the last step concludes from.
+"""
 
 _STEP = re.compile(r"(?:^|(?<=\s))[*#]*\s?step\s+(\d+)\s*[:.)]\**[ \t]*", re.I)
 _STRICT_STEP = re.compile(r"^Step (\d+):(?:[ \t]|$)", re.M)
@@ -41,8 +46,12 @@ Value = float | str | bool | tuple[int, int | None] | tuple[bool, float]
 
 
 class Claim(NamedTuple):
-    """``about``: names as written, folded by :func:`fold`. ``value``: a number; ``term``: a folded name; ``range`` (and ``result`` of
-    a range): low and high, None where there is no upper bound; ``inside``: bool; ``points``: whether "absent" is said, and the number."""
+    """A statement that can be true or false; ``about`` holds names as written, folded by :func:`fold`.
+
+    ``value`` is a number, with these exceptions. ``term``: a folded name. ``inside``: a bool.
+    ``range``, and ``result`` of a range: (low, high), high None if there is no upper bound.
+    ``points``: whether "absent" is said, and the number.
+    """
 
     kind: str
     about: tuple[str, ...]
@@ -51,8 +60,12 @@ class Claim(NamedTuple):
 
 @dataclass
 class Step:
-    """One line of a trace. ``letter`` and ``name``: the option it is about, as written; ``scored``: the last criterion. ``quotes``: what it repeats of the question,
-    ``("age", 45)`` or ``("clearance", 54)``. ``unread``: the parts that no claim could be read from. ``bare``: the line has one part only."""
+    """One line of a trace.
+
+    ``letter`` and ``name``: the option that it is about, as written. ``scored``: the last criterion given points.
+    ``quotes``: numbers repeated from the question, ``("age", 45)`` or ``("clearance", 54)``.
+    ``unread``: the parts without a claim that can be read. ``bare``: the line has only one part.
+    """
 
     text: str
     letter: str | None = None
@@ -66,31 +79,28 @@ class Step:
 
 
 def fold(name: str) -> str:
-    """A name as it is compared: case, spaces and marks of emphasis do not count."""
+    """Return the name for comparison: in lower case, with single spaces, without marks of emphasis."""
     return " ".join(name.replace("*", " ").casefold().split())
 
 
 def number(text: str) -> float | None:
-    """``3``, ``1.5``, ``-2`` (any minus sign), ``4 points``; else None."""
+    """Return the number in ``3``, ``1.5``, ``-2`` (any minus sign) or ``4 points``; None for other text."""
     found = _NUMBER.fullmatch(text.strip(" *."))
     return None if found is None else (-float(found[2]) if found[1] else float(found[2]))
 
 
 def _level(text: str) -> float | None:
-    """``Very frequent``, ``not reported (0)`` as the level's number; None for anything else, and where the two disagree."""
+    """Return the level in ``Very frequent`` or ``not reported (0)``.
+
+    None: another text, or a name and a number that disagree.
+    """
     found = _LEVEL.fullmatch(fold(text.strip(" *.")))
-    return next(
-        (
-            float(level)
-            for level, name in LEVEL_NAMES.items()
-            if found and name == found[1] and found[2] in (None, str(level))
-        ),
-        None,
-    )
+    level = next((level for level, name in LEVEL_NAMES.items() if found and name == found[1]), None)
+    return None if level is None or found[2] not in (None, str(level)) else float(level)
 
 
 def clearance_range(text: str) -> tuple[int, int | None] | None:
-    """``10 to 49`` or ``50 and above`` as (low, high or None); else None."""
+    """Return (low, high) of ``10 to 49``, (low, None) of ``50 and above``; None for other text."""
     text = text.strip(" *.")
     if found := _BETWEEN.fullmatch(text):
         return int(found[1]), int(found[2])
@@ -99,7 +109,10 @@ def clearance_range(text: str) -> tuple[int, int | None] | None:
 
 
 def trace_text(completion: str, think_open: bool = False) -> str:
-    """What stands in the think block; of one that is not closed, or of a completion without, what stands before the assessment."""
+    """Return the think block's text; if no block is closed, the text before the assessment.
+
+    ``think_open`` says that the prompt has opened the block.
+    """
     marker = END_OF_TURN.search(completion)
     text = completion[: marker.start()] if marker else completion
     if not think_open and "<think>" in text:
@@ -109,7 +122,7 @@ def trace_text(completion: str, think_open: bool = False) -> str:
 
 
 def read_steps(completion: str, think_open: bool = False) -> list[Step]:
-    """The trace's lines in order, claims read; blank ones left out. A line may hold several numbered steps."""
+    """Return the trace's steps in order, without blank ones. A line may hold several numbered steps."""
     return [
         read_step(body)
         for line in trace_text(completion, think_open).splitlines()
@@ -119,7 +132,7 @@ def read_steps(completion: str, think_open: bool = False) -> list[Step]:
 
 
 def read_step(body: str) -> Step:
-    """One step without its number."""
+    """Read one step, given without its number."""
     if bullet := _BULLET.match(body):
         body = body[bullet.end() :]
     step, terms = Step(" ".join(body.split()), bare=";" not in body), False
@@ -131,14 +144,9 @@ def read_step(body: str) -> Step:
         if place == 0:
             terms = fold(segments[0]) in ("terms", "term")
             segments = segments[1:] if terms else segments
-            named = bool(segments) and (len(segments) > 2 or (step.letter is not None and len(segments) > 1))
-            if (
-                named
-                and fold(segments[0]) not in _LABELS
-                and number(segments[0]) is None
-                and not _AGE.fullmatch(segments[0])
-            ):
-                step.name = segments[0]
+            head = segments[0] if len(segments) > (1 if step.letter else 2) else None
+            if head is not None and not (fold(head) in _LABELS or number(head) is not None or _AGE.fullmatch(head)):
+                step.name = head
         if any(segments) and not (_read_term(step, segments) if terms else _read_part(step, place, segments)):
             step.unread.append(part.strip())
     return step
@@ -153,28 +161,24 @@ def _read_term(step: Step, segments: list[str]) -> bool:
 
 
 def _read_part(step: Step, place: int, segments: list[str]) -> bool:
-    """Read ``name: … : value`` into the step; False where it is neither a claim nor an answer."""
+    """Read ``name: … : value`` into the step; return False if it is neither a claim nor an answer."""
     *names, last = segments
     if not names:
         return False
     label, value = fold(names[-1]), number(last)
-    label, value = (
-        "total" if label in ("total score", "total points") else label,
-        _level(last) if value is None else value,
-    )
+    label = "total" if label in ("total score", "total points") else label
+    value = _level(last) if value is None else value
     if label == "answer":
         found = _ANSWER.match(last)
         step.answers += [found[1]] if found else []
         return found is not None
     if label in ("range", "inside"):
         bounds = clearance_range(last)
-        if bounds is not None:
-            step.claims.append(
-                Claim("range", (step.letter,), bounds)
-                if step.letter and label == "range"
-                else Claim("result", (), bounds)
-            )
-        return bounds is not None
+        if bounds is None:
+            return False
+        of_option = step.letter and label == "range"
+        step.claims.append(Claim("range", (step.letter,), bounds) if of_option else Claim("result", (), bounds))
+        return True
     if fold(last) in ("inside", "outside"):
         quoted = number(names[-1])
         if quoted is None or step.letter is None:
@@ -199,12 +203,16 @@ def _read_part(step: Step, place: int, segments: list[str]) -> bool:
 
 
 def _subject(step: Step) -> str | None:
-    """What a total, gain or sum in this step is of: the criterion that has just been scored, else the name at its head, else its letter."""
+    """Return what a total, gain or sum in this step belongs to: the last criterion, else the name, else the letter."""
     return step.scored or fold(step.name or step.letter or "") or None
 
 
 def _read_named(step: Step, place: int, names: list[str], value: float) -> bool:
-    """``head: finding: 3``, further on ``finding: 3``; ``criterion: 1``, ``criterion: absent: 0``, ``age 45: criterion: 1``."""
+    """Read a level or a criterion's points into the step; return False if the part is neither.
+
+    Levels: ``head: finding: 3``, in later parts ``finding: 3``.
+    Points: ``criterion: 1``, ``criterion: absent: 0``, ``age 45: criterion: 1``.
+    """
     if place == 0 and (found := _AGE.fullmatch(names[0])):
         step.quotes.append(("age", float(found[1])))
         names, step.name = names[1:], None
@@ -227,31 +235,30 @@ def _read_named(step: Step, place: int, names: list[str], value: float) -> bool:
 
 
 def structure(completion: str, think_open: bool = False) -> dict[str, bool]:
-    """Which parts of the card's structure a completion keeps.
+    """Return which parts of the model card's structure a completion keeps.
 
-    ``think``: one closed think block at the start. ``steps``: the block is steps numbered ``Step 1:`` to n in order, none empty.
-    ``assessment``: what follows it begins with ``## Clinical Assessment``, once. ``answer``: the last line, and no other, is
-    ``**Answer:** X``. ``sections``: the card's four are there, in order, none empty, and the management is numbered from 1.
+    ``think``: one closed think block at the start. ``steps``: the block is steps ``Step 1:`` to n in order, none empty.
+    ``assessment``: the text after it begins with ``## Clinical Assessment``, and has that heading once.
+    ``answer``: the last line, and no other, is ``**Answer:** X``.
+    ``sections``: the card's four, in order, none empty, with the management numbered from 1.
     """
     text = completion.strip()
     pieces = _STRICT_STEP.split(trace_text(text, think_open).strip())
-    numbers = [int(found) for found in pieces[1::2]]
     after = text.rpartition("</think>")[2].strip()
-    answers = [at for at, line in enumerate(after.splitlines()) if _ANSWER_LINE.fullmatch(line.strip())]
-    body = "\n".join(line for line in after.splitlines() if not _ANSWER_LINE.fullmatch(line.strip()))
+    is_answer = [bool(_ANSWER_LINE.fullmatch(line.strip())) for line in after.splitlines()]
+    body = "\n".join(line for line, answer in zip(after.splitlines(), is_answer, strict=True) if not answer)
     _, *rest = _SECTION.split(body)
     contents = dict(zip(rest[::2], (part.strip() for part in rest[1::2]), strict=True))
-    listed = [int(found) for found in _LISTED.findall(contents.get("Immediate Management", ""))]
+    listed = _LISTED.findall(contents.get("Immediate Management", ""))
     return {
         "think": has_think_block(text, think_open),
-        "steps": bool(numbers)
-        and not pieces[0]
-        and numbers == list(range(1, len(numbers) + 1))
-        and all(piece.strip() for piece in pieces[2::2]),
+        "steps": not pieces[0] and _count_up(pieces[1::2]) and all(map(str.strip, pieces[2::2])),
         "assessment": after.startswith(HEADING) and after.count(HEADING) == 1,
-        "answer": len(answers) == 1 and answers[0] == len(after.splitlines()) - 1,
-        "sections": tuple(rest[::2]) == SECTIONS
-        and all(contents.values())
-        and bool(listed)
-        and listed == list(range(1, len(listed) + 1)),
+        "answer": sum(is_answer) == 1 and is_answer[-1],
+        "sections": tuple(rest[::2]) == SECTIONS and all(contents.values()) and _count_up(listed),
     }
+
+
+def _count_up(numbers: list[str]) -> bool:
+    """Return True if the numbers are 1, 2, 3 and so on, at least one of them."""
+    return bool(numbers) and list(map(int, numbers)) == list(range(1, len(numbers) + 1))

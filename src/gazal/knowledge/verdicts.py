@@ -1,20 +1,26 @@
-"""One completion held against the source: which of its claims are true, whether its sums and its answer follow from what it says.
+"""The verdict on one completion: which claims are true, and whether its sums and its answer follow from its numbers.
 
 Three different things, each judged on its own:
 
-* a *claim* is right where the source says the same of what the question asks about. A claim about something else (a finding
-  or a disease that the question does not name, an unknown name) is wrong, be it true or not: it is no evidence here. Saying
-  the same twice counts once; saying two different things of one subject is two claims.
-* *arithmetic* takes the stated numbers as they are: a total is the sum of the levels in its step, a gain that of the two
-  levels, a running sum the one before plus the points, "inside" that the stated clearance lies in the stated range, and the
-  conclusion's number the highest total or gain, the last sum or the range called "inside".
-* the answer *follows* where the stated numbers single its option out, be they true or not: the highest total or gain with
-  every option weighed, the last running sum (else the stated total), the only range called "inside" with every option's
-  range stated (else the concluding range). Among equals none is singled out (``leads_to`` then holds all of them; the key
-  of an item is never tied). It does not follow either where the trace's own last answer is another letter.
+* A *claim* is right if the source says the same about a subject of the question. A claim about another finding,
+  disease or unknown name is wrong even if it is true: it is no evidence here. The same claim twice counts once.
+  Two different values for one subject are two claims.
+* *Arithmetic* takes the stated numbers as they are. A total is the sum of the levels in its step.
+  A gain is the information gain of the two levels in its step. A running sum is the one before plus the points.
+  "inside" means that the stated clearance lies in the stated range.
+  The conclusion's number is the highest total or gain, the last sum, or a range called "inside".
+* The answer *follows* if the stated numbers, true or not, single out its option:
 
-The same step written again is one step. A line of one part with a name and a number, as others write too (``Age: 45``), is a claim
-only where the item is of a score and a source knows the name: else it need not mean what it would mean in a trace, and is unread.
+  * The highest total or gain, with a value for every option.
+  * The last running sum, or the stated total if there is no sum.
+  * The only range called "inside", with every option called "inside" or "outside".
+    If no option is called either, the concluding range.
+
+  Equals single out none: ``leads_to`` then holds all of them. An item's key is never one of several equals.
+  The answer does not follow if the trace's own last answer is another letter.
+
+A repeated step is one step. Other texts too have lines of one part with a name and a number (``Age: 45``).
+Such a line is a claim only if the item is about a score and a source knows the name, else it is unread.
 """
 
 from __future__ import annotations
@@ -30,10 +36,16 @@ SLACK = 1e-9
 
 @dataclass
 class Verdict:
-    """``made`` and ``right``: claims by kind; ``beside``: true claims about what the question left out, in neither. ``needed`` and
-    ``covered``: claims of the full trace, and those of them that are made, right and nowhere contradicted. ``relations`` and
-    ``holding``: arithmetic. ``quotes`` and ``quoted_right``: repetitions of the question (a step's letter with its option's name, the age,
-    the clearance). ``leads_to``: letters that the stated numbers single out. ``follows``: None without an answer or without claims."""
+    """The counts for one completion.
+
+    ``made`` and ``right``: claims by kind. ``beside``: true claims about what the question leaves out (in neither).
+    ``strange``: the claims among ``made`` about something else than the item.
+    ``needed``: claims of the full trace. ``covered``: those made, right and nowhere contradicted.
+    ``relations``: stated arithmetic. ``holding``: the part of it that is right.
+    ``quotes``: repetitions of the question: a letter with its option's name, the age, the clearance.
+    ``quoted_right``: those that are right. ``leads_to``: letters that the stated numbers single out.
+    ``follows``: None without an answer or without claims.
+    """
 
     steps: int = 0
     unread: int = 0
@@ -56,11 +68,11 @@ class Verdict:
 
     @property
     def faultless(self) -> bool:
-        """At least one claim, and none is wrong."""
+        """Tell if there is at least one claim and none is wrong."""
         return self.claims > 0 and sum(self.right.values()) == self.claims
 
     def outcome(self, letter: str | None, key: str) -> str:
-        """One of :data:`OUTCOMES`."""
+        """Return one of :data:`OUTCOMES` for the answer ``letter``, None without one, to an item with this key."""
         if letter is None:
             return "no_answer"
         if letter == key:
@@ -77,15 +89,19 @@ OUTCOMES = (
     "wrong",
     "no_answer",
 )
-"""What becomes of a completion, exactly one each. The right answer: *sound*, every claim and every quotation is right and the
-answer follows; *for wrong reasons*, some claim or quotation is wrong or the answer does not follow; *without claims*, none could be
-read. A wrong answer *from right steps*: every claim is right and the stated numbers single out the key and nothing else."""
+"""The outcomes, exactly one per completion.
+
+``right_sound``: every claim and quote is right, and the answer follows.
+``right_for_wrong_reasons``: a claim or a quote is wrong, or the answer does not follow.
+``right_without_claims``: no claim could be read.
+``wrong_from_right_steps``: every claim is right, and the stated numbers single out the key and nothing else.
+"""
 
 
 def judge(steps: list[Step], truth: Truth, letter: str | None) -> Verdict:
-    """Hold the steps of a completion that answers ``letter`` (None: nothing) against the source."""
+    """Judge the steps of a completion that answers ``letter`` (None: no answer) by the source."""
     steps = [
-        step if _speaks(step, truth) else replace(step, claims=[], unread=[step.text])
+        step if _makes_claims(step, truth) else replace(step, claims=[], unread=[step.text])
         for step in {step.text: step for step in steps}.values()
     ]
     verdict = Verdict(steps=len(steps), unread=sum(bool(step.unread) for step in steps), needed=len(truth.needed))
@@ -100,11 +116,11 @@ def judge(steps: list[Step], truth: Truth, letter: str | None) -> Verdict:
     return verdict
 
 
-def _speaks(step: Step, truth: Truth) -> bool:
-    """Whether what was read as claims is meant so."""
+def _makes_claims(step: Step, truth: Truth) -> bool:
+    """Tell if the claims read from a step are meant as claims; only a ``bare`` step may mean something else."""
 
     def known(claim: Claim) -> bool:
-        if claim.kind == "result":  # of several options each has its total; the highest is said to be it
+        if claim.kind == "result":  # unless the step says "highest", the total may be any option's
             return isinstance(claim.value, tuple) or truth.kind == "prognosis" or "highest" in step.text.casefold()
         if claim.kind == "points" and truth.kind != "prognosis":
             return False
@@ -123,9 +139,7 @@ def _claims(verdict: Verdict, steps: list[Step], truth: Truth) -> None:
         if claim.kind == "points":
             scored.add(key[1])
         known = key in truth.needed or key in truth.others or key in truth.beside
-        expected = (
-            truth.running(scored) if claim.kind == "sum" and known else truth.needed.get(key, truth.others.get(key))
-        )
+        expected = truth.running(scored) if claim.kind == "sum" else truth.needed.get(key, truth.others.get(key))
         holds = known and expected == claim.value
         mark = (key, () if known else claim.about, claim.value)
         if (*mark, holds) in seen:
@@ -152,7 +166,7 @@ def _quotes(verdict: Verdict, steps: list[Step], truth: Truth) -> None:
 
 
 def _relations(steps: list[Step]) -> list[tuple[object, ...]]:
-    """Each relation between stated numbers, last whether it holds."""
+    """Return the relations between stated numbers; each is a tuple that ends with whether the relation holds."""
     found: list[tuple[object, ...]] = []
     running, summed = 0.0, any(claim.kind == "sum" for step in steps for claim in step.claims)
     highest: dict[str, float] = {}
@@ -174,20 +188,19 @@ def _relations(steps: list[Step]) -> list[tuple[object, ...]]:
         for bounds, claim, value in zip(stated["range"], stated["inside"], values, strict=False):
             low, high = bounds.value
             found.append((step.text, claim, (low <= value and (high is None or value <= high)) == claim.value))
+        numbers = set(highest.values()) or ({running} if summed else set())
         for claim in stated["result"]:
-            best = (
-                inside if isinstance(claim.value, tuple) else set(highest.values()) or ({running} if summed else set())
-            )
+            best = inside if isinstance(claim.value, tuple) else numbers
             found += [(step.text, claim, claim.value in best)] if best else []
     return found
 
 
 def _leads_to(steps: list[Step], truth: Truth) -> frozenset[str]:
-    """The letters that the stated numbers single out; of an option's several numbers the last counts."""
+    """Return the letters that the stated numbers single out; an option's last number counts."""
     results = [claim.value for step in steps for claim in step.claims if claim.kind == "result"]
     if truth.kind == "prognosis":
-        ends = [claim.value for step in steps for claim in step.claims if claim.kind == "sum"][-1:] or results[-1:]
-        return frozenset(truth.letter_of[end] for end in ends if end in truth.letter_of)
+        sums = [claim.value for step in steps for claim in step.claims if claim.kind == "sum"]
+        return frozenset(truth.letter_of[end] for end in (sums or results)[-1:] if end in truth.letter_of)
     wanted = {"diagnosis": "total", "uncertainty": "gain", "treatment": "inside"}[truth.kind]
     stated: dict[str, float] = {}
     for step in steps:
@@ -201,8 +214,6 @@ def _leads_to(steps: list[Step], truth: Truth) -> frozenset[str]:
     if not letters <= stated.keys():
         return frozenset()
     top = max(stated[letter] for letter in letters)
-    return (
-        frozenset(letter for letter in letters if stated[letter] == top)
-        if top or truth.kind != "treatment"
-        else frozenset()
-    )
+    if truth.kind == "treatment" and not top:  # no range is called "inside"
+        return frozenset()
+    return frozenset(letter for letter in letters if stated[letter] == top)
