@@ -63,7 +63,10 @@ class Maker(Protocol):
 
 
 def _credits(values: np.ndarray, right: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Return (rows,) twelfths by which choosing the highest of ``values`` (rows, 4) beats chance; equals share the key."""
+    """Return (rows,) twelfths by which choosing the highest of ``values`` (rows, 4) beats chance.
+
+    Of several equal highest values each is chosen with the same probability.
+    """
     best = values == values.max(1, keepdims=True)
     return UNIT // best.sum(1) * best[np.arange(len(right)), right] - UNIT // counts
 

@@ -17,16 +17,19 @@ from gazal.items.prompts import CHATML_TEMPLATE
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 THINK = ["<think>", "</think>"]
-# A piece is a step's head; a value with the colon before it and what ends it; a number; an option's letter; line breaks;
-# bold marks or a punctuation mark, each with the space after it; or any other text up to the next of these.
-PIECES = r"Step \d+: |: \d+(?:\.\d+)?(?:; |\n)?| ?\d+(?:\.\d+)?|[A-J]\. |\n+|\*\* ?|[;:.,()] ?|[^\n\d;:.,()*]+|\*"
+# A piece is a step's head; a value with the colon before it and what ends it; a number; an option's letter;
+# line breaks; bold marks or a punctuation mark, each with the space after it; or other text up to the next of these.
+PIECES = (
+    r"Step \d+: |: \d+(?:\.\d+)?(?:; |\n)?| ?\d+(?:\.\d+)?|[A-J]\. |\n+|\*\* ?|[;:.,()] ?"
+    r"|[^\n\d;:.,()*]+|\*"
+)
 
 
 def train_tokenizer(documents: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
     """Train the BPE on ``documents`` and return it as a transformers tokenizer.
 
-    EOS is ``<|im_end|>``, padding ``<|endoftext|>``. The think tags are ordinary added tokens: TRL leaves special tokens
-    out when it decodes completions for the rewards.
+    EOS is ``<|im_end|>``, padding ``<|endoftext|>``. The think tags are ordinary added tokens: TRL leaves special
+    tokens out when it decodes completions for the rewards.
     """
     tokenizer = Tokenizer(models.BPE())
     split = pre_tokenizers.Split(Regex(PIECES), "isolated")

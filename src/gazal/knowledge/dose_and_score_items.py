@@ -30,7 +30,10 @@ def _total_text(total: float, label: str) -> str:
 
 
 class Treatment:
-    """The dose tiers of a drug, one of which holds the patient's clearance; ``hard``: near a bound between two tiers."""
+    """The dose tiers of a drug, one of which holds the patient's clearance.
+
+    ``hard``: the clearance is near a bound between two tiers.
+    """
 
     kind = "treatment"
     hard_share = 0.5

@@ -34,9 +34,10 @@ class Phenotypes:
     """A pool of diseases and findings.
 
     ``levels``: (diseases, findings) int8, from 3 very frequent to 0 not reported; -1: questions never use the pair.
-    ``conflict``: (diseases, diseases) bool, True if two diseases may not be options of one item: one is a subtype of
-    the other, or their findings are nearly the same. ``neighbours``: each disease's most similar allowed diseases,
-    nearest first. ``related``: (findings, findings) bool, True if one is a kind of the other or both are the same.
+    ``conflict``: (diseases, diseases) bool, True if two diseases may not be options of one item.
+    Then one is a subtype of the other, or their findings are nearly the same.
+    ``neighbours``: each disease's most similar allowed diseases, nearest first.
+    ``related``: (findings, findings) bool, True if one is a kind of the other or both are the same.
     ``lay``: for each finding up to two of HPO's own words for laypeople.
     """
 
