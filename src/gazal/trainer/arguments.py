@@ -1,4 +1,4 @@
-"""What a recipe's training section means to TRL's configs, the same for both stages."""
+"""A recipe's training section as arguments of TRL's configs, the same for both stages."""
 
 from __future__ import annotations
 
@@ -12,17 +12,14 @@ from transformers import Trainer
 
 from gazal.recipe.training import TrainSection
 
-OPTIMIZERS = {
-    "adamw": "adamw_torch_fused",
-    "adamw_8bit": "adamw_8bit",
-    "exadam": "adamw_torch_fused",
-}  # transformers' names
+# transformers' names
+OPTIMIZERS = {"adamw": "adamw_torch_fused", "adamw_8bit": "adamw_8bit", "exadam": "adamw_torch_fused"}
 
 
 def training_arguments(section: TrainSection, seed: int, folder: Path) -> dict[str, Any]:
-    """TrainingArguments of a stage that writes its checkpoints under ``folder``.
+    """Return the TrainingArguments of a stage that writes its checkpoints under ``folder``.
 
-    They follow the machine too: bf16 raises on a CPU without ``use_cpu=True``; several processes share
+    They depend on the machine too. On a CPU bf16 raises without ``use_cpu=True``, and several processes share
     the sequences of a step.
     """
     size, passes = section.per_process(PartialState().num_processes)
@@ -52,8 +49,8 @@ def training_arguments(section: TrainSection, seed: int, folder: Path) -> dict[s
 def choose_optimizer(trainer: Trainer, section: TrainSection) -> None:
     """Give ``trainer`` the optimizer that transformers does not know by name: EXAdam (arXiv 2412.20302).
 
-    The Trainer makes it when training begins, with its own parameter groups (weight decay on matrices
-    only) and its betas and epsilon; GRPOTrainer's ``optimizers`` would need the groups made before, and fails under FSDP.
+    The Trainer makes it when training begins, with its own parameter groups (weight decay on matrices only), betas
+    and epsilon. GRPOTrainer's ``optimizers`` would need the groups made before, and fails under FSDP.
     """
     if section.optimizer == "exadam":
         args = trainer.args

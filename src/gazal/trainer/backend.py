@@ -1,7 +1,7 @@
-"""What loads the model that a stage trains: transformers, unsloth, or transformers with a 4-bit base.
+"""Load the model that a stage trains: by transformers, by unsloth, or by transformers with a 4-bit base.
 
-Options that need a GPU or a library of the gpu extra are refused in one line before anything is loaded.
-None of this touches the merge: `exact.merge` starts from the unquantised base on disk.
+Options that need a GPU or a library of the gpu extra raise an error of one line before anything is loaded.
+The merge does not depend on this: `gazal.trainer.proof.merge` starts from the unquantised base on disk.
 """
 
 from __future__ import annotations
@@ -20,19 +20,12 @@ from gazal.models.loading import load_model, lora_config
 from gazal.recipe.recipe import ModelSection, Recipe
 from gazal.recipe.training import AdapterSection, TrainSection
 
-UNSLOTH_LINEAR = [
-    "q_proj",
-    "k_proj",
-    "v_proj",
-    "o_proj",
-    "gate_proj",
-    "up_proj",
-    "down_proj",
-]  # what all-linear means there
+# the layers that all-linear stands for
+UNSLOTH_LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
 def gpu_options(recipe: Recipe, stage: str) -> dict[str, str]:
-    """The recipe's options that need an NVIDIA GPU, each with the module it comes from."""
+    """Return the recipe's options that need an NVIDIA GPU, each with the module that implements it."""
     section: TrainSection = getattr(recipe, stage)
     chosen = {
         "model.backend=unsloth": (recipe.model.backend == "unsloth", "unsloth"),
@@ -44,7 +37,7 @@ def gpu_options(recipe: Recipe, stage: str) -> dict[str, str]:
 
 
 def require_options(recipe: Recipe, stage: str) -> None:
-    """GazalError, one line, for the first option of ``stage`` that cannot run on this machine."""
+    """Raise GazalError, in one line, for the first option of ``stage`` that cannot run on this machine."""
     for option, module in gpu_options(recipe, stage).items():
         lacks = [] if torch.cuda.is_available() else ["an NVIDIA GPU"]
         lacks += [] if find_spec(module) else [f"{module.replace('_', '-')} (pip install 'gazal[gpu]')"]
@@ -55,25 +48,24 @@ def require_options(recipe: Recipe, stage: str) -> None:
 def load_trainable(
     recipe: Recipe, stage: str, path: str | Path, revision: str | None, max_length: int
 ) -> tuple[PreTrainedModel, LoraConfig | None]:
-    """The model to train at ``path`` and the adapter that the trainer is to put on it; None where it has one already.
+    """Load the model at ``path`` and return it with the adapter for the trainer to add; None if it has one already.
 
-    ``max_length``: longest sequence in tokens (unsloth sizes its buffers by it). Raises GazalError when an
-    option cannot run here, before anything is loaded.
+    ``max_length`` is the longest sequence in tokens: unsloth sizes its buffers by it. Raises GazalError before
+    anything is loaded if an option cannot run here.
     """
     require_options(recipe, stage)
     section: TrainSection = getattr(recipe, stage)
     if recipe.model.backend == "unsloth":
         return _unsloth(recipe, section, path, revision, max_length), None
-    model = (
-        _four_bit(recipe.model, path, revision)
-        if recipe.model.load_in_4bit
-        else load_model(path, recipe.model.dtype, revision)
-    )
+    if recipe.model.load_in_4bit:
+        model = _four_bit(recipe.model, path, revision)
+    else:
+        model = load_model(path, recipe.model.dtype, revision)
     return model.train(), lora_config(section.adapter)
 
 
 def four_bit_config() -> BitsAndBytesConfig:
-    """QLoRA's storage (Dettmers et al. 2023, arXiv 2305.14314): NF4, quantised scales, bf16 arithmetic."""
+    """Return QLoRA's storage (Dettmers et al. 2023, arXiv 2305.14314): NF4, quantised scales, bf16 arithmetic."""
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
@@ -95,7 +87,10 @@ def _four_bit(section: ModelSection, path: str | Path, revision: str | None) -> 
 
 
 def unsloth_adapter(adapter: AdapterSection) -> dict[str, Any]:
-    """The adapter as `FastLanguageModel.get_peft_model` takes it; ``use_dora`` goes on to PEFT's LoraConfig (its forward, not the fused kernels)."""
+    """Return the adapter as arguments of `FastLanguageModel.get_peft_model`.
+
+    unsloth passes ``use_dora`` to PEFT's LoraConfig, so DoRA runs PEFT's forward, not the fused kernels.
+    """
     targets = UNSLOTH_LINEAR if adapter.target_modules == "all-linear" else adapter.target_modules
     return {
         "r": adapter.rank,
@@ -111,9 +106,8 @@ def unsloth_adapter(adapter: AdapterSection) -> dict[str, Any]:
 def _unsloth(
     recipe: Recipe, section: TrainSection, path: str | Path, revision: str | None, max_length: int
 ) -> PreTrainedModel:
-    os.environ["UNSLOTH_RETURN_LOGITS"] = (
-        "1"  # TRL logs token accuracy and entropy from the logits, which unsloth leaves empty otherwise
-    )
+    # TRL logs token accuracy and entropy from the logits, which unsloth leaves empty otherwise
+    os.environ["UNSLOTH_RETURN_LOGITS"] = "1"
     from unsloth import FastLanguageModel
 
     model, _ = FastLanguageModel.from_pretrained(

@@ -1,11 +1,12 @@
-"""Checkpoints that are written whole or not at all, and the newest whole one to go on from.
+"""Checkpoints that are written whole or not at all, and the newest whole one to continue from.
 
-The Trainer writes into a staging folder; a list of the files' hashes is added, the disk made to hold it all, and
-the folder renamed into place. A checkpoint whose files are not the listed ones is torn, and the one before it is used.
+The Trainer writes into a staging folder. A list of the files' hashes is added, all files are fsynced, and the folder
+is renamed into place. A checkpoint whose files differ from the list is torn, and the one before it is used.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -22,31 +23,27 @@ WHOLE, EXTRA = "whole.json", "extra_state.json"
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints under ``folder``, newest first."""
+    """Return the checkpoints under ``folder``, newest first."""
     found = [path for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if path.name.rpartition("-")[2].isdecimal()]
     return sorted(found, key=lambda path: -int(path.name.rpartition("-")[2]))
 
 
 def _hash(path: Path) -> str:
-    """XXH3 of a file's bytes: as fast as memory, where a large model's checkpoint takes SHA-256 a minute."""
-    digest = xxhash.xxh3_128()
+    """Return XXH3 of a file's bytes: as fast as memory, while SHA-256 of a large checkpoint takes a minute."""
     with open(path, "rb") as handle:
-        while block := handle.read(1 << 24):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(handle, xxhash.xxh3_128).hexdigest()
 
 
 def seal(made: Path) -> None:
-    """List the files of a finished checkpoint with their hashes, and have the disk hold everything."""
-    write_json(
-        made / WHOLE, {str(path.relative_to(made)): _hash(path) for path in sorted(made.rglob("*")) if path.is_file()}
-    )
+    """List the files of a finished checkpoint with their hashes, and fsync everything."""
+    files = [path for path in sorted(made.rglob("*")) if path.is_file()]
+    write_json(made / WHOLE, {str(path.relative_to(made)): _hash(path) for path in files})
     for path in (*made.rglob("*"), made):
         sync(path)
 
 
 def is_whole(checkpoint: Path) -> bool:
-    """Whether every file that was listed when the checkpoint was written is there with its hash."""
+    """Return whether every file that was listed when the checkpoint was written is there with its hash."""
     try:
         files = json.loads((checkpoint / WHOLE).read_text(encoding="utf-8"))
         return EXTRA in files and all(_hash(checkpoint / name) == digest for name, digest in files.items())
@@ -55,12 +52,15 @@ def is_whole(checkpoint: Path) -> bool:
 
 
 def extra_state(checkpoint: Path) -> dict[str, Any]:
-    """What a whole checkpoint holds beside the Trainer's own state."""
+    """Return what a whole checkpoint holds beside the Trainer's own state."""
     return json.loads((checkpoint / EXTRA).read_text(encoding="utf-8"))
 
 
 def newest_whole(folder: Path, made_from: str, say: Callable[[str], None] = print) -> Path | None:
-    """The newest whole checkpoint under ``folder`` that was made from the same (``made_from``), None without one; others are removed, aloud."""
+    """Return the newest whole checkpoint under ``folder`` with this ``made_from``, or None.
+
+    Newer ones that are torn or were made from something else are removed, each with a line.
+    """
     for checkpoint in checkpoints(folder):
         if not is_whole(checkpoint):
             say(f"{checkpoint.name} is torn: not used")
@@ -75,8 +75,8 @@ def newest_whole(folder: Path, made_from: str, say: Callable[[str], None] = prin
 class WholeCheckpoints:
     """Mixin for a Trainer: :meth:`_save_checkpoint` through a staging folder.
 
-    ``extra`` holds what more to keep: a name with two functions, one that gives a JSON value and one that takes
-    it back. ``made_from`` is a hash of all that training starts from: a checkpoint of another is not gone on from.
+    ``extra`` holds further state to keep: by name two functions, one that returns a JSON value and one that restores
+    it. ``made_from`` is a hash of everything that training starts from; a checkpoint with another hash is not used.
     """
 
     extra: dict[str, tuple[Callable[[], Any], Callable[[Any], None]]]
@@ -101,9 +101,8 @@ class WholeCheckpoints:
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             made = staging / name
-            write_json(
-                made / EXTRA, {"made_from": self.made_from} | {key: get() for key, (get, _) in self.extra.items()}
-            )
+            extra = {key: get() for key, (get, _) in self.extra.items()}
+            write_json(made / EXTRA, {"made_from": self.made_from} | extra)
             seal(made)
             shutil.rmtree(folder / name, ignore_errors=True)
             made.rename(folder / name)
@@ -113,17 +112,16 @@ class WholeCheckpoints:
         self.accelerator.wait_for_everyone()
 
     def create_model_card(self, *arguments: Any, **options: Any) -> None:
-        """None: it would take as long as the rest of a small checkpoint, and nobody publishes one."""
+        """Write none: it would take as long as the rest of a small checkpoint, and nobody publishes one."""
 
     def _run_epoch(self, **arguments: Any) -> None:
-        if (
-            self.state.global_step < self.state.max_steps
-        ):  # from a checkpoint of the last step, transformers would train one more
+        # from a checkpoint of the last step, transformers would train one step more
+        if self.state.global_step < self.state.max_steps:
             super()._run_epoch(**arguments)
 
     def train_from_newest(self, say: Callable[[str], None] = print) -> None:
-        """Train to the end, going on from the newest whole checkpoint where there is one."""
-        with self.accelerator.main_process_first():  # the first removes what cannot be used, the others see it gone
+        """Train to the end, from the newest whole checkpoint if there is one."""
+        with self.accelerator.main_process_first():  # the first removes what cannot be used before the others look
             newest = newest_whole(Path(self.args.output_dir), self.made_from, say)
         if newest:
             state = extra_state(newest)

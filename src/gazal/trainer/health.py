@@ -1,6 +1,6 @@
-"""Stops a stage by itself, with the reason, before the step that showed the fault is written as a checkpoint.
+"""Stop a stage, with the reason, before the step that showed the fault is written as a checkpoint.
 
-The Trainer logs a step before it saves it, so an error raised here leaves the checkpoint before it as the newest.
+The Trainer logs a step before it saves it, so after an error raised here the newest checkpoint is an earlier one.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ ENTROPY, ZERO_SIGNAL, TRUNCATED = "entropy", "frac_reward_zero_std", "completion
 
 
 def _mean(rows: list[dict[str, Any]], key: str) -> float | None:
-    """Mean of a logged value; None where a step lacks it."""
+    """Return the mean of a logged value; None if a step lacks it or there is no step."""
     values = [row.get(key) for row in rows]
     return None if not values or None in values else sum(values) / len(values)
 
 
 def fault(rows: list[dict[str, Any]], section: HealthSection, stage: str) -> str | None:
-    """Why training should stop after the last of ``rows`` (logged steps, oldest first); None while all is well.
+    """Return why training should stop after the last of ``rows`` (logged steps, oldest first), or None.
 
-    The reason names value, threshold and recipe key. Windows are the last ``section.window`` steps; no
-    window is judged before it is full. The hacking alarm compares the last window with the one before it.
+    The reason names the value, the threshold and the recipe's key. A window is the last ``section.window`` steps, and
+    is judged once it is full. The check for reward hacking compares it with the window before.
     """
     if not rows:
         return None
@@ -38,32 +38,41 @@ def fault(rows: list[dict[str, Any]], section: HealthSection, stage: str) -> str
             return f"{name} is {last[name]}: lower {stage}.learning_rate, or look at this step's examples"
     if stage == "sft":  # the rest is about sampling; the entropy of given traces may well go to zero
         return None
-    if section.zero_signal_steps and len(rows) >= section.zero_signal_steps:
-        run = rows[-section.zero_signal_steps :]
-        if all(row.get(ZERO_SIGNAL) == 1 for row in run):
-            return f"no group had a signal in {len(run)} successive steps ({key}.zero_signal_steps {section.zero_signal_steps}): all rewards of each group are equal"
+    steps = section.zero_signal_steps
+    if steps and len(rows) >= steps and all(row.get(ZERO_SIGNAL) == 1 for row in rows[-steps:]):
+        return (
+            f"no group had a signal in {steps} successive steps ({key}.zero_signal_steps {steps}): "
+            "all rewards of each group are equal"
+        )
     if len(rows) < section.window:
         return None
     window, before = rows[-section.window :], rows[-2 * section.window : -section.window]
     entropy, truncated = _mean(window, ENTROPY), _mean(window, TRUNCATED)
     if section.min_entropy and entropy is not None and entropy < section.min_entropy:
-        return f"mean entropy over {section.window} steps is {entropy:.4g} nats, below {key}.min_entropy {section.min_entropy:g}: the policy has collapsed"
+        return (
+            f"mean entropy over {section.window} steps is {entropy:.4g} nats, "
+            f"below {key}.min_entropy {section.min_entropy:g}: the policy has collapsed"
+        )
     if section.max_truncated < 1 and truncated is not None and truncated > section.max_truncated:
-        return f"{truncated:.3g} of the completions of {section.window} steps were cut at the length cap, above {key}.max_truncated {section.max_truncated:g}"
+        return (
+            f"{truncated:.3g} of the completions of {section.window} steps were cut at the length cap, "
+            f"above {key}.max_truncated {section.max_truncated:g}"
+        )
     if section.accuracy_fall and len(before) == section.window:
         means = [_mean(rows, name) for name in (FORMAT, ACCURACY) for rows in (before, window)]
         if None not in means:
             rise, fall = means[1] - means[0], means[2] - means[3]
             if rise >= section.format_rise and fall >= section.accuracy_fall:
                 return (
-                    f"format reward rose by {rise:.3g} ({key}.format_rise {section.format_rise:g}) while accuracy fell by {fall:.3g}"
-                    f" ({key}.accuracy_fall {section.accuracy_fall:g}) between two windows of {section.window} steps: the reward is being hacked"
+                    f"format reward rose by {rise:.3g} ({key}.format_rise {section.format_rise:g}) "
+                    f"while accuracy fell by {fall:.3g} ({key}.accuracy_fall {section.accuracy_fall:g}) "
+                    f"between two windows of {section.window} steps: the reward is being hacked"
                 )
     return None
 
 
 class Health(TrainerCallback):
-    """Raises GazalError at the step that shows a fault; weights are looked at before each checkpoint."""
+    """A callback that raises GazalError at the step that shows a fault; weights are checked before each checkpoint."""
 
     def __init__(self, section: HealthSection, stage: str) -> None:
         self.section, self.stage, self.rows = section, stage, []
@@ -85,6 +94,6 @@ class Health(TrainerCallback):
 
 
 def _finite(model: torch.nn.Module) -> bool:
-    """Whether every trainable weight (this process's shard of it) is finite."""
+    """Return whether every trainable weight (this process's shard of it) is finite."""
     weights = (p.to_local() if hasattr(p, "to_local") else p for p in model.parameters() if p.requires_grad)
     return all(bool(torch.isfinite(weight).all()) for weight in weights)

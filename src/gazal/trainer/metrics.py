@@ -1,4 +1,4 @@
-"""Metrics of a training stage as JSON lines, and the live curve."""
+"""The metrics of a training stage as JSON lines, and as a live curve."""
 
 from __future__ import annotations
 
@@ -16,20 +16,15 @@ TIMES = ("tokens_per_second", "mfu")  # logged values that differ between equal 
 
 
 def _line(logs: dict[str, Any], step: int) -> str:
-    return (
-        json.dumps(
-            {"step": step} | {k: v for k, v in logs.items() if k != "step" and not k.startswith("step_time")},
-            sort_keys=True,
-        )
-        + "\n"
-    )  # sorted, as the trainer's state keeps them
+    kept = {name: value for name, value in logs.items() if not name.startswith("step_time")} | {"step": step}
+    return json.dumps(kept, sort_keys=True) + "\n"  # sorted, as in the trainer's state
 
 
 class MetricsLog(TrainerCallback):
-    """Writes every logged step to a JSON-lines file and says one line now and then.
+    """A callback that writes every logged step to a JSON-lines file, and says a line every ``every_seconds``.
 
-    ``shown``: keys of the line. When training begins the file holds what the trainer's state has logged:
-    nothing, or the steps up to the checkpoint that training goes on from.
+    ``shown`` are the keys of the line. When training begins, the file holds the steps in the trainer's state:
+    none, or those up to the checkpoint that training continues from.
     """
 
     def __init__(
@@ -64,29 +59,28 @@ class MetricsLog(TrainerCallback):
 
 
 class LiveCurve(TrainerCallback):
-    """Redraws one curve in a notebook while training runs (one output, updated in place every few seconds: a drawing takes 0.1 s)."""
+    """A callback that redraws one figure in a notebook while training runs.
+
+    The output is updated in place every ``every_seconds``; a drawing takes 0.1 s.
+    """
 
     def __init__(self, keys: Sequence[str], every_seconds: float = 5) -> None:
         self.keys, self.every, self.rows, self.handle, self.drawn = keys, every_seconds, [], None, 0.0
 
     def on_train_begin(self, args, state, control, **kwargs) -> None:
-        self.rows = [
-            {"step": logs["step"]} | {key: logs.get(key) for key in self.keys}
-            for logs in state.log_history
-            if "loss" in logs
-        ]
+        self.rows = [logs for logs in state.log_history if "loss" in logs]
 
     def on_log(self, args, state, control, logs=None, **kwargs) -> None:
         if not logs or "loss" not in logs:
             return
-        self.rows.append({"step": state.global_step} | {key: logs.get(key) for key in self.keys})
+        self.rows.append(logs | {"step": state.global_step})
         if time.time() - self.drawn >= self.every or state.global_step == state.max_steps:
             self._draw()
 
     def show(self, rows: list[dict[str, Any]]) -> None:
-        """Redraw from all logged rows, where they are others than those drawn."""
+        """Redraw from all logged rows, if their number has changed."""
         if len(rows) != len(self.rows):
-            self.rows = [{"step": row["step"]} | {key: row.get(key) for key in self.keys} for row in rows]
+            self.rows = rows
             self._draw()
 
     def _draw(self) -> None:
@@ -96,7 +90,7 @@ class LiveCurve(TrainerCallback):
         self.drawn = time.time()
         figure, axis = plt.subplots(figsize=(5, 2.6))
         for key in self.keys:
-            axis.plot([r["step"] for r in self.rows], [r[key] for r in self.rows], label=key)
+            axis.plot([row["step"] for row in self.rows], [row.get(key) for row in self.rows], label=key)
         axis.set_xlabel("optimizer step")
         axis.legend(frameon=False)
         plt.close(figure)

@@ -1,13 +1,13 @@
-"""Several processes that train one model: what the first does alone, and shards made whole again.
+"""Several processes that train one model: what the first does alone, and shards gathered into whole tensors.
 
-A checkpoint is the same whatever wrote it, one process or several, DDP or FSDP2: the whole adapter, and
-optimizer states in the order of the parameters. So each goes on from the other's.
+One process or several, DDP or FSDP2: all write the same checkpoint, so each can continue from another's. It holds
+the whole adapter, and the optimizer's states in the order of the parameters.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 
 def on_main(act: Callable[[], T]) -> T:
-    """What ``act()`` returns in the first process, given to all of them; its GazalError is raised in all of them."""
+    """Call ``act`` in the first process and return its result in all of them; its GazalError is raised in all."""
     state = PartialState()
     if state.num_processes == 1:
         return act()
@@ -45,12 +45,12 @@ def on_main(act: Callable[[], T]) -> T:
 
 
 def trainable_state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Whole trainable parameters by name, on the CPU (every process must ask)."""
+    """Return the whole trainable parameters by name, on the CPU. Every process must call this."""
     return {name: whole(value.detach()).cpu() for name, value in model.named_parameters() if value.requires_grad}
 
 
 def _like(value: Any, parameter: torch.Tensor) -> Any:
-    """A whole tensor cut into shards as ``parameter`` is; anything else (step counts) as it is."""
+    """Return a whole tensor cut into shards as ``parameter`` is; return anything else (step counts) as it is."""
     if isinstance(parameter, DTensor) and isinstance(value, torch.Tensor) and value.shape == parameter.shape:
         return distribute_tensor(
             value.to(parameter.device), parameter.device_mesh, parameter.placements, src_data_rank=None
@@ -59,10 +59,10 @@ def _like(value: Any, parameter: torch.Tensor) -> Any:
 
 
 class ManyProcesses:
-    """Mixin for a Trainer: several processes train what one would, and FSDP2 writes and reads the checkpoints of one."""
+    """Mixin for a Trainer: several processes train what one would, and FSDP2 has the checkpoints of one process."""
 
     def create_accelerator_and_postprocess(self) -> None:
-        """Raise GazalError if accelerate does not shard as launched: on a CPU it says nothing and trains unsharded."""
+        """Raise GazalError if accelerate does not shard as launched: on a CPU it silently trains unsharded."""
         super().create_accelerator_and_postprocess()
         if os.environ.get("ACCELERATE_USE_FSDP") == "true" and not self.is_fsdp_enabled:
             raise GazalError("launch.strategy=fsdp2: needs an NVIDIA GPU, not found here")
@@ -70,22 +70,18 @@ class ManyProcesses:
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], Any]:
-        """The batches of a step, without the examples that accelerate repeats at an epoch's end to give each process as
-        many. Packed rows lie flat in one row: what is repeated of them stays."""
-        batches = list(islice(epoch_iterator, num_batches))
-        ends = self.accelerator.gradient_state
-        if (
-            self.args.world_size > 1
-            and batches
-            and "labels" in batches[-1]
-            and ends.end_of_dataloader
-            and ends.remainder > 0
-        ):
+        """Return the batches of a step, without the examples that accelerate repeats at an epoch's end.
+
+        It repeats them to give each process as many. Packed examples lie flat in one row, so their repeats stay.
+        """
+        batches, loading = list(islice(epoch_iterator, num_batches)), self.accelerator.gradient_state
+        repeats = self.args.world_size > 1 and loading.end_of_dataloader and loading.remainder > 0
+        if repeats and batches and "labels" in batches[-1]:
             rows = self.args.per_device_train_batch_size
-            mine = ends.remainder - self.args.process_index * rows
+            mine = loading.remainder - self.args.process_index * rows
             if mine < rows == len(batches[-1]["labels"]):
                 batches[-1] = {name: value[: max(1, mine)] for name, value in batches[-1].items()}
-                if mine < 1:  # a row to go through the same collectives with, and nothing to learn from
+                if mine < 1:  # one row for the same collectives as elsewhere, with nothing to learn from
                     batches[-1]["labels"] = torch.full_like(batches[-1]["labels"], -100)
         return batches, self._get_num_items_in_batch(batches, device)
 
@@ -122,12 +118,9 @@ class ManyProcesses:
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is None or self.args.world_size == 1 or self.is_deepspeed_enabled:
             return super()._load_optimizer_and_scheduler(checkpoint)
-        saved = torch.load(
-            Path(checkpoint) / OPTIMIZER_NAME, map_location="cpu", weights_only=True
-        )  # transformers would map to "cpu:0", which torch refuses
-        parameters: Iterable[torch.Tensor] = (
-            value for group in self.optimizer.param_groups for value in group["params"]
-        )
+        # transformers would map to "cpu:0", for which torch raises an error
+        saved = torch.load(Path(checkpoint) / OPTIMIZER_NAME, map_location="cpu", weights_only=True)
+        parameters = [value for group in self.optimizer.param_groups for value in group["params"]]
         for index, parameter in enumerate(parameters):
             if index in saved["state"]:
                 saved["state"][index] = {key: _like(value, parameter) for key, value in saved["state"][index].items()}

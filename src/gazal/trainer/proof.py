@@ -1,4 +1,4 @@
-"""Proofs around training: which weights moved, and that merged weights answer as base + adapter do."""
+"""Checks around training: which weights changed, and whether merged weights give the logits of base + adapter."""
 
 from __future__ import annotations
 
@@ -16,21 +16,23 @@ from gazal.models.loading import load_model, load_tokenizer, to_roomy_device
 from gazal.models.tensors import tensor_hash
 
 PARITY = 1e-5  # largest fp32 difference of logits, relative to the largest logit
-POSITIONS = 16  # of each prompt, its last: what comes before them is in their context
+POSITIONS = 16  # the last positions of each prompt: their context holds all earlier ones
+Chats, Logits = list[list[dict[str, str]]], list[torch.Tensor]
 
 
 def split_hashes(model: torch.nn.Module) -> tuple[str, str]:
-    """Hashes of the frozen and of the trainable parameters."""
+    """Return the hashes of the frozen and of the trainable parameters."""
     named = list(model.named_parameters())
     return tensor_hash((n, p) for n, p in named if not p.requires_grad), tensor_hash(
         (n, p) for n, p in named if p.requires_grad
     )
 
 
-def last_logits(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[list[dict[str, str]]]
-) -> list[torch.Tensor]:
-    """Logits of each chat prompt's last positions (up to 16 × vocabulary, fp32), one prompt at a time and without padding."""
+def last_logits(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Chats) -> Logits:
+    """Return the logits of each chat prompt's last positions: up to 16 × vocabulary, fp32, on the CPU.
+
+    The model runs on one prompt at a time, without padding.
+    """
     with torch.no_grad():
         return [
             model(input_ids=torch.tensor([ids], device=model.device)).logits[0, -POSITIONS:].float().cpu()
@@ -38,29 +40,23 @@ def last_logits(
         ]
 
 
-def largest_error(expected: list[torch.Tensor], found: list[torch.Tensor]) -> float:
-    """Largest absolute difference over the largest absolute logit, over all prompts."""
-    return max((a - b).abs().max().item() for a, b in zip(expected, found, strict=True)) / max(
-        a.abs().max().item() for a in expected
-    )
+def largest_error(expected: Logits, found: Logits) -> float:
+    """Return the largest absolute difference divided by the largest absolute expected logit, over all prompts."""
+    difference = max((a - b).abs().max().item() for a, b in zip(expected, found, strict=True))
+    return difference / max(a.abs().max().item() for a in expected)
 
 
 def merge(
-    base: str | Path,
-    adapter: Path,
-    out: Path,
-    prompts: list[list[dict[str, str]]],
-    dtype: str = "float32",
-    revision: str | None = None,
-) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    """Merge ``adapter`` into the pristine ``base``, once, in fp32; cast to ``dtype`` and write ``out`` whole or not at all, with the adapter's tokenizer.
+    base: str | Path, adapter: Path, out: Path, prompts: Chats, dtype: str = "float32", revision: str | None = None
+) -> tuple[Logits, Logits]:
+    """Merge ``adapter`` into the pristine ``base``, once, in fp32, and write it to ``out`` whole or not at all.
 
-    Returns the logits of ``prompts`` before the merge (base + adapter) and after it, both in fp32.
+    The written weights are cast to ``dtype``; the adapter's tokenizer is written with them. Returns the logits of
+    ``prompts`` before the merge (base + adapter) and after it, both in fp32.
     """
     tokenizer = load_tokenizer(adapter)
-    policy = PeftModel.from_pretrained(
-        to_roomy_device(load_model(base, "float32", revision, "cpu")), str(adapter)
-    ).eval()
+    pristine = to_roomy_device(load_model(base, "float32", revision, "cpu"))
+    policy = PeftModel.from_pretrained(pristine, str(adapter)).eval()
     before = last_logits(policy, tokenizer, prompts)
     model = policy.merge_and_unload(safe_merge=True)
     after = last_logits(model, tokenizer, prompts)
@@ -71,17 +67,18 @@ def merge(
 
 
 def parity(
-    before: list[torch.Tensor],
-    after: list[torch.Tensor],
+    before: Logits,
+    after: Logits,
     merged: Path,
-    prompts: list[list[dict[str, str]]],
+    prompts: Chats,
     out: Path,
     dtype: str = "float32",
     say: Callable[[str], None] = print,
 ) -> None:
-    """Compare what :func:`merge` returned, and the model that it wrote, and write the largest errors to ``out``: in fp32 and in bf16.
+    """Compare the logits that :func:`merge` returned with those of the model that it wrote to ``merged``.
 
-    Raises GazalError when a logit in fp32 differs by more than 1e-5 (relative to the largest).
+    Writes the largest errors, in fp32 and in bf16, to ``out``. Raises GazalError if a logit in fp32 differs by more
+    than 1e-5, relative to the largest.
     """
     tokenizer = load_tokenizer(merged)
     loaded = to_roomy_device(load_model(merged, dtype, device="cpu"))
@@ -90,9 +87,8 @@ def parity(
         errors["float32"] = max(errors["float32"], largest_error(before, last_logits(loaded, tokenizer, prompts)))
     errors["bfloat16"] = largest_error(before, last_logits(loaded.to(torch.bfloat16), tokenizer, prompts))
     write_json(out, {"prompts": len(prompts), "positions": POSITIONS, "largest_relative_error": errors})
-    say(
-        f"merge parity on {len(prompts)} prompts: " + ", ".join(f"{name} {value:.1e}" for name, value in errors.items())
-    )
+    shown = ", ".join(f"{name} {value:.1e}" for name, value in errors.items())
+    say(f"merge parity on {len(prompts)} prompts: {shown}")
     if errors["float32"] > PARITY:
         raise GazalError(
             f"{merged}: its logits differ from base + adapter by {errors['float32']:.1e}, more than {PARITY:.0e}"

@@ -1,4 +1,4 @@
-"""What a row of ``sft/metrics.jsonl`` and of ``grpo/metrics.jsonl`` holds: an optimizer step, by TRL and this room.
+"""The rows of ``sft/metrics.jsonl`` and of ``grpo/metrics.jsonl``: one optimizer step, as TRL and this room log it.
 
 TRL averages over the forward passes of a step. A value may be NaN.
 """

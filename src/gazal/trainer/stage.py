@@ -1,4 +1,4 @@
-"""What both stages do with a trainer: train, prove that the adapter and nothing else was trained, save, merge, prove the merge."""
+"""What both stages do with a trainer: train, check that only the adapter changed, save, merge, check the merge."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ def train_stage(
     items: list[Item],
     say: Callable[[str], None] = print,
 ) -> dict[str, float]:
-    """Train on ``items`` to the end (from the newest whole checkpoint), then write ``folder/adapter``, ``folder/merged`` and
-    ``folder/parity.json``. The checkpoints stay: whoever calls removes them when all is written.
+    """Train on ``items`` to the end, from the newest whole checkpoint; return the last logged values.
 
-    Raises GazalError when training changed the frozen base, when it left the adapter as it was, or when
-    the merged model's logits on the first items' prompts are not those of base + adapter.
+    Then writes ``folder/adapter``, ``folder/merged`` and ``folder/parity.json``. The checkpoints stay: the caller
+    removes them when all is written. Raises GazalError if training changed the frozen base or left the adapter as it
+    was. The same if the merged model's logits on the first items' prompts are not those of base + adapter.
     """
     policy = trainer.accelerator.unwrap_model(trainer.model)
     frozen, adapter = split_hashes(policy)
@@ -61,14 +61,12 @@ def train_stage(
 
 
 def _made_from(recipe: Recipe, stage: str, items: list[Item], frozen: str) -> str:
-    """XXH3 of seed, settings, frozen weights (by their hash) and training items: with the same, a checkpoint can be gone on from."""
-    settings = [
-        recipe.seed,
-        recipe.model.model_dump(mode="json"),
-        getattr(recipe, stage).model_dump(mode="json"),
-        frozen,
-    ]
-    digest = xxhash.xxh3_128(json.dumps(settings).encode())
+    """Return XXH3 of seed, settings, the frozen weights' hash and the training items.
+
+    Training can continue from a checkpoint with the same value.
+    """
+    settings = [section.model_dump(mode="json") for section in (recipe.model, getattr(recipe, stage))]
+    digest = xxhash.xxh3_128(json.dumps([recipe.seed, *settings, frozen]).encode())
     for item in items:
         digest.update(item.model_dump_json().encode())
     return digest.hexdigest()

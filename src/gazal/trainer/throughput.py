@@ -1,9 +1,9 @@
-"""Tokens a second, padding share and model-FLOPs utilisation of each logged step.
+"""Tokens a second, share of padding and model-FLOPs utilisation of each logged step.
 
-Model FLOPs after Chowdhery et al. 2022 (PaLM, arXiv 2204.02311, appendix B), where a weight costs 6 FLOPs a token (2 forward,
-2 for the gradient of its input, 2 for its own) and attention 12 × layers × heads × head width a pair of query and key. A
-frozen weight needs no gradient of its own: 4. Neither padding nor what is computed again counts, nor generation in GRPO,
-whose time does.
+Model FLOPs follow Chowdhery et al. 2022 (PaLM, arXiv 2204.02311, appendix B). A weight costs 6 FLOPs a token: 2
+forward, 2 for the gradient of its input, 2 for its own. Attention costs 12 × layers × heads × head width for a pair of
+query and key. A frozen weight needs no gradient of its own, so it costs 4. Padding, recomputed activations and generation in
+GRPO do not count; the time of generation does.
 """
 
 from __future__ import annotations
@@ -20,33 +20,40 @@ PEAK_SECONDS = 0.3
 
 
 def flops_per_token(model: PreTrainedModel) -> int:
-    """FLOPs of one training pass a token, without attention: 6 a trained weight of a matrix, 4 a frozen one; the input
-    embedding is looked up, and counts only where it is the output matrix too. Of a layer's experts the active ones count."""
+    """Return the FLOPs of one training pass for a token, without attention.
+
+    A trained weight of a matrix counts 6, a frozen one 4. The input embedding is looked up: it counts only if it is the
+    output matrix too. Of a layer's experts the active ones count.
+    """
     config = model.config.get_text_config()
-    active = getattr(config, "num_experts_per_tok", 1) / (
-        getattr(config, "num_experts", None) or getattr(config, "num_local_experts", None) or 1
-    )
+    experts = getattr(config, "num_experts", None) or getattr(config, "num_local_experts", None) or 1
+    active = getattr(config, "num_experts_per_tok", 1) / experts
     inputs, outputs = model.get_input_embeddings(), model.get_output_embeddings()
     total = 0.0
     for parameter in model.parameters():
         if parameter.ndim < 2 or (parameter is inputs.weight and parameter is not outputs.weight):
             continue
-        size = getattr(parameter, "ds_numel", parameter.numel()) * (
-            2 if type(parameter).__name__ == "Params4bit" else 1
-        )  # two to a byte
+        packed = 2 if type(parameter).__name__ == "Params4bit" else 1  # weights in an element
+        size = getattr(parameter, "ds_numel", parameter.numel()) * packed
         total += (6 if parameter.requires_grad else 4) * size * (active if parameter.ndim == 3 else 1)
     return round(total)
 
 
 def attention_flops(model: PreTrainedModel, lengths: torch.Tensor) -> float:
-    """FLOPs of attention in one training pass over sequences of ``lengths`` tokens (counted whole, as in PaLM, not its causal half)."""
+    """Return the FLOPs of attention in one training pass over sequences of ``lengths`` tokens.
+
+    All pairs of query and key count, as in PaLM, not the causal half alone.
+    """
     config = model.config.get_text_config()
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return 12 * config.num_hidden_layers * config.num_attention_heads * width * lengths.double().square().sum().item()
 
 
 def sequence_lengths(inputs: dict[str, Any]) -> tuple[torch.Tensor, int]:
-    """Tokens of each sequence, and places with those of padding, of a batch of SFT (padded, or packed with position ids) or of GRPO."""
+    """Return the tokens of each sequence of a batch, and the batch's number of positions, padding included.
+
+    A batch of SFT is padded, or packed with position ids; a batch of GRPO has masks of prompt and completion.
+    """
     if "prompt_mask" in inputs:
         mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1)
     elif "attention_mask" in inputs:
@@ -59,8 +66,10 @@ def sequence_lengths(inputs: dict[str, Any]) -> tuple[torch.Tensor, int]:
 
 
 def peak_flops(device: torch.device, dtype: torch.dtype) -> float | None:
-    """FLOP/s of a known GPU's data sheet (dense bf16); of a CPU, those of its fastest product of 1024 × 1024 matrices
-    in ``dtype`` within 0.3 s; None for a GPU that is not known."""
+    """Return a known GPU's FLOP/s by its data sheet (dense bf16); None for one that is not known.
+
+    A CPU's are measured: its fastest product of 1024 × 1024 matrices in ``dtype`` within 0.3 s.
+    """
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device).lower().replace(" ", "")
         return next((float(known["flops"]) for key, known in known_devices().items() if key in name), None)
@@ -75,9 +84,11 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> float | None:
 
 
 class Throughput:
-    """Mixin for a Trainer: adds ``tokens_per_second`` (trained tokens, padding left out, over all processes),
-    ``padding_share`` and, where the device's peak is known, ``mfu`` to each logged step. They measure wall time since the step
-    before, so they differ from run to run."""
+    """Mixin for a Trainer: adds ``tokens_per_second``, ``padding_share`` and ``mfu`` to each logged step.
+
+    Tokens a second are those trained, without padding, over all processes; ``mfu`` needs a device whose peak is known.
+    Both count wall time since the step before, so they differ between equal runs.
+    """
 
     _since: float | None = None
     _peak: float | None = None
@@ -108,8 +119,7 @@ class Throughput:
             logs["tokens_per_second"] = round(tokens * self.args.world_size / seconds, 1)
             logs["padding_share"] = round(1 - tokens / places, 4)
             if self._peak:
-                logs["mfu"] = round(
-                    (tokens * self._per_token + attention_flops(self._policy, lengths)) / seconds / self._peak, 4
-                )
+                flops = tokens * self._per_token + attention_flops(self._policy, lengths)
+                logs["mfu"] = round(flops / seconds / self._peak, 4)
             self._seen.clear()
         super().log(logs, start_time)
