@@ -33,7 +33,7 @@ from gazal.training.preflight import (
     check_template,
     preflight_grpo,
     preflight_sft,
-    report,
+    print_checks,
 )
 from gazal.training.probes import judge_rewards, untouched
 from gazal.training.sft import sft_dataset, sft_trainer, train_sft
@@ -217,7 +217,7 @@ def test_sft_preflight_passes_on_a_good_recipe(recipe, items):
     checks = preflight_sft(recipe, items)
     assert set(outcomes(checks).values()) == {"pass"} and len(checks) == 7, checks
     said: list[str] = []
-    report(checks, said.append)
+    print_checks(checks, said.append)
     assert len(said) == 7 and all("#" in line for line in said)  # each names a public issue
     assert "8 sequences" in said[5] and "8 × " in said[6] and "GiB" in said[6]
 
@@ -238,11 +238,11 @@ def test_long_examples_warn_and_all_too_long_fails(recipe, items):
     )
     warned = preflight_sft(changed(recipe, "sft", max_length=lengths[-2]), items)
     assert outcomes(warned)["length"] == "warn" and f"× {lengths[-2]} tokens" in warned[-1].why  # the longest that fits
-    report(warned, lambda line: None)
+    print_checks(warned, lambda line: None)
     with pytest.raises(
         GazalError, match=r"preflight: length: 24 of 24 \(100.0%\) are longer than sft.max_length \(16 tokens\)"
     ):
-        report(preflight_sft(changed(recipe, "sft", max_length=16), items), lambda line: None)
+        print_checks(preflight_sft(changed(recipe, "sft", max_length=16), items), lambda line: None)
 
 
 def test_without_a_model_or_data_the_rest_is_skipped(recipe, items):
@@ -282,7 +282,7 @@ def test_what_does_not_fit_in_memory_fails_at_once(recipe, items):
         outcomes(checks)["longest batch"] == "fail" and "do not fit in memory: lower sft.batch_size" in checks[-1].why
     )
     with pytest.raises(GazalError, match=r"preflight: longest batch: 512 × .*\(trl#2688, trl#4585\)"):
-        report(checks, lambda line: None)
+        print_checks(checks, lambda line: None)
 
 
 def test_training_after_preflight_is_byte_identical(recipe, items, tmp_path):
@@ -307,7 +307,7 @@ def test_grpo_preflight_runs_the_longest_batch_and_reads_a_random_models_rewards
     assert found["longest batch"] == "pass" and "4 × " in checks[-1].why
     assert found["answers are found"] == "fail"  # a random model answers nothing: GRPO has nothing to sharpen
     with pytest.raises(GazalError, match="no (answer in 16 completions|gradient)"):
-        report(checks, lambda line: None)
+        print_checks(checks, lambda line: None)
     again = preflight_grpo(recipe, items, recipe.model.base)
     assert [check.why for check in again[:-1]] == [check.why for check in checks[:-1]]  # seeded
     quiet = preflight_grpo(changed(recipe, "grpo", probe_prompts=0), items, recipe.model.base)

@@ -22,7 +22,7 @@ from gazal.planning.search import STAGES, apply, cheapest, fitted_launch, words
 from gazal.planning.work import Work, stage_work
 from gazal.recipe.recipe import Recipe
 from gazal.runs import run_path
-from gazal.training.preflight import preflight_sft, report
+from gazal.training.preflight import preflight_sft, print_checks
 
 NAMES = {"sft": "SFT", "grpo": "GRPO", "evaluation": "evaluation"}
 # tokens of a prompt if no data is at hand; chosen, because exam vignettes with their options rarely take more

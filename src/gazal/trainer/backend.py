@@ -39,10 +39,15 @@ def gpu_options(recipe: Recipe, stage: str) -> dict[str, str]:
 def require_options(recipe: Recipe, stage: str) -> None:
     """Raise GazalError, in one line, for the first option of ``stage`` that cannot run on this machine."""
     for option, module in gpu_options(recipe, stage).items():
-        lacks = [] if torch.cuda.is_available() else ["an NVIDIA GPU"]
-        lacks += [] if find_spec(module) else [f"{module.replace('_', '-')} (pip install 'gazal[gpu]')"]
-        if lacks:
-            raise GazalError(f"{option}: needs {' and '.join(lacks)}, not found here")
+        require_gpu(option, module)
+
+
+def require_gpu(option: str, module: str) -> None:
+    """Raise GazalError, in one line, if ``option`` lacks an NVIDIA GPU or its ``module`` on this machine."""
+    lacks = [] if torch.cuda.is_available() else ["an NVIDIA GPU"]
+    lacks += [] if find_spec(module) else [f"{module.replace('_', '-')} (pip install 'gazal[gpu]')"]
+    if lacks:
+        raise GazalError(f"{option}: needs {' and '.join(lacks)}, not found here")
 
 
 def load_trainable(

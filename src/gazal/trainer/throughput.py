@@ -2,8 +2,8 @@
 
 Model FLOPs follow Chowdhery et al. 2022 (PaLM, arXiv 2204.02311, appendix B). A weight costs 6 FLOPs a token: 2
 forward, 2 for the gradient of its input, 2 for its own. Attention costs 12 × layers × heads × head width for a pair of
-query and key. A frozen weight needs no gradient of its own, so it costs 4. Padding, recomputed activations and generation in
-GRPO do not count; the time of generation does.
+query and key. A frozen weight needs no gradient of its own, so it costs 4. Padding, recomputed activations and
+generation in GRPO do not count; the time of generation does.
 """
 
 from __future__ import annotations

@@ -22,10 +22,10 @@ from gazal.recipe.recipe import Recipe
 def pass_rates(
     recipe: Recipe, items: list[Item], sft: Path, folder: Path, say: Callable[[str], None] = print
 ) -> dict[str, float]:
-    """Share of ``grpo.pass_rate_samples`` sampled completions of each item whose extracted letter is the key.
+    """Return by item the share of ``grpo.pass_rate_samples`` sampled completions whose extracted letter is the key.
 
-    The completions stay in ``folder/pass_rates.parquet`` (a predictions file): asked once, also after a
-    kill, and anew when model, items or sampling are others.
+    The completions stay in ``folder/pass_rates.parquet``, a predictions file. They are sampled once, also after a
+    kill, and sampled again if the model, the items or the sampling change.
     """
     section, model = recipe.grpo, recipe.model
     settings = EvaluationSection(
@@ -51,9 +51,9 @@ def pass_rates(
 def choose_items(
     recipe: Recipe, items: list[Item], sft: Path, folder: Path, say: Callable[[str], None] = print
 ) -> list[Item]:
-    """Items whose pass rate under the SFT model lies inside the recipe's bounds, in seeded order.
+    """Return the items whose pass rate under the SFT model lies inside the recipe's bounds, in seeded order.
 
-    Writes ``folder/pass_rates.json`` (item id to pass rate). Raises GazalError when too few are left for one step.
+    Writes ``folder/pass_rates.json`` (item id to pass rate). Raises GazalError if too few are left for one step.
     """
     section, kept = recipe.grpo, list(items)
     if section.pass_rate_samples:
@@ -62,11 +62,12 @@ def choose_items(
         kept = [item for item in items if section.pass_rate_low <= rates[item.id] <= section.pass_rate_high]
         silent = np.mean([rate in (0, 1) for rate in rates.values()])
         say(
-            f"pass rates: mean {np.mean(list(rates.values())):.3f}; {silent:.0%} of items always or never solved in {section.pass_rate_samples} tries; "
-            f"{len(kept)} of {len(items)} between {section.pass_rate_low} and {section.pass_rate_high}"
+            f"pass rates: mean {np.mean(list(rates.values())):.3f}; {silent:.0%} of items always or never solved "
+            f"in {section.pass_rate_samples} tries; {len(kept)} of {len(items)} between {section.pass_rate_low} and {section.pass_rate_high}"
         )
     if len(kept) < section.prompts_per_step:
         raise GazalError(
-            f"grpo: {len(kept)} items left by the pass-rate filter, fewer than grpo.prompts_per_step {section.prompts_per_step}"
+            f"grpo: {len(kept)} items left by the pass-rate filter, "
+            f"fewer than grpo.prompts_per_step {section.prompts_per_step}"
         )
     return [kept[i] for i in generator(recipe.seed, Stream.GRPO_ORDER).permutation(len(kept))]

@@ -44,7 +44,7 @@ AGGREGATION = {"sum": "sum_then_normalize", "gdpo": "normalize_then_sum"}  # TRL
 
 
 def grpo_dataset(items: list[Item], system: str) -> Dataset:
-    """Columns ``prompt`` (chat messages), ``options`` (JSON object), ``answer_idx``, ``item_id``."""
+    """Return columns ``prompt`` (chat messages), ``options`` (JSON object), ``answer_idx`` and ``item_id``."""
     return Dataset.from_list(
         [
             {
@@ -59,8 +59,10 @@ def grpo_dataset(items: list[Item], system: str) -> Dataset:
 
 
 class CompletionLog:
-    """Wraps the reward functions and keeps the first ``keep`` completions of each step with their rewards;
-    logs the share of groups that accuracy alone gives no signal."""
+    """A wrapper of the reward functions that keeps up to ``keep`` completions of each step with their rewards.
+
+    It also logs the share of groups to which accuracy alone gives no signal.
+    """
 
     def __init__(self, functions: list[Callable[..., list[float]]], keep: int, group: int) -> None:
         self.keep, self.group, self.rows = keep, group, []
@@ -80,17 +82,12 @@ class CompletionLog:
             starts = range(0, len(values), self.group)
             chosen = starts[: self.keep]  # one of each group, not eight of one
             if name == "accuracy":
-                log_metric(
-                    "zero_signal/accuracy", sum(len(set(values[i : i + self.group])) == 1 for i in starts) / len(starts)
-                )
+                silent = sum(len(set(values[i : i + self.group])) == 1 for i in starts)
+                log_metric("zero_signal/accuracy", silent / len(starts))
             if position == 0:
+                step = trainer_state.global_step + 1
                 self.rows += [
-                    {
-                        "step": trainer_state.global_step + 1,
-                        "item_id": item_id[i],
-                        "completion": completions[i][0]["content"],
-                    }
-                    for i in chosen
+                    {"step": step, "item_id": item_id[i], "completion": completions[i][0]["content"]} for i in chosen
                 ]
             for row, i in zip(self.rows[len(self.rows) - len(chosen) :], chosen, strict=True):
                 row[name] = float(values[i])
@@ -113,8 +110,10 @@ def train_grpo(
     callbacks: list[TrainerCallback] | None = None,
     say: Callable[[str], None] = print,
 ) -> dict[str, float]:
-    """Train ``folder/adapter`` from the merged SFT model ``sft``; write ``merged``, ``metrics.jsonl`` and
-    ``completions.parquet``. Returns the last logged values."""
+    """Train ``folder/adapter`` from the merged SFT model ``sft``; return the last logged values.
+
+    Also writes ``merged``, ``metrics.jsonl`` and ``completions.parquet`` into ``folder``.
+    """
     section = recipe.grpo
     require_options(recipe, "grpo")
     chosen = on_main(lambda: choose_items(recipe, items, sft, folder, say))
@@ -125,15 +124,8 @@ def train_grpo(
     )
     completions = CompletionLog(functions, section.log_completions, section.num_generations)
     log = MetricsLog(folder / "metrics.jsonl", SHOWN, say)
-    trainer = grpo_trainer(
-        recipe,
-        chosen,
-        sft,
-        tokenizer,
-        completions.functions,
-        folder,
-        [log, Health(section.health, "grpo"), *(callbacks or [])],
-    )
+    callbacks = [log, Health(section.health, "grpo"), *(callbacks or [])]
+    trainer = grpo_trainer(recipe, chosen, sft, tokenizer, completions.functions, folder, callbacks)
     trainer.extra = {"completions": (lambda: completions.rows, completions.rows.extend)}
     last = train_stage("grpo", trainer, recipe, sft, "sft/merged", tokenizer, folder, chosen, say)
     on_main(lambda: completions.save(folder / "completions.parquet"))
@@ -151,8 +143,10 @@ def grpo_trainer(
     rollout: RolloutFunc | None = None,
     **changes: Any,
 ) -> GRPOTrainer:
-    """The recipe's trainer of a new adapter on the merged SFT model; ``rollout`` and ``changes`` overrule
-    how it samples and its arguments (preflight's one step)."""
+    """Return the recipe's trainer of a new adapter on the merged SFT model.
+
+    ``rollout`` replaces how it samples, and ``changes`` replace its arguments (for preflight's one step).
+    """
     section = recipe.grpo
     os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"  # rollout_func is experimental: its contract is tested here
     model, adapter = load_trainable(recipe, "grpo", sft, None, recipe.model_limit)

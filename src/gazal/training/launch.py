@@ -1,8 +1,8 @@
-"""A training stage as the recipe's ``launch`` says: in this process, or in several through ``accelerate launch``.
+"""Run a training stage as the recipe's ``launch`` says: in this process, or in several by ``accelerate launch``.
 
-Several machines share the run folder. The notebook runs on machine 0, with GAZAL_MAIN_ADDRESS=host:port set
-(machine 0's own, as the others reach it); on each other machine, with the same address and GAZAL_MACHINE_RANK=1, 2, …:
-``python -m gazal.training.launch sft RUNFOLDER`` (or ``grpo``), which waits for machine 0 and works with it.
+Several machines share the run folder. The notebook runs on machine 0, with GAZAL_MAIN_ADDRESS=host:port set: machine
+0's address for the others. On each other machine run ``python -m gazal.training.launch sft RUNFOLDER`` (or ``grpo``),
+with the same address and GAZAL_MACHINE_RANK=1, 2, …. It waits for machine 0 and trains with it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
@@ -27,7 +26,7 @@ import psutil
 from gazal.common.errors import GazalError
 from gazal.common.locks import HELD
 from gazal.common.paths import RECIPES
-from gazal.recipe.recipe import LaunchSection, Recipe
+from gazal.recipe.recipe import Recipe
 from gazal.runs import RunFolder, relative
 from gazal.trainer.metrics import LiveCurve
 from gazal.training.worker import REASONS, SAID, WATCHED, saved_recipe, train
@@ -39,16 +38,18 @@ CONFIGS = RECIPES / "accelerate"
 def run_stage(
     stage: str, run: RunFolder, curve: Sequence[str] = (), say: Callable[[str], None] = print
 ) -> dict[str, float]:
-    """Train ``stage`` (``sft`` or ``grpo``) of ``run`` with a live curve of the logged values ``curve``; return the last logged values.
+    """Train ``stage`` (``sft`` or ``grpo``) of ``run``; return the last logged values.
 
-    Raises GazalError with the reason when training fails, in whichever process; no process is left behind.
+    ``curve`` names logged values for a live curve. Raises GazalError with the reason if training fails, in whichever
+    process; no process is left behind.
     """
     recipe, live = run.recipe, LiveCurve(curve) if curve else None
     if recipe.launch.processes == 1:
         return train(stage, run.path, recipe.launch, [live] if live else [], say)
     if os.environ.get(RANK, "0") != "0":
         raise GazalError(
-            f"{RANK} is not 0: notebooks run on machine 0; here run `python -m gazal.training.launch {stage} {relative(run.path)}`"
+            f"{RANK} is not 0: notebooks run on machine 0; "
+            f"here run `python -m gazal.training.launch {stage} {relative(run.path)}`"
         )
     start_workers(stage, run.path, recipe, live, say)
     return _rows(run / stage)[-1]
@@ -57,9 +58,10 @@ def run_stage(
 def start_workers(
     stage: str, run: Path, recipe: Recipe, live: LiveCurve | None = None, say: Callable[[str], None] = print
 ) -> None:
-    """Run this machine's share of the processes to their end, saying the first one's lines as they come.
+    """Run this machine's share of the processes to their end, and say the first one's lines as they come.
 
-    What all of them print is in ``.workers.log`` of the stage's folder until they succeed. Raises GazalError as :func:`run_stage`.
+    The output of all of them is in ``.workers.log`` of the stage's folder until they succeed. Raises GazalError as
+    :func:`run_stage` does.
     """
     command = launch_command(stage, run, recipe)
     _free_memory()
@@ -86,21 +88,14 @@ def start_workers(
 
 
 def check_launch(recipe: Recipe) -> None:
-    """GazalError, one line, for a launch that cannot work on this machine."""
+    """Raise GazalError, in one line, for a launch that cannot work on this machine."""
     import torch
+
+    from gazal.trainer.backend import require_gpu
 
     launch = recipe.launch
     if launch.strategy == "zero3":
-        lacks = [
-            name
-            for name, there in (
-                ("an NVIDIA GPU", torch.cuda.is_available()),
-                ("deepspeed (pip install 'gazal[gpu]')", find_spec("deepspeed")),
-            )
-            if not there
-        ]
-        if lacks:
-            raise GazalError(f"launch.strategy=zero3: needs {' and '.join(lacks)}, not found here")
+        require_gpu("launch.strategy=zero3", "deepspeed")
     here = launch.processes // launch.machines
     if torch.cuda.is_available() and here > torch.cuda.device_count():
         raise GazalError(f"launch.processes: {here} on this machine, which has {torch.cuda.device_count()} GPUs")
@@ -109,12 +104,11 @@ def check_launch(recipe: Recipe) -> None:
 
 
 def launch_command(stage: str, run: Path, recipe: Recipe) -> list[str]:
-    """The ``accelerate launch`` of a stage; raises GazalError for a launch that cannot work here."""
+    """Return the ``accelerate launch`` command of a stage; raise GazalError for a launch that cannot work here."""
     check_launch(recipe)
-    launch: LaunchSection = recipe.launch
-    host, _, port = (
-        os.environ.get(ADDRESS, "").partition(":") if launch.machines > 1 else ("127.0.0.1", "", "0")
-    )  # 0: any free port
+    launch = recipe.launch
+    # port 0 stands for any free port
+    host, _, port = os.environ.get(ADDRESS, "").partition(":") if launch.machines > 1 else ("127.0.0.1", "", "0")
     options = {
         "config_file": CONFIGS / f"{launch.strategy}.yaml",
         "num_processes": launch.processes,
@@ -125,29 +119,23 @@ def launch_command(stage: str, run: Path, recipe: Recipe) -> list[str]:
         "mixed_precision": "bf16" if getattr(recipe, stage).bf16 else "no",
     }
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-    return [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        *words,
-        "--module",
-        "gazal.training.worker",
-        stage,
-        str(run),
-        launch.model_dump_json(),
-    ]
+    worker = ["--module", "gazal.training.worker", stage, str(run), launch.model_dump_json()]
+    return [sys.executable, "-m", "accelerate.commands.launch", *words, *worker]
 
 
 def _free_memory() -> None:
-    """Give back what this process's preflight held of the GPU that a worker will use."""
+    """Free what this process's preflight held of the GPU that a worker will use."""
     import torch
 
     gc.collect()
-    torch.cuda.empty_cache()  # nothing without a GPU
+    torch.cuda.empty_cache()  # does nothing without a GPU
 
 
 def _environment(recipe: Recipe, reasons: str) -> dict[str, str]:
-    """This process's environment, with the cores shared out and without what accelerate left there for one process."""
+    """Return this process's environment, with the cores divided among the workers.
+
+    The variables that accelerate set in it for one process are left out.
+    """
     here, me = recipe.launch.processes // recipe.launch.machines, psutil.Process()
     threads = max(1, (recipe.threads or os.cpu_count() or 1) // here)
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("ACCELERATE_", "FSDP_"))}
@@ -161,7 +149,7 @@ def _environment(recipe: Recipe, reasons: str) -> dict[str, str]:
 
 @contextmanager
 def started(command: list[str], environment: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
-    """The running launcher; however the block ends, no process of it is left."""
+    """Yield the running launcher; however the block ends, no process of it is left."""
     process = subprocess.Popen(
         command,
         env=environment,
@@ -196,7 +184,7 @@ def _end(process: subprocess.Popen[str]) -> None:
 
 
 def _lines(process: subprocess.Popen[str]) -> Iterator[str]:
-    """The lines of a process as they come; an empty one each second in which none comes."""
+    """Yield the lines of a process as they come, and an empty one each second in which none comes."""
     lines: queue.Queue[str | None] = queue.Queue()
 
     def read() -> None:
@@ -216,20 +204,16 @@ def _lines(process: subprocess.Popen[str]) -> Iterator[str]:
 
 
 def reason(stage: str, reasons: Path, log: Path) -> str:
-    """Why the workers failed: the reason that was left first, or the signal that ended one."""
-    left = sorted(
-        (json.loads(path.read_text(encoding="utf-8")) for path in reasons.glob("*.json")),
-        key=lambda reason: reason["time"],
-    )
-    signals = [
-        name
-        for name in re.findall(r"Signal \d+ \((SIG\w+)\) received", log.read_text(encoding="utf-8"))
-        if name != "SIGTERM"
-    ]  # which ends the others
+    """Return why the workers failed: the reason that was written first, or the signal that ended one."""
+    left = [json.loads(path.read_text(encoding="utf-8")) for path in reasons.glob("*.json")]
+    left.sort(key=lambda one: one["time"])
+    received = re.findall(r"Signal \d+ \((SIG\w+)\) received", log.read_text(encoding="utf-8"))
+    signals = [name for name in received if name != "SIGTERM"]  # which ends the others
     if left and left[0]["clear"]:
         return left[0]["line"]
     if signals:
-        return f"{stage}: a worker was ended by {signals[-1]}{', perhaps for want of memory' if signals[-1] == 'SIGKILL' else ''} (see {relative(log)})"
+        memory = ", perhaps for want of memory" if signals[-1] == "SIGKILL" else ""
+        return f"{stage}: a worker was ended by {signals[-1]}{memory} (see {relative(log)})"
     return f"{stage}: a worker failed: {left[0]['line'] if left else 'it left no reason'} (see {relative(log)})"
 
 
@@ -240,7 +224,7 @@ def _rows(folder: Path) -> list[dict[str, float]]:
 
 
 def main() -> None:
-    """The other machines' side."""
+    """Run this machine's processes, on a machine other than 0."""
     stage, run = sys.argv[1], Path(sys.argv[2])
     try:
         start_workers(stage, run, saved_recipe(run))

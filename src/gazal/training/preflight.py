@@ -1,6 +1,6 @@
-"""Preflight: checks that fail in the first minute what would otherwise fail, or silently train nothing, in the last hour.
+"""Preflight: find in the first minute what would otherwise fail, or silently train nothing, in the last hour.
 
-Each check is one line: what was looked at, how it came out, and the public issue in which others met the fault.
+Each check is one line: what was checked, its outcome, and the public issues in which others met the fault.
 `gazal.training.probes` holds the checks that run the model.
 """
 
@@ -18,24 +18,10 @@ from gazal.items.schema import Item
 from gazal.models.loading import base_path, load_tokenizer
 from gazal.recipe.recipe import Recipe
 from gazal.trainer.backend import require_options
-from gazal.training.checks import Check
+from gazal.training.checks import EOS, LENGTH, PAD, TAGGED, TEMPLATE, Check
 
 TAGS = ("<think>", "</think>")
-SAMPLE = 10_000  # examples that are rendered and measured, evenly spaced where there are more
-TEMPLATE, EOS, PAD, TAGGED, LENGTH = (
-    "template round trip",
-    "end of turn is EOS",
-    "pad is not EOS",
-    "tags survive decoding",
-    "length",
-)
-ISSUES = {
-    TEMPLATE: "trl#1623, trl#6966, open-r1#235",
-    EOS: "trl#1623, trl#7039",
-    PAD: "trl#3091",
-    TAGGED: "trl#2897",
-    LENGTH: "trl#4698",
-}
+SAMPLE = 10_000  # examples that are rendered and measured, evenly spaced if there are more
 EXAMPLE = Item(
     id="preflight",
     question="Which of these is a fruit?",
@@ -46,8 +32,8 @@ EXAMPLE = Item(
 Chat = list[dict[str, str]]
 
 
-def report(checks: Sequence[Check], say: Callable[[str], None] = print) -> None:
-    """Say every line; raise GazalError naming the first check that failed."""
+def print_checks(checks: Sequence[Check], say: Callable[[str], None] = print) -> None:
+    """Print a line for each check; raise GazalError naming the first that failed."""
     for check in checks:
         say(check.line())
     if failed := [check for check in checks if check.outcome == "fail"]:
@@ -57,10 +43,11 @@ def report(checks: Sequence[Check], say: Callable[[str], None] = print) -> None:
 def preflight_sft(
     recipe: Recipe, items: list[Item], tokenizer: PreTrainedTokenizerBase | None = None, run: bool = True
 ) -> list[Check]:
-    """Checks before SFT. ``items``: training items with traces; empty where no data exist yet.
+    """Return the checks before SFT. ``items`` are training items with traces, none if no data exist yet.
 
-    ``run`` False loads no model: what needs one is skipped. The random number generators are left as they
-    were. Raises GazalError when an option of the recipe cannot run on this machine, or the model cannot be read.
+    If ``run`` is False no model is loaded, and the checks that need one are skipped. The random number generators are
+    left as they were. Raises GazalError if an option of the recipe cannot run on this machine, or the model cannot be
+    read.
     """
     base = base_path(recipe.model)
     if run:
@@ -68,29 +55,18 @@ def preflight_sft(
     tokenizer = tokenizer or load_tokenizer(base, recipe.model.revision, to_train=True)
     sample, long = _sample(items, lambda item: completion_text(item, item.reasoning or ""))
     pairs = [(build_messages(item, recipe.model.system), _turn(item)) for item in [*sample, *long] or [EXAMPLE]]
-    checks = [
-        check_template(tokenizer, pairs, recipe.model.prompt_opens_think),
-        check_end(tokenizer, *pairs[0]),
-        check_pad(tokenizer),
-        check_tags(tokenizer),
-    ]
+    checks = _check_tokenizer(tokenizer, pairs, recipe.model.prompt_opens_think)
     lengths = _lengths(tokenizer, [prompt + turn for prompt, turn in pairs]) if items else []
-    checks.append(
-        check_lengths(
-            lengths[: len(sample)], recipe.sft.max_length, _context(base, recipe.model.revision), "sft.max_length"
-        )
-    )
-    if any(check.outcome == "fail" for check in checks):
-        run = False  # the model would be trained on the same fault
+    limit, context = recipe.sft.max_length, _context(base, recipe.model.revision)
+    checks.append(check_lengths(lengths[: len(sample)], limit, context, "sft.max_length"))
+    run = run and all(check.outcome != "fail" for check in checks)  # the model would be trained on the same fault
     from gazal.training.probes import probe_sft
 
-    limit = recipe.sft.max_length
     fitting = [(length, item) for length, item in zip(lengths, [*sample, *long], strict=bool(items)) if length <= limit]
     if recipe.sft.packing:  # the example whose repetition fills a row best
         fitting = sorted(fitting, key=lambda pair: pair[0] * (limit // pair[0]))[-1:]
-    return checks + probe_sft(
-        recipe, sorted(fitting, key=lambda pair: -pair[0])[: recipe.sft.batch_size], tokenizer, run
-    )
+    longest = sorted(fitting, key=lambda pair: -pair[0])[: recipe.sft.batch_size]
+    return checks + probe_sft(recipe, longest, tokenizer, run)
 
 
 def preflight_grpo(
@@ -100,30 +76,19 @@ def preflight_grpo(
     tokenizer: PreTrainedTokenizerBase | None = None,
     run: bool = True,
 ) -> list[Check]:
-    """Checks before GRPO from the merged SFT model in folder ``sft``; otherwise as :func:`preflight_sft`."""
+    """Return the checks before GRPO from the merged SFT model in folder ``sft``; otherwise as :func:`preflight_sft`."""
     if run:
         require_options(recipe, "grpo")
     tokenizer = tokenizer or load_tokenizer(sft, to_train=True)
     sample, long = _sample(items, question_text)
     prompts = [build_messages(item, recipe.model.system) for item in [*sample, *long] or [EXAMPLE]]
     pairs = [(prompt, _turn(EXAMPLE)) for prompt in prompts]
-    checks = [
-        check_template(tokenizer, pairs, recipe.model.prompt_opens_think),
-        check_end(tokenizer, *pairs[0]),
-        check_pad(tokenizer),
-        check_tags(tokenizer),
-    ]
-    lengths = (
-        [length + recipe.grpo.max_completion_length for length in _lengths(tokenizer, prompts, opened=True)]
-        if items
-        else []
-    )
-    context = _context(sft)
-    checks.append(
-        check_lengths(lengths[: len(sample)], context, context, "the model's context, with grpo.max_completion_length")
-    )
-    if any(check.outcome == "fail" for check in checks):
-        run = False
+    checks = _check_tokenizer(tokenizer, pairs, recipe.model.prompt_opens_think)
+    opened = _lengths(tokenizer, prompts, opened=True) if items else []
+    lengths = [length + recipe.grpo.max_completion_length for length in opened]
+    context, what = _context(sft), "the model's context, with grpo.max_completion_length"
+    checks.append(check_lengths(lengths[: len(sample)], context, context, what))
+    run = run and all(check.outcome != "fail" for check in checks)
     from gazal.training.probes import probe_grpo
 
     longest = max(zip(lengths, [*sample, *long], strict=bool(items)), key=lambda pair: pair[0], default=None)
@@ -135,7 +100,10 @@ def _turn(item: Item) -> Chat:
 
 
 def _sample(items: list[Item], text: Callable[[Item], str]) -> tuple[list[Item], list[Item]]:
-    """Items evenly spaced, and, where that leaves some out, those of the longest texts: the longest batch is sought in both."""
+    """Return evenly spaced items and, if that leaves some out, those of the longest texts.
+
+    The longest batch is sought in both.
+    """
     step = -(-len(items) // SAMPLE) or 1
     return items[::step], [] if step == 1 else sorted(items, key=lambda item: -len(text(item)))[:1000]
 
@@ -145,7 +113,7 @@ def _lengths(tokenizer: PreTrainedTokenizerBase, chats: list[Chat], opened: bool
 
 
 def _context(path: str | Path, revision: str | None = None) -> int | None:
-    """The model's context in tokens; None where its config names none."""
+    """Return the model's context in tokens; None if its config names none."""
     try:
         config = AutoConfig.from_pretrained(str(path), revision=revision, trust_remote_code=False)
     except (OSError, ValueError) as error:
@@ -153,24 +121,26 @@ def _context(path: str | Path, revision: str | None = None) -> int | None:
     return getattr(config.get_text_config(), "max_position_embeddings", None)
 
 
+def _check_tokenizer(tokenizer: PreTrainedTokenizerBase, pairs: list[tuple[Chat, Chat]], think: bool) -> list[Check]:
+    template, end = check_template(tokenizer, pairs, think), check_end(tokenizer, *pairs[0])
+    return [template, end, check_pad(tokenizer), check_tags(tokenizer)]
+
+
 def check_template(tokenizer: PreTrainedTokenizerBase, pairs: list[tuple[Chat, Chat]], opens_think: bool) -> Check:
-    """What is trained (prompt and completion rendered together) begins with what is prompted, in text and in tokens,
-    and holds the completion with each think tag as often as written: a template may drop the block, double it or open it itself."""
-    problem = None
+    """Check that what is trained begins with what is prompted, in text and in tokens.
+
+    What is trained is prompt and completion rendered together. It must hold the completion with each think tag as often
+    as written. A template may drop the think block, double it, or open it itself.
+    """
     for prompt, turn in pairs[:: -(-len(pairs) // 64)]:
         try:
             problem = _template_problem(tokenizer, prompt, turn, opens_think)
         except TemplateError as error:
             problem = f"the chat template refuses these messages ({error})"
         if problem:
-            break
+            return Check(TEMPLATE, "fail", problem)
     opened = "the prompt opens <think>" if opens_think else "the completion opens <think>"
-    return Check(
-        TEMPLATE,
-        "fail" if problem else "pass",
-        problem or f"what is trained begins with what is prompted; {opened}",
-        ISSUES[TEMPLATE],
-    )
+    return Check(TEMPLATE, "pass", f"what is trained begins with what is prompted; {opened}")
 
 
 def _template_problem(tokenizer: PreTrainedTokenizerBase, prompt: Chat, turn: Chat, opens_think: bool) -> str | None:
@@ -187,7 +157,10 @@ def _template_problem(tokenizer: PreTrainedTokenizerBase, prompt: Chat, turn: Ch
     written, text = whole.removeprefix(bare), turn[0]["content"]
     for tag in TAGS:
         if written.count(tag) != text.count(tag):
-            return f"{tag} stands {written.count(tag)} times in what is trained and {text.count(tag)} times in the completion: the template drops or doubles it"
+            return (
+                f"{tag} stands {written.count(tag)} times in what is trained and {text.count(tag)} times "
+                "in the completion: the template drops or doubles it"
+            )
     if "".join(text.split()) not in "".join(written.split()):
         return "the template changes the completion's text"
     if not whole.startswith(asked):
@@ -199,88 +172,62 @@ def _template_problem(tokenizer: PreTrainedTokenizerBase, prompt: Chat, turn: Ch
 
 
 def end_of_turn(tokenizer: PreTrainedTokenizerBase, prompt: Chat, turn: Chat) -> int | None:
-    """The token that the template writes after a completion; None when it writes nothing."""
-    whole, last = (
-        tokenizer.apply_chat_template(prompt + turn, tokenize=False),
-        turn[0]["content"].rstrip().splitlines()[-1],
-    )
-    ids = (
-        tokenizer(whole[whole.rindex(last) + len(last) :], add_special_tokens=False)["input_ids"]
-        if last in whole
-        else []
-    )
+    """Return the token that the template writes after a completion; None if it writes nothing."""
+    whole = tokenizer.apply_chat_template(prompt + turn, tokenize=False)
+    _, last_line, after = whole.rpartition(turn[0]["content"].rstrip().splitlines()[-1])
+    ids = tokenizer(after, add_special_tokens=False)["input_ids"] if last_line else []
     return ids[0] if ids else None
 
 
 def check_end(tokenizer: PreTrainedTokenizerBase, prompt: Chat, turn: Chat) -> Check:
-    """The template ends a turn with the tokenizer's EOS: generation stops on it, and the rewards count a completion without it as cut."""
+    """Check that the template ends a turn with the tokenizer's EOS.
+
+    Generation stops on it, and the rewards count a completion without it as cut.
+    """
     try:
         end = end_of_turn(tokenizer, prompt, turn)
     except TemplateError:
         end = None
     if end is None:
-        return Check(
-            EOS,
-            "fail",
-            "the template writes nothing after a completion, so the model never learns to stop",
-            ISSUES[EOS],
-        )
+        return Check(EOS, "fail", "the template writes nothing after a completion, so the model never learns to stop")
     written, eos = tokenizer.convert_ids_to_tokens(end), tokenizer.eos_token
     if end != tokenizer.eos_token_id:
-        return Check(
-            EOS,
-            "fail",
-            f"the template ends a turn with {written}, the tokenizer's EOS is {eos}: generation would not stop",
-            ISSUES[EOS],
-        )
-    return Check(EOS, "pass", f"the template ends a turn with {eos}, on which generation stops", ISSUES[EOS])
+        why = f"the template ends a turn with {written}, the tokenizer's EOS is {eos}: generation would not stop"
+        return Check(EOS, "fail", why)
+    return Check(EOS, "pass", f"the template ends a turn with {eos}, on which generation stops")
 
 
 def check_pad(tokenizer: PreTrainedTokenizerBase) -> Check:
-    """A pad that is EOS is masked out of the labels with the padding, and the model never stops."""
+    """Check that pad is not EOS: EOS would be masked out of the labels with the padding, and the model never stop."""
     pad, eos = tokenizer.pad_token, tokenizer.eos_token
     if pad is None or pad == eos:
-        return Check(PAD, "fail", f"pad is {pad}, EOS is {eos}: EOS would be masked with the padding", ISSUES[PAD])
-    return Check(PAD, "pass", f"pad is {pad}, EOS is {eos}", ISSUES[PAD])
+        return Check(PAD, "fail", f"pad is {pad}, EOS is {eos}: EOS would be masked with the padding")
+    return Check(PAD, "pass", f"pad is {pad}, EOS is {eos}")
 
 
 def check_tags(tokenizer: PreTrainedTokenizerBase) -> Check:
-    """Completions are decoded without special tokens before they are scored: think tags must not be among them."""
-    lost = [
-        tag
-        for tag in TAGS
-        if tag
-        not in tokenizer.decode(tokenizer(f"a{tag}b", add_special_tokens=False)["input_ids"], skip_special_tokens=True)
-    ]
+    """Check that think tags are no special tokens: completions are decoded without these before they are scored."""
+    ids = {tag: tokenizer(f"a{tag}b", add_special_tokens=False)["input_ids"] for tag in TAGS}
+    lost = [tag for tag in TAGS if tag not in tokenizer.decode(ids[tag], skip_special_tokens=True)]
     if lost:
-        return Check(
-            TAGGED,
-            "fail",
-            f"{' and '.join(lost)} vanish in decoding (special tokens): every format reward would be 0",
-            ISSUES[TAGGED],
-        )
-    return Check(TAGGED, "pass", "<think> and </think> are no special tokens", ISSUES[TAGGED])
+        why = f"{' and '.join(lost)} vanish in decoding (special tokens): every format reward would be 0"
+        return Check(TAGGED, "fail", why)
+    return Check(TAGGED, "pass", "<think> and </think> are no special tokens")
 
 
 def check_lengths(lengths: list[int], limit: int | None, context: int | None, what: str) -> Check:
-    """Share of examples over ``limit`` and over the model's ``context`` (tokens); None: no such limit."""
+    """Check how many examples are longer than ``limit`` or than the model's ``context``, in tokens; None: no limit."""
     if not lengths:
-        return Check(LENGTH, "skipped", "no data yet", ISSUES[LENGTH])
+        return Check(LENGTH, "skipped", "no data yet")
     longest, over = max(lengths), sum(limit is not None and length > limit for length in lengths)
     beyond = sum(context is not None and context < length <= (limit or length) for length in lengths)
+    count = len(lengths)
     if beyond:
-        return Check(
-            LENGTH,
-            "fail",
-            f"{beyond} of {len(lengths)} sequences pass {what} {limit} but not the model's context of {context} tokens",
-            ISSUES[LENGTH],
-        )
+        why = f"{beyond} of {count} sequences pass {what} {limit} but not the model's context of {context} tokens"
+        return Check(LENGTH, "fail", why)
     if over:
-        why = f"{over} of {len(lengths)} ({over / len(lengths):.1%}) are longer than {what} ({limit} tokens); the longest has {longest}"
-        return Check(LENGTH, "fail" if over == len(lengths) else "warn", why, ISSUES[LENGTH])
-    return Check(
-        LENGTH,
-        "pass",
-        f"none of {len(lengths)} is longer than {what}{f' ({limit} tokens)' if limit else ''}; the longest has {longest}",
-        ISSUES[LENGTH],
-    )
+        share = f"{over} of {count} ({over / count:.1%})"
+        why = f"{share} are longer than {what} ({limit} tokens); the longest has {longest}"
+        return Check(LENGTH, "fail" if over == count else "warn", why)
+    shown = f"{what} ({limit} tokens)" if limit else what
+    return Check(LENGTH, "pass", f"none of {count} is longer than {shown}; the longest has {longest}")

@@ -1,5 +1,8 @@
-"""Preflight's checks that run the model: the longest batch through the stage's own trainer, labels as the
-trainer collates them, and rewards of a few sampled completions. Each loads its own model and puts it away."""
+"""Preflight's checks that run the model; each loads its own model and frees it.
+
+They train one step on the longest batch with the stage's own trainer, and read the labels that it collates. They also
+compute the rewards of a few sampled completions.
+"""
 
 from __future__ import annotations
 
@@ -27,24 +30,17 @@ from gazal.models.generation import generate, stop_ids
 from gazal.models.loading import load_model
 from gazal.recipe.recipe import Recipe
 from gazal.rewards.trl import trl_reward_functions
-from gazal.training.checks import Check
+from gazal.training.checks import ANSWERS, LABELS, LONGEST, REWARDS, Check
 from gazal.training.grpo import grpo_trainer
 from gazal.training.rollouts import encode_prompts
 from gazal.training.sft import sft_dataset, sft_trainer
 
-LABELS, LONGEST, REWARDS, ANSWERS = "EOS in the labels", "longest batch", "rewards differ", "answers are found"
-ISSUES = {
-    LABELS: "trl#1623, trl#3091",
-    LONGEST: "trl#2688, trl#4585",
-    REWARDS: "trl#3708",
-    ANSWERS: "open-r1#235, trl#6966",
-}
 ONE_STEP: dict[str, Any] = {"max_steps": 1, "save_strategy": "no", "logging_strategy": "no"}
 
 
 @contextmanager
 def untouched() -> Iterator[None]:
-    """Leaves the random number generators (Python, NumPy, torch on every device) as they were, and gives memory back."""
+    """Restore the random number generators (Python, NumPy, torch on every device) after the block, and free memory."""
     python, numpy = random.getstate(), np.random.get_state()
     try:
         with torch.random.fork_rng():
@@ -58,7 +54,7 @@ def untouched() -> Iterator[None]:
 
 
 def _skip(names: tuple[str, ...], why: str) -> list[Check]:
-    return [Check(name, "skipped", why, ISSUES[name]) for name in names]
+    return [Check(name, "skipped", why) for name in names]
 
 
 def _why_not(recipe: Recipe, items: list[Any], run: bool) -> str | None:
@@ -66,53 +62,46 @@ def _why_not(recipe: Recipe, items: list[Any], run: bool) -> str | None:
         return "no data yet"
     if not run:
         return "no model is run here, or a check above failed"
-    return (
-        None
-        if recipe.launch.processes == 1
-        else f"launch.processes is {recipe.launch.processes}: one process does not hold what each of them will"
-    )
+    if recipe.launch.processes > 1:
+        return f"launch.processes is {recipe.launch.processes}: one process does not hold what each of them will"
+    return None
 
 
 def probe_sft(
     recipe: Recipe, longest: list[tuple[int, Item]], tokenizer: PreTrainedTokenizerBase, run: bool = True
 ) -> list[Check]:
-    """The labels of the longest batch, and one training step on it. ``longest``: the longest items that fit, with their tokens."""
+    """Check the labels of the longest batch, and train one step on it.
+
+    ``longest`` holds the longest items that fit, each with its number of tokens.
+    """
     if why := _why_not(recipe, longest, run):
         return _skip((LABELS, LONGEST), why)
     section, length = recipe.sft, longest[0][0]
-    count = section.batch_size * (
-        section.max_length // length if section.packing else 1
-    )  # packed: enough for full rows
+    count = section.batch_size * (section.max_length // length if section.packing else 1)  # packed: full rows
     with untouched(), tempfile.TemporaryDirectory() as folder:
         dataset = sft_dataset([longest[i % len(longest)][1] for i in range(count)], recipe.model.system)
         trainer = sft_trainer(recipe, dataset, tokenizer, Path(folder), [], gradient_accumulation_steps=1, **ONE_STEP)
-        batch = trainer.data_collator(
-            [trainer.train_dataset[i] for i in range(min(section.batch_size, len(trainer.train_dataset)))]
-        )
+        rows = range(min(section.batch_size, len(trainer.train_dataset)))
+        batch = trainer.data_collator([trainer.train_dataset[i] for i in rows])
         labels = _check_labels(batch, stop_ids(trainer.accelerator.unwrap_model(trainer.model), tokenizer), tokenizer)
         shape = " × ".join(map(str, batch["input_ids"].shape))  # packed: one row that holds all
         return [labels, _one_step(trainer, f"{shape} tokens", "sft.batch_size")]
 
 
 def _check_labels(batch: dict[str, torch.Tensor], stops: list[int], tokenizer: PreTrainedTokenizerBase) -> Check:
-    """Every sequence of a collated batch has its EOS among the labels (−100: not trained), and generation stops on it."""
+    """Check that each sequence of a collated batch has its EOS among the labels, and that generation stops on it.
+
+    A label of −100 is not trained.
+    """
     labels, eos = batch["labels"], tokenizer.eos_token_id
     sequences = int((batch["position_ids"] == 0).sum()) if "position_ids" in batch else len(labels)
-    trained = int((labels == eos).sum())
+    trained, label = int((labels == eos).sum()), f"{tokenizer.eos_token} is a label in"
     if trained < sequences or eos not in stops:
-        return Check(
-            LABELS,
-            "fail",
-            f"{tokenizer.eos_token} is a label in {trained} of {sequences} sequences: the model would not learn to stop",
-            ISSUES[LABELS],
-        )
+        why = f"{label} {trained} of {sequences} sequences: the model would not learn to stop"
+        return Check(LABELS, "fail", why)
     share = (labels != -100).float().mean().item()
-    return Check(
-        LABELS,
-        "pass",
-        f"{tokenizer.eos_token} is a label in each of {sequences} sequences; {share:.0%} of the batch's tokens are trained",
-        ISSUES[LABELS],
-    )
+    why = f"{label} each of {sequences} sequences; {share:.0%} of the batch's tokens are trained"
+    return Check(LABELS, "pass", why)
 
 
 def probe_grpo(
@@ -123,16 +112,16 @@ def probe_grpo(
     tokenizer: PreTrainedTokenizerBase,
     run: bool = True,
 ) -> list[Check]:
-    """Rewards of ``grpo.probe_prompts`` groups sampled from the SFT model, then one step on the longest batch.
-    ``longest``: the item of the longest prompt, with its tokens and ``max_completion_length``."""
+    """Check the rewards of ``grpo.probe_prompts`` groups sampled from the SFT model, then train the longest batch.
+
+    ``longest`` is the item of the longest prompt, with its tokens and ``max_completion_length`` added up.
+    """
     if longest is None or (why := _why_not(recipe, items, run)):
         return _skip((REWARDS, ANSWERS, LONGEST), "no data yet" if longest is None else why)
-    with untouched():
-        checks = (
-            _probe_rewards(recipe, items, sft, tokenizer)
-            if recipe.grpo.probe_prompts
-            else _skip((REWARDS, ANSWERS), "grpo.probe_prompts is 0")
-        )
+    checks = _skip((REWARDS, ANSWERS), "grpo.probe_prompts is 0")
+    if recipe.grpo.probe_prompts:
+        with untouched():
+            checks = _probe_rewards(recipe, items, sft, tokenizer)
     with untouched(), tempfile.TemporaryDirectory() as folder:
         return [*checks, _longest_grpo(recipe, *longest, Path(sft), tokenizer, Path(folder))]
 
@@ -141,9 +130,8 @@ def _probe_rewards(
     recipe: Recipe, items: list[Item], sft: str | Path, tokenizer: PreTrainedTokenizerBase
 ) -> list[Check]:
     section, group = recipe.grpo, recipe.grpo.num_generations
-    picked = generator(recipe.seed, Stream.PREFLIGHT).choice(
-        len(items), min(section.probe_prompts, len(items)), replace=False
-    )
+    count = min(section.probe_prompts, len(items))
+    picked = generator(recipe.seed, Stream.PREFLIGHT).choice(len(items), count, replace=False)
     chosen = [items[i] for i in picked for _ in range(group)]
     ids = encode_prompts(tokenizer, [build_messages(item, recipe.model.system) for item in chosen])
     made = sorted(
@@ -156,9 +144,7 @@ def _probe_rewards(
             seed=recipe.seed,
         )
     )
-    texts = tokenizer.batch_decode(
-        [done.ids for done in made], skip_special_tokens=True
-    )  # as TRL decodes for the rewards
+    texts = tokenizer.batch_decode([done.ids for done in made], skip_special_tokens=True)  # as TRL does for rewards
     functions = trl_reward_functions(section.rewards, tokenizer.eos_token_id, recipe.model.prompt_opens_think)
     columns = {
         "completions": [[{"role": "assistant", "content": text}] for text in texts],
@@ -171,52 +157,39 @@ def _probe_rewards(
         extract(text, item.options, think_open=recipe.model.prompt_opens_think).letter is not None
         for text, item in zip(texts, chosen, strict=True)
     )
-    return judge_rewards(
-        np.tensordot(section.rewards.weights(), values, 1).reshape(-1, group), float(values[0].mean()), found
-    )
+    rewards = np.tensordot(section.rewards.weights(), values, 1).reshape(-1, group)
+    return judge_rewards(rewards, float(values[0].mean()), found)
 
 
 def judge_rewards(rewards: np.ndarray, accuracy: float, found: int) -> list[Check]:
-    """``rewards``: groups × completions, weighted sums; ``accuracy``: share right; ``found``: completions with an answer.
+    """Check that rewards differ and that completions hold answers.
 
-    Equal rewards everywhere fail, and so do completions without any answer: GRPO would train nothing, or anything
-    but accuracy. Rewards that differ only between groups are a warning: few prompts were asked.
+    ``rewards`` are weighted sums (groups × completions), ``accuracy`` is the share of right completions, and ``found``
+    the number of completions with an answer. Equal rewards everywhere fail, and so do completions without any answer:
+    GRPO would train nothing, or anything but accuracy. Rewards that differ only between groups are a warning, since
+    the prompts are few.
     """
-    spread = np.ptp(rewards, axis=1) > 1e-6
-    what = f"{rewards.size} completions of {len(rewards)} prompts earn {round(float(rewards.min()), 2) + 0.0:.2f} to {rewards.max():.2f}, {accuracy:.0%} right"
+    spread, lowest = np.ptp(rewards, axis=1) > 1e-6, round(float(rewards.min()), 2) + 0.0
+    earned = f"earn {lowest:.2f} to {rewards.max():.2f}, {accuracy:.0%} right"
+    what, look = f"{rewards.size} completions of {len(rewards)} prompts {earned}", "or look at what the model writes"
     if np.ptp(rewards) <= 1e-6:
-        differ = Check(
-            REWARDS,
-            "fail",
-            f"all {rewards.size} rewards are {rewards.flat[0]:.2f}: no gradient; train SFT longer, or look at what the model writes",
-            ISSUES[REWARDS],
-        )
+        why = f"all {rewards.size} rewards are {rewards.flat[0]:.2f}: no gradient; train SFT longer, {look}"
+        differ = Check(REWARDS, "fail", why)
     elif not spread.any():
-        differ = Check(
-            REWARDS,
-            "warn",
-            f"{what}, equal within each group: no gradient from these; raise grpo.temperature or choose items by pass rate",
-            ISSUES[REWARDS],
-        )
+        advice = "no gradient from these; raise grpo.temperature or choose items by pass rate"
+        differ = Check(REWARDS, "warn", f"{what}, equal within each group: {advice}")
     else:
-        differ = Check(REWARDS, "pass", f"{what}; {spread.sum()} groups have advantages of both signs", ISSUES[REWARDS])
-    if not found:
-        return [
-            differ,
-            Check(
-                ANSWERS,
-                "fail",
-                f"no answer in {rewards.size} completions: accuracy gives no signal; train SFT longer, raise grpo.max_completion_length, or look at what the model writes",
-                ISSUES[ANSWERS],
-            ),
-        ]
-    return [differ, Check(ANSWERS, "pass", f"an answer in {found} of {rewards.size} completions", ISSUES[ANSWERS])]
+        differ = Check(REWARDS, "pass", f"{what}; {spread.sum()} groups have advantages of both signs")
+    if found:
+        return [differ, Check(ANSWERS, "pass", f"an answer in {found} of {rewards.size} completions")]
+    advice = f"accuracy gives no signal; train SFT longer, raise grpo.max_completion_length, {look}"
+    return [differ, Check(ANSWERS, "fail", f"no answer in {rewards.size} completions: {advice}")]
 
 
 def _longest_grpo(
     recipe: Recipe, length: int, longest: Item, sft: Path, tokenizer: PreTrainedTokenizerBase, folder: Path
 ) -> Check:
-    """One forward pass of ``batch_size`` × (longest prompt + ``max_completion_length``) and its step; the completions are made up."""
+    """Train one step on ``batch_size`` sequences of the longest prompt and ``max_completion_length`` made-up tokens."""
     section = recipe.grpo
     passes = section.num_generations // math.gcd(section.batch_size, section.num_generations)  # whole groups
     word = tokenizer("a", add_special_tokens=False)["input_ids"][0]
@@ -244,19 +217,15 @@ def _longest_grpo(
 
 
 def _one_step(trainer: Any, shape: str, key: str) -> Check:
-    """Train one step and say its seconds and peak memory: of the device, or of the process since it began."""
+    """Train one step and return its seconds and peak memory: the device's, or the process's since it began."""
     cuda = torch.cuda.is_available()
     if cuda:
         torch.cuda.reset_peak_memory_stats()
     began = time.perf_counter()
     try:
         trainer.train()
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if (
-            isinstance(error, RuntimeError)
-            and not isinstance(error, torch.OutOfMemoryError)
-            and "allocate memory" not in str(error)
-        ):
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and "allocate memory" not in str(error):
             raise
         return Check(
             LONGEST,

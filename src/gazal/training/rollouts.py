@@ -24,12 +24,12 @@ from gazal.recipe.training import GRPOSection
 
 
 def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: list[list[dict[str, str]]]) -> list[list[int]]:
-    """Token ids of chat prompts, up to and with the assistant's opening."""
+    """Return the token ids of chat prompts, up to and with the assistant's opening."""
     return encode_chats(tokenizer, prompts, opening=True)
 
 
 def sample_texts(model: str | Path, items: list[Item], recipe: Recipe) -> list[str]:
-    """Greedy completions of a few items by a saved model, as text, for reading."""
+    """Return greedy completions of a few items by a saved model, as text, for reading."""
     tokenizer = load_tokenizer(model)
     ids = encode_prompts(tokenizer, [build_messages(item, recipe.model.system) for item in items])
     made = generate(
@@ -41,21 +41,24 @@ def sample_texts(model: str | Path, items: list[Item], recipe: Recipe) -> list[s
 class MergedModel:
     """A policy's merged weights in one model of their own, for generation.
 
-    Only the adapted layers' weights are copies; embeddings, norms and whatever else is frozen are the policy's
-    own tensors. Raises GazalError for a policy that cannot be merged so: adapters on other than plain linear
-    layers (4-bit ones, embeddings), or parameters sharded over processes.
+    Only the adapted layers' weights are copies; embeddings, norms and all else that is frozen are the policy's own
+    tensors. Raises GazalError for a policy that cannot be merged so. Its adapters are then on other than plain linear
+    layers (4-bit ones, embeddings), or its parameters are sharded over processes.
     """
 
     def __init__(self, policy: PeftModel) -> None:
         adapted = [(name, layer) for name, layer in policy.named_modules() if isinstance(layer, BaseTunerLayer)]
         for name, layer in adapted:
             if not (isinstance(layer, lora.Linear) and isinstance(layer.base_layer, torch.nn.Linear)):
+                kind = type(layer.get_base_layer()).__name__
                 raise GazalError(
-                    f"grpo.rollouts: {name} has an adapter on {type(layer.get_base_layer()).__name__}, which has no merged form here: set grpo.rollouts=trainer"
+                    f"grpo.rollouts: {name} has an adapter on {kind}, which has no merged form here: "
+                    "set grpo.rollouts=trainer"
                 )
         if any(hasattr(p, "full_tensor") or hasattr(p, "ds_id") for p in policy.parameters()):
             raise GazalError(
-                "grpo.rollouts: the policy is sharded over processes (fsdp2, zero3), so none holds weights to merge: set grpo.rollouts=trainer"
+                "grpo.rollouts: the policy is sharded over processes (fsdp2, zero3), so none holds weights to merge: "
+                "set grpo.rollouts=trainer"
             )
         self.layers = [(layer, _empty_like(layer.base_layer)) for _, layer in adapted]
         shared = {id(tensor): tensor for tensor in (*policy.parameters(), *policy.buffers())}
@@ -65,14 +68,14 @@ class MergedModel:
 
     @property
     def copied_bytes(self) -> int:
-        """Memory of the adapted layers' merged weights: all that is not shared with the policy."""
+        """Bytes of the adapted layers' merged weights, which are all that is not shared with the policy."""
         return sum(parameter.nbytes for _, plain in self.layers for parameter in plain.parameters())
 
     @torch.no_grad()
     def refresh(self) -> PreTrainedModel:
         """Write pristine base + adapter, as PEFT merges them, into the model, and return it.
 
-        PEFT merges into new tensors (``safe_merge``); the pristine ones are put back untouched, so nothing drifts.
+        PEFT merges into new tensors (``safe_merge``). The pristine ones are restored unchanged, so no error adds up.
         """
         for layer, plain in self.layers:
             base = layer.base_layer
@@ -82,21 +85,22 @@ class MergedModel:
                 plain.get_parameter(name).copy_(parameter)
                 parameter.data = pristine[name]
             layer.merged_adapters.clear()
-            layer._caches.clear()  # PEFT keeps the weight norms for an unmerge
+            layer._caches.clear()  # in which PEFT keeps the weight norms for an unmerge
         return self.model
 
 
 def _empty_like(linear: torch.nn.Linear) -> torch.nn.Linear:
-    """A frozen linear layer of the same shape, dtype and device, not initialised."""
+    """Return a frozen linear layer of the same shape, dtype and device, not initialised."""
     shape = {"in_features": linear.in_features, "out_features": linear.out_features, "bias": linear.bias is not None}
-    return skip_init(torch.nn.Linear, **shape, device=linear.weight.device, dtype=linear.weight.dtype).requires_grad_(
-        False
-    )
+    empty = skip_init(torch.nn.Linear, **shape, device=linear.weight.device, dtype=linear.weight.dtype)
+    return empty.requires_grad_(False)
 
 
 class MergedRollouts:
-    """TRL ``rollout_func``: generates from merged weights, brought up to date before each generation, instead
-    of through the adapter (with DoRA several times slower: ``measure/results/grpo_step.md``)."""
+    """TRL's ``rollout_func`` that generates from merged weights, which are updated before each generation.
+
+    Generation through the adapter is several times slower with DoRA: ``measure/results/grpo_step.md``.
+    """
 
     def __init__(self, section: GRPOSection, seed: int) -> None:
         self.section, self.seed = section, seed
@@ -105,10 +109,7 @@ class MergedRollouts:
     def __call__(self, prompts: list[Any], trainer: Any) -> dict[str, Any]:
         self.merged = self.merged or MergedModel(trainer.accelerator.unwrap_model(trainer.model))
         ids = encode_prompts(trainer.processing_class, prompts)
-        seed, processes = (
-            self.seed * 100_003 + trainer.state.global_step + 1,
-            PartialState(),
-        )  # each process draws its own
+        seed, processes = self.seed * 100_003 + trainer.state.global_step + 1, PartialState()
         completions: list[list[int]] = [[] for _ in ids]
         for index, tokens, _ in generate(
             self.merged.refresh(),
@@ -118,7 +119,7 @@ class MergedRollouts:
             temperature=self.section.temperature,
             top_p=1.0,
             top_k=0,
-            seed=seed * processes.num_processes + processes.process_index,
+            seed=seed * processes.num_processes + processes.process_index,  # its own in each process
             batch_tokens=len(ids) * 4096,
         ):
             completions[index] = tokens

@@ -28,7 +28,10 @@ SAMPLING = {"random": "random", "grouped": "group_by_length"}  # transformers' n
 
 
 def sft_dataset(items: list[Item], system: str) -> Dataset:
-    """Columns ``prompt`` (chat messages) and ``completion`` (one assistant message): loss on the latter only."""
+    """Return columns ``prompt`` (chat messages) and ``completion`` (one assistant message): the loss is on the latter.
+
+    Raises GazalError for an item without reasoning.
+    """
     rows = []
     for row, item in enumerate(items, 1):
         if not item.reasoning:
@@ -51,8 +54,8 @@ def train_sft(
 ) -> dict[str, float]:
     """Train ``folder/adapter`` from the base, merge it into ``folder/merged``, log to ``folder/metrics.jsonl``.
 
-    Returns the last logged values. Raises GazalError when every example is longer than ``sft.max_length``
-    or when training left the adapter as it was.
+    Returns the last logged values. Raises GazalError if every example is longer than ``sft.max_length``, and as
+    :func:`gazal.trainer.stage.train_stage` does.
     """
     section = recipe.sft
     require_options(recipe, "sft")
@@ -74,7 +77,7 @@ def sft_trainer(
     callbacks: list[TrainerCallback],
     **changes: Any,
 ) -> SFTTrainer:
-    """The recipe's trainer of a new adapter on the base; ``changes`` overrule arguments (preflight's one step)."""
+    """Return the recipe's trainer of a new adapter on the base; ``changes`` replace arguments (preflight's one step)."""
     section = recipe.sft
     model, adapter = load_trainable(recipe, "sft", base_path(recipe.model), recipe.model.revision, section.max_length)
     trainer = _Trainer(
@@ -115,13 +118,15 @@ class _Trainer(WholeCheckpoints, ManyProcesses, Throughput, SFTTrainer):
 def _whole_examples(
     dataset: Dataset, tokenizer: PreTrainedTokenizerBase, limit: int, say: Callable[[str], None]
 ) -> Dataset:
-    """The examples of at most ``limit`` tokens: a truncated one would lose its EOS, so longer ones are set aside, aloud."""
+    """Return the examples of at most ``limit`` tokens, and say how many are longer.
+
+    Longer ones are left out, since a truncated example would lose its EOS.
+    """
     texts = encode_chats(tokenizer, [e["prompt"] + e["completion"] for e in dataset])
     kept = [row for row, ids in enumerate(texts) if len(ids) <= limit]
     if not kept:
         raise GazalError(f"sft.max_length: all {len(texts)} examples are longer than {limit} tokens")
     if len(kept) < len(texts):
-        say(
-            f"{len(texts) - len(kept)} of {len(texts)} examples are longer than sft.max_length {limit} tokens and set aside"
-        )
+        longer = f"{len(texts) - len(kept)} of {len(texts)} examples"
+        say(f"{longer} are longer than sft.max_length {limit} tokens and set aside")
     return dataset.select(kept)

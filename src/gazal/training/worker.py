@@ -1,7 +1,7 @@
-"""One of the processes that train a stage together: ``python -m gazal.training.worker STAGE RUNFOLDER``, started by launch.py.
+"""One of the processes that train a stage together: ``python -m gazal.training.worker STAGE RUNFOLDER LAUNCH``.
 
-The first process says its lines, each behind :data:`SAID`; one that fails leaves its reason as a file in
-the folder GAZAL_REASONS. Each ends when the notebook that asked for it has ended.
+launch.py starts it. The first process prints its lines, each behind :data:`SAID`; one that fails writes its reason as
+a file into the folder GAZAL_REASONS. Each ends when the notebook that started it has ended.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from gazal.recipe.recipe import LaunchSection, Recipe
 if TYPE_CHECKING:
     from transformers import TrainerCallback
 
-SAID = "\x02gazal: "  # before each line that is meant for people; all else that libraries print goes to the log only
+SAID = "\x02gazal: "  # before each line for people; whatever else libraries print goes to the log only
 WATCHED, REASONS = "GAZAL_WATCHED", "GAZAL_REASONS"  # "pid created" of the process to end with; folder for reasons
-PATIENCE = timedelta(hours=12)  # the others wait while the first measures pass rates, merges and proves the merge
+PATIENCE = timedelta(hours=12)  # the others wait while the first measures pass rates, merges and checks the merge
 
 
 def train(
@@ -50,7 +50,7 @@ def train(
 
 
 def saved_recipe(run: Path) -> Recipe:
-    """The resolved recipe of a run folder."""
+    """Return the resolved recipe of a run folder."""
     return Recipe.model_validate(yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8")))
 
 
@@ -75,17 +75,18 @@ def _lives(pid: int, created: float) -> bool:
 
 
 def leave_reason(error: BaseException) -> None:
-    """Write why this process fails, for the one that started it."""
+    """Write why this process fails, for the process that started it."""
     clear = isinstance(error, GazalError)
     line = str(error) if clear else f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-    write_json(
-        Path(os.environ[REASONS]) / f"{os.environ.get('RANK', '0')}.json",
-        {"line": line, "clear": clear, "time": time.time()},
-    )
+    path = Path(os.environ[REASONS]) / f"{os.environ.get('RANK', '0')}.json"
+    write_json(path, {"line": line, "clear": clear, "time": time.time()})
 
 
 def work(stage: str, run: Path, launch: LaunchSection, callbacks: list[TrainerCallback] | None = None) -> None:
-    """Join the other processes (their number and this one's rank are in the environment) and train; leave the reason where that fails."""
+    """Join the other processes and train; write the reason if that fails.
+
+    The number of processes and this one's rank are in the environment.
+    """
     import torch
     from accelerate import PartialState
 
