@@ -36,10 +36,12 @@ def evaluate_model(
     development: dict[str, Path] | None = None,
     say: Callable[[str], None] = print,
 ) -> None:
-    """Predict each benchmark with one engine: ``out/<name>/<benchmark>.parquet``, items beside; with ``evaluation.permute`` also
-    ``out/<name>/permuted/<benchmark>.parquet``, the same items in other orders of their options.
+    """Predict each benchmark with one engine into ``out/<name>/<benchmark>.parquet``, and save its items.
 
-    ``folder`` holds the benchmarks' development items, ``development`` files of other sets (see :func:`prompting_of`)."""
+    With ``evaluation.permute`` also into ``out/<name>/permuted/<benchmark>.parquet``: the same items in other orders of
+    their options. ``folder`` holds the benchmarks' development items, ``development`` the files of other sets (see
+    :func:`prompting_of`).
+    """
     settings, mine = recipe.evaluation, out / (name or engine.name)
     promptings = {
         benchmark: prompting_of(recipe, benchmark, items, folder, (development or {}).get(benchmark))
@@ -69,12 +71,11 @@ def evaluate_model(
 def evaluate_stages(
     run: str | Path, recipe: Recipe, folder: str | Path | None = None, say: Callable[[str], None] = print
 ) -> Path:
-    """Evaluate the recipe's stages on the run's test split and on its benchmarks; returns ``run/eval``.
+    """Evaluate the recipe's stages on the run's test split and on its benchmarks; return ``run/eval``.
 
-    ``folder`` holds the benchmarks as JSON lines; None asks the hub. A benchmark that cannot be had is
-    noted with its reason in ``not_run.json``; which items a model may have seen in training is measured before
-    (``contamination.json``). What is there already is not asked again; predictions of a
-    stage that has since been trained anew are replaced.
+    ``folder`` holds the benchmarks as JSON lines; None downloads them from the hub. A benchmark that cannot be had is
+    written with its reason to ``not_run.json``. First ``contamination.json`` measures which items a model may have seen
+    in training. Predictions that exist are kept, but those of a stage that was trained again since are replaced.
     """
     from gazal.models.loading import base_path
 
@@ -86,34 +87,21 @@ def evaluate_stages(
     if training := _training(run / "data"):
         save_training_items(out, training)
     test = read_items(run / "data" / "test.parquet")
-    measure_contamination(
-        run / "data", {"test": test, **whole}, recipe.data.curation, out, say
-    )  # not of the sample alone: duplicates lie anywhere
-    asked = {
-        "test": test,
-        **{name: sample(items, settings.benchmark_limit, recipe.seed) for name, items in whole.items()},
-    }
+    # not of the sample alone: duplicates lie anywhere
+    measure_contamination(run / "data", {"test": test, **whole}, recipe.data.curation, out, say)
+    limit, development = settings.benchmark_limit, {"test": run / "data" / "dev.parquet"}
+    asked = {"test": test} | {name: sample(items, limit, recipe.seed) for name, items in whole.items()}
     for stage in settings.stages:
         path = base_path(recipe.model) if stage == "base" else run / stage / "merged"
         engine = LazyEngine(path, settings, revision=recipe.model.revision if stage == "base" else None)
-        evaluate_model(
-            engine,
-            asked,
-            out,
-            recipe,
-            stage,
-            replace=True,
-            folder=folder,
-            development={"test": run / "data" / "dev.parquet"},
-            say=say,
-        )
+        evaluate_model(engine, asked, out, recipe, stage, True, folder, development, say)
         engine.close()
     save_not_run(out, not_run)
     return out
 
 
 def _training(data: Path) -> list[Item]:
-    """The multiple-choice items that models of this run are trained on, without repeats."""
+    """Return the multiple-choice items that models of this run are trained on, without repeats."""
     items = [
         item
         for split in ("sft", "grpo")
@@ -124,8 +112,11 @@ def _training(data: Path) -> list[Item]:
 
 
 def evaluation_folder(recipe: Recipe, out: Path | None, run: str = "") -> tuple[Path, Path]:
-    """Where results and where predictions go: ``out`` for both, by default the run's folder and its ``eval``. GazalError where that
-    would mix strangers into a run that trains its own models, or is a finished stage, whose manifest would then lie."""
+    """Return the folders of results and of predictions: ``out`` for both, by default the run's folder and its ``eval``.
+
+    Raises GazalError if that would mix other models into a run that trains its own. The same if it is a finished stage,
+    whose manifest would then be wrong.
+    """
     if out is not None:
         return out, out
     if not run and not recipe.models:
@@ -151,12 +142,13 @@ def evaluate_command(
     then: Callable[[dict[str, Any]], object] = lambda scores: None,
     say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
-    """``gazal evaluate``: models (see :func:`gazal.evaluation.targets.find_targets`) on benchmarks and items files, without any on the
-    recipe's; prints the table and returns the scores. Run again it goes on, and loads no model whose predictions are complete.
+    """Evaluate models on benchmarks and items files (``gazal evaluate``), print the table and return the scores.
 
-    ``changes`` of ``evaluation`` hold for every model, whatever the recipe says of it. Of several models one that fails is a line
-    and the others still run; ``then`` is called with the scores. Raises GazalError for bad input before any model is loaded, when
-    no benchmark can be had, and at the end where a model failed.
+    ``model`` is read by :func:`gazal.evaluation.targets.find_targets`. Without ``benchmarks`` the recipe's are used.
+    Another call continues, and loads no model whose predictions are complete. ``changes`` of ``evaluation`` hold for
+    every model, whatever the recipe says of it. If one of several models fails, its error is printed and the others
+    still run. ``then`` is called with the scores. Raises GazalError for bad input before any model is loaded, if no
+    benchmark can be had, and at the end if a model failed.
     """
     out = Path(out)
     changes = {key: value for key, value in {**(changes or {}), "samples": samples}.items() if value is not None}
@@ -166,14 +158,14 @@ def evaluate_command(
             raise GazalError("--benchmark: empty; expected a benchmark's name or an items file")
         if name not in BENCHMARKS and benchmark_name(name) in BENCHMARKS:
             raise GazalError(
-                f"benchmark {name}: an items file with the name of a benchmark; its scores would pass for that: rename it"
+                f"benchmark {name}: an items file with the name of a benchmark; "
+                "its scores would pass for that: rename it"
             )
     limit = recipe.evaluation.benchmark_limit if limit is None and not benchmarks else limit
     found, not_run = load_benchmarks(benchmarks or recipe.evaluation.benchmarks, folder, limit, recipe.seed)
     if not found:
-        raise GazalError(
-            "; ".join(f"{name}: {reason}" for name, reason in not_run.items()) or "no benchmark is asked for"
-        )
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in not_run.items())
+        raise GazalError(reasons or "no benchmark is asked for")
     for name, reason in not_run.items():
         say(f"{name}: not run: {reason}")
     failed: dict[str, GazalError] = {}
@@ -202,10 +194,11 @@ def _evaluate(
     engine = LazyEngine(one.spec, one.recipe.evaluation, one.dtype, one.revision)
     try:
         evaluate_model(engine, found, out, one.recipe, one.name, folder=folder, say=say)
-    except RuntimeError as error:  # torch's is one of these; the name spares its import where nothing was loaded
+    except RuntimeError as error:  # torch's is a subclass; comparing its name spares an import if nothing was loaded
         if type(error).__name__ == "OutOfMemoryError":
             raise GazalError(
-                f"model {one.name}: out of memory; `gazal plan` says what it takes, evaluation.batch_tokens makes batches smaller"
+                f"model {one.name}: out of memory; `gazal plan` says what it takes, "
+                "evaluation.batch_tokens makes batches smaller"
             ) from error
         raise
     finally:

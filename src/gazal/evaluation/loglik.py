@@ -1,10 +1,11 @@
-"""Scoring by log-likelihood: of the options' letters (or texts) the one that the model holds likeliest after the prompt.
+"""Scoring by log-likelihood: choose the option's letter (or text) that is likeliest after the prompt.
 
-Definitions are lm-eval's (https://github.com/EleutherAI/lm-evaluation-harness, ``output_type: multiple_choice``, 0.4.13): the
-argmax of the summed log-likelihood is its ``acc``, of the sum divided by the characters of the choice its ``acc_norm``; the
-first of equals wins. Per token (by the number of scored tokens) is ours. As there, a choice follows a plain prompt after one
-space and a chat's opening at once, and white space at the prompt's end is scored with the choice, with which it may merge.
-Reading predictions needs no torch.
+Definitions are those of lm-eval 0.4.13 (https://github.com/EleutherAI/lm-evaluation-harness), ``output_type:
+multiple_choice``. The argmax of the summed log-likelihood is its ``acc``. The argmax of the sum divided by the choice's
+characters is its ``acc_norm``. The first of equals wins. Division by the number of scored tokens is ours.
+
+As there, a choice follows a plain prompt after one space, and a chat's opening directly. White space at the prompt's
+end is scored with the choice, since the two may merge into one token. Reading predictions needs no torch.
 """
 
 from __future__ import annotations
@@ -19,18 +20,18 @@ from gazal.predictions.loglik import choices, to_completion
 from gazal.predictions.prompting import Prompting
 from gazal.recipe.evaluation import EvaluationSection
 
-TAIL_COST = 16  # a token that continuations do not share, with its logits, weighs as much in the token budget as this many others
+TAIL_COST = 16  # tokens of the budget that a token counts which continuations do not share, for its logits
 CHUNK = 512  # prompts encoded at a time to learn their lengths
 
 
 def replies(
     engine: Engine, items: Sequence[Item], prompting: Prompting, settings: EvaluationSection, done: Collection[int]
 ) -> Iterator[list[Reply]]:
-    """A reply for each item whose place is not in ``done``, in batches within ``settings.batch_tokens``, longest first.
+    """Yield a reply for each item whose index is not in ``done``, in batches within ``settings.batch_tokens``.
 
-    A reply's text is what :func:`read_letter` reads, its ``n_tokens`` 0. An item that does not fit the model's context is not
-    asked: empty text, finish reason ``length``. Raises GazalError for an engine that is no model in this process, for a prompt
-    that opens ``<think>``, and for a model whose log-likelihoods are no numbers.
+    The longest come first. :func:`read_letter` reads a reply's text; its ``n_tokens`` is 0. An item that does not fit
+    the model's context gets an empty text and the finish reason ``length``. Raises GazalError for an engine that is no
+    model in this process, and for a prompt that opens ``<think>``. The same for log-likelihoods that are not finite.
     """
     from transformers import PreTrainedModel
 
@@ -39,11 +40,13 @@ def replies(
 
     if not isinstance(model := getattr(engine, "model", None), PreTrainedModel):
         raise GazalError(
-            f"model {engine.name}: log-likelihoods need a model in this process (evaluation.engine=transformers); set evaluation.method=generate"
+            f"model {engine.name}: log-likelihoods need a model in this process (evaluation.engine=transformers); "
+            "set evaluation.method=generate"
         )
     if items and engine.opens_think(prompting.prompt(items[0]), settings.thinking):
         raise GazalError(
-            f"model {engine.name}: its prompt opens <think>, where no option stands: evaluation.thinking=off, or evaluation.prompt=plain"
+            f"model {engine.name}: its prompt opens <think>, where no option stands: "
+            "evaluation.thinking=off, or evaluation.prompt=plain"
         )
     tokenizer, done = engine.tokenizer, set(done)
 
@@ -60,9 +63,8 @@ def replies(
     costs, tops = [], []
     for start in range(0, len(items), CHUNK):
         prompts, continuations, plain = zip(*map(text, items[start : start + CHUNK]), strict=True)
-        for ids, texts in zip(
-            tokenizer(list(prompts), add_special_tokens=plain[0])["input_ids"], continuations, strict=True
-        ):
+        encoded = tokenizer(list(prompts), add_special_tokens=plain[0])["input_ids"]
+        for ids, texts in zip(encoded, continuations, strict=True):
             tail = max(map(len, tokenizer(texts, add_special_tokens=False)["input_ids"]))
             tops.append(len(ids) + tail)
             costs.append(len(ids) + 1 if tail == 1 else len(texts) * max(len(ids) + tail, TAIL_COST * tail))
@@ -77,9 +79,8 @@ def replies(
         wanted = [place for place in batch if place not in done]
         if not wanted:
             continue
-        scored = score_batch(
-            model, [encode(tokenizer, *text(items[place])) for place in wanted], tokenizer.pad_token_id
-        )
+        rows = [encode(tokenizer, *text(items[place])) for place in wanted]
+        scored = score_batch(model, rows, tokenizer.pad_token_id)
         if not all(math.isfinite(one.loglik) for row in scored for one in row):
             raise GazalError(f"model {engine.name}: its log-likelihoods are no numbers")
         asked = [choices(items[place], settings.loglik_choice) for place in wanted]

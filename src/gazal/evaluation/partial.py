@@ -1,6 +1,6 @@
-"""``<benchmark>.partial.jsonl``: replies as they come, in batches, so that a kill loses at most the batch at work.
+"""``<benchmark>.partial.jsonl``: replies as they come, in batches, so that a kill loses at most the current batch.
 
-The first row names model, benchmark, sampling and prompt. Memory holds where each reply lies, never its text.
+The first row names model, benchmark, sampling and prompt. Memory holds each reply's place in the file, not its text.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ def first_line(path: Path) -> Any:
 
 
 class Partial:
-    """A partial file of ``total`` replies, opened to go on.
+    """A partial file of ``total`` replies, opened to be continued.
 
-    ``check`` gets the header of a file that is there. ``seen`` gets the replies: first those that the file holds, then
-    each batch that :meth:`append` adds. Raises GazalError as :class:`gazal.common.append_store.AppendStore` does.
+    ``check`` is called with the header of a file that exists. ``seen`` is called with the replies: first with those
+    that the file holds, then with each batch that :meth:`append` adds. Raises GazalError as :class:`gazal.common.append_store.AppendStore` does.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Partial:
 
     @property
     def done(self) -> set[int]:
-        """Indices of the replies that the file holds."""
+        """Return the indices of the replies that the file holds."""
         return set(np.flatnonzero(self.places >= 0).tolist())
 
     def append(self, batch: list[Reply]) -> None:

@@ -1,7 +1,7 @@
 """Predictions: one row per item and sample, saved per batch while they are made, Parquet at the end.
 
 Next to ``<benchmark>.parquet`` lies ``<benchmark>.partial.jsonl`` until all is done: a header line that
-names model, benchmark and sampling, then one line per reply. A kill loses at most the batch at work.
+names model, benchmark and sampling, then one line per reply. A kill loses at most the current batch.
 No list of all prompts or completions is held: memory grows with the items alone.
 """
 
@@ -43,14 +43,14 @@ ROW_GROUP = 4096  # rows written at a time
 
 
 class Prompts(Sequence[Prompt]):
-    """The prompt of each item ``samples`` times, built when it is asked for."""
+    """The prompt of each item ``samples`` times, each built when it is read."""
 
     def __init__(self, items: Sequence[Item], samples: int, prompting: Prompting) -> None:
         self.items, self.samples, self.prompting = items, samples, prompting
 
     @property
     def opens_think(self) -> bool:
-        """What the recipe says of them, for engines that cannot see them rendered."""
+        """Return whether they open ``<think>`` by the recipe, for engines that do not see them rendered."""
         return self.prompting.opens_think
 
     def __len__(self) -> int:
@@ -80,7 +80,7 @@ def _brief(value: Any) -> str:
 
 
 def _difference(found: Any, wanted: Any) -> str:
-    """What is there and what is wanted, of each entry that differs."""
+    """Describe what is there and what is wanted, for each entry that differs."""
     if not isinstance(wanted, dict):
         return f"{_brief(found)}, wanted {_brief(wanted)}"
     found = found if isinstance(found, dict) else {}
@@ -131,13 +131,12 @@ def predict(
     say: Callable[[str], None] = print,
     label: str | None = None,
 ) -> Path:
-    """Ask ``engine`` every item ``settings.samples`` times and write the predictions to ``out`` (Parquet).
+    """Prompt ``engine`` with every item ``settings.samples`` times and write the predictions to ``out`` (Parquet).
 
-    Rows are in item order, then sample. Where ``out`` is complete nothing is asked; where an
-    interrupted run left a partial file, only what is missing is. Either may belong to another model,
-    benchmark, sampling or prompt: then it is made again with ``replace``, else that raises GazalError, as
-    does a folder that cannot be written. By log-likelihood an item is asked once: it has no samples.
-    ``label`` names the work where ``say`` tells of it.
+    Rows are in item order, then by sample. If ``out`` is complete, the engine does nothing; if an interrupted run left
+    a partial file, only the missing replies are generated. If either is of another model, benchmark, sampling or
+    prompt, it is made again with ``replace``, and raises GazalError without. So does a folder that cannot be written,
+    or more than one sample by log-likelihood. ``label`` names the work in the lines that ``say`` prints.
     """
     out = Path(out)
     if settings.method == "loglik" and settings.samples > 1:
@@ -171,30 +170,33 @@ def predict(
                 progress.tell()
         if missing := len(prompts) - len(saved.done):
             raise GazalError(
-                f"{partial}: model {engine.name} left {missing} of {len(prompts)} prompts without an answer; run again to ask them"
+                f"{partial}: model {engine.name} left {missing} of {len(prompts)} prompts without an answer; "
+                "run again to ask them"
             )
         _write(out, header, saved, readings)
     if readings.not_asked:
         say(
-            f"{progress.label}: {readings.not_asked} of {len(prompts)} prompts leave no room in the model's context: they were not asked and count as wrong"
+            f"{progress.label}: {readings.not_asked} of {len(prompts)} prompts leave no room in the model's context: "
+            "they were not asked and count as wrong"
         )
     partial.unlink(missing_ok=True)
     return out
 
 
 def _check_think(engine: Engine, prompts: Prompts, think_open: bool, thinking: str) -> None:
-    if len(prompts) and engine.opens_think(prompts[0], *([] if thinking == "template" else [thinking])) not in (
-        None,
-        think_open,
-    ):
+    if not prompts:
+        return
+    opens = engine.opens_think(prompts[0], *([] if thinking == "template" else [thinking]))
+    if opens not in (None, think_open):
         fact, value = ("does not open", "false") if think_open else ("opens", "true")
         raise GazalError(
-            f"model {engine.name}: its template {fact} <think>: set model.prompt_opens_think={value} (of a model that the recipe names, its own)"
+            f"model {engine.name}: its template {fact} <think>: "
+            f"set model.prompt_opens_think={value} (of a model that the recipe names, its own)"
         )
 
 
 def _say_control(engine: Engine, items: list[Item], label: str, say: Callable[[str], None]) -> None:
-    """Text such as ``<|im_end|>`` in an item ends a turn of some models: they are asked something else than it says."""
+    """Say how many items hold text such as ``<|im_end|>``: it ends a turn of some models, which changes the prompt."""
     tokens = getattr(getattr(engine, "tokenizer", None), "all_special_tokens", [])
     if not tokens:  # a server shows none
         return
@@ -206,12 +208,13 @@ def _say_control(engine: Engine, items: list[Item], label: str, say: Callable[[s
     ]
     if found:
         say(
-            f"{label}: {len(found)} of {len(items)} items hold text that this model reads as a control token, such as {found[0][1]!r} (first: {found[0][0]!r})"
+            f"{label}: {len(found)} of {len(items)} items hold text that this model reads as a control token, "
+            f"such as {found[0][1]!r} (first: {found[0][0]!r})"
         )
 
 
 def _reader(settings: EvaluationSection, think_open: bool) -> Callable[[str, Item], Extraction]:
-    """How a completion becomes a letter and a reason."""
+    """Return the function that reads a letter and a reason from a completion."""
     if settings.method == "loglik":
         from gazal.predictions.loglik import read_letter
 
@@ -247,7 +250,7 @@ def _cut(reply: Reply, end: int | None) -> Reply:
 
 
 def _write(out: Path, header: dict[str, Any], saved: Partial, readings: Readings) -> None:
-    """The predictions in item order, then sample, a row group at a time."""
+    """Write the predictions in item order, then by sample, a row group at a time."""
     schema, total = SCHEMA.with_metadata({"gazal": json.dumps(header, ensure_ascii=False)}), len(readings.letters)
     with atomic_write(out, "wb") as handle, pq.ParquetWriter(handle, schema) as writer:
         for start in range(0, total, ROW_GROUP):

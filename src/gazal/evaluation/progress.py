@@ -1,4 +1,4 @@
-"""What a run of predictions says while it works, from letters that are read once a completion."""
+"""The lines that a run of predictions prints while it works; each completion's letter is read once."""
 
 from __future__ import annotations
 
@@ -19,22 +19,21 @@ REASONS = list(Reason)
 
 
 def duration(seconds: float) -> str:
-    """``45 s``, ``3 min 05 s``, ``2 h 07 min``."""
+    """Return seconds as ``45 s``, ``3 min 05 s`` or ``2 h 07 min``."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
 
 
 class Readings:
-    """Letter and reason of each completion, two bytes each: what ``read(text, item)`` finds, called once a completion."""
+    """Letter and reason of each completion, in two bytes; ``read(text, item)`` is called once for each."""
 
     def __init__(self, items: Sequence[Item], samples: int, read: Callable[[str, Item], Extraction]) -> None:
         self.items, self.samples, self._read = items, samples, read
         self.letters, self.reasons = (np.zeros(len(items) * samples, np.uint8) for _ in range(2))
         places: dict[str, int] = {}
-        self._place = [
-            places.setdefault(origin(item), len(places)) for item in items
-        ]  # the orders of one item are one unit
+        # the orders of one item are one unit
+        self._place = [places.setdefault(origin(item), len(places)) for item in items]
         self.right, self.asked = (np.zeros(len(places), np.int64) for _ in range(2))
         self.not_asked = 0  # prompts longer than the model's context: an empty reply at once
 
@@ -50,12 +49,15 @@ class Readings:
             self.not_asked += not_asked(reply.finish_reason, reply.text, reply.n_tokens)
 
     def reading(self, index: int) -> Extraction:
-        """What was found in one completion."""
+        """Return what was found in one completion."""
         letter = self.letters[index]
         return Extraction(LETTERS[letter - 1] if letter else None, REASONS[self.reasons[index]])
 
     def accuracy(self) -> tuple[float, float, float]:
-        """Mean accuracy of the items that have answers so far, and its 95 % Wilson interval (:func:`gazal.scoring.stats.interval`)."""
+        """Return the mean accuracy of the items that have answers so far, and its 95 % Wilson interval.
+
+        The interval is :func:`gazal.scoring.stats.interval`.
+        """
         known = self.asked > 0
         means = self.right[known] / self.asked[known]
         return float(means.mean()), *interval(means, int(self.asked.max()))
@@ -64,8 +66,8 @@ class Readings:
 class Progress:
     """A line every 20 seconds and one at the end: answers, rate, time left, accuracy and its interval.
 
-    Rate and time left come from what this process asked; the accuracy counts what an earlier one saved too. Engines ask
-    the longest prompts first, so that on the way neither is a forecast of the end.
+    Rate and time left count this process's replies; the accuracy counts those that an earlier one saved too. Engines
+    run the longest prompts first, so none of them forecasts its value at the end.
     """
 
     def __init__(self, label: str, readings: Readings, say: Callable[[str], None]) -> None:
@@ -77,18 +79,18 @@ class Progress:
             say(f"{label}: goes on at {self.before}/{self.total}")
 
     def tell(self) -> None:
-        """Say where the run stands, if it is time to."""
+        """Say how far the run is, if a line is due."""
         now, done = time.monotonic(), int(self.readings.asked.sum())
         if done < self.total and now - self.said <= REPORT_SECONDS:
             return
         self.said, taken = now, now - self.began
         rate = (done - self.before) / max(taken, 1e-9)
-        so_far = " so far" if done < self.total else ""
-        where = (
-            f", about {duration((self.total - done) / rate)} left" if done < self.total else f" in {duration(taken)}"
-        )
+        so_far, spent = "", f" in {duration(taken)}"
+        if done < self.total:
+            so_far, spent = " so far", f", about {duration((self.total - done) / rate)} left"
         known = f" ({self.before} of them from before)" if self.before else ""
         mean, low, high = self.readings.accuracy()
         self.say(
-            f"{self.label}: {done}/{self.total}{known}, {rate:.1f} {self.unit}/s{where}, accuracy{so_far} {mean:.3f} (95 % interval {low:.3f}–{high:.3f})"
+            f"{self.label}: {done}/{self.total}{known}, {rate:.1f} {self.unit}/s{spent}, "
+            f"accuracy{so_far} {mean:.3f} (95 % interval {low:.3f}–{high:.3f})"
         )

@@ -1,4 +1,4 @@
-"""Which models are asked, by the names of a recipe or by themselves, and an engine that loads its model only when it is asked something."""
+"""The models to evaluate, found by the names of a recipe or by their own, and the settings they are evaluated with."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SETTINGS = (
 
 @dataclass(frozen=True)
 class Target:
-    """One model: the ``name`` of its folder of predictions, what ``spec`` is loaded, and the recipe as it holds for this model."""
+    """One model: ``name`` of its folder of predictions, ``spec`` to load, and the recipe as it holds for this model."""
 
     name: str
     spec: str
@@ -42,44 +42,38 @@ class Target:
     dtype: str | None = None
 
     def changed(self, evaluation: dict[str, Any]) -> Target:
-        """The same, with other values of ``evaluation``."""
-        return replace(
-            self,
-            recipe=self.recipe.model_copy(update={"evaluation": self.recipe.evaluation.model_copy(update=evaluation)}),
-        )
+        """Return the same model with other values of ``evaluation``."""
+        section = self.recipe.evaluation.model_copy(update=evaluation)
+        return replace(self, recipe=self.recipe.model_copy(update={"evaluation": section}))
 
     @property
     def shown(self) -> str:
-        """The model as result files may name it: a hub id, ``embedded``, a server's model; of a folder its name alone."""
-        return (
-            public_model(self.spec.partition("#")[2])
-            if self.spec.startswith("openai:")
-            else file_safe(self.spec)
-            if Path(self.spec).is_dir()
-            else self.spec
-        )
+        """Return the model's name for result files: a hub id, ``embedded``, a server's model; of a folder its name."""
+        if self.spec.startswith("openai:"):
+            return public_model(self.spec.partition("#")[2])
+        return file_safe(self.spec) if Path(self.spec).is_dir() else self.spec
 
     def settings(self) -> dict[str, Any]:
-        """How the model is asked, for readers of its scores."""
+        """Return the settings that the model is evaluated with, for readers of its scores."""
         settings = self.recipe.evaluation
         engine, dtype = ("server", None) if self.spec.startswith("openai:") else (settings.engine, self.dtype)
-        kept = {key: getattr(settings, key) for key in SETTINGS} | {
-            "few_shot_items": Path(settings.few_shot_items).name
-        }
+        kept = {key: getattr(settings, key) for key in SETTINGS}
         return {
             "model": self.shown,
             "revision": self.revision,
             "engine": engine,
             "dtype": dtype,
             **kept,
+            "few_shot_items": Path(settings.few_shot_items).name,
             "system": self.recipe.model.system,
         }
 
 
 def find_targets(names: Iterable[str], recipe: Recipe) -> list[Target]:
-    """The models of ``names``: names in the recipe's ``models``, else folders, hub ids, ``embedded`` or ``openai:URL#name``.
+    """Return the models of ``names``: names in the recipe's ``models``, else what can be loaded.
 
-    Raises GazalError for none, an empty name, one that a folder of predictions keeps for itself, and two whose predictions would lie in one folder.
+    That is a folder, a hub id, ``embedded`` or ``openai:URL#name``. Raises GazalError for no name, an empty one, one
+    that folders of predictions reserve, and two whose predictions would lie in one folder.
     """
     found: dict[str, Target] = {}
     for name in names:
@@ -91,11 +85,13 @@ def find_targets(names: Iterable[str], recipe: Recipe) -> list[Target]:
         one = _target(name, recipe)
         if one.name in KEPT:
             raise GazalError(
-                f"--model {name}: a folder of predictions cannot be named {one.name}, which is kept for other files; rename the model's"
+                f"--model {name}: a folder of predictions cannot be named {one.name}, "
+                "which is kept for other files; rename the model's"
             )
         if one.name in found:
             raise GazalError(
-                f"--model {name}: its predictions would lie in the folder {one.name}, as those of {found[one.name].spec}; evaluate it into another --out"
+                f"--model {name}: its predictions would lie in the folder {one.name}, "
+                f"as those of {found[one.name].spec}; evaluate it into another --out"
             )
         found[one.name] = one
     if not found:
@@ -113,28 +109,21 @@ def _target(name: str, recipe: Recipe) -> Target:
         section.model_copy(update={key: value for key in keys if (value := getattr(entry, key)) is not None})
         for section, keys in ((recipe.evaluation, OF_EVALUATION), (recipe.model, OF_MODEL))
     )
-    return Target(
-        name,
-        entry.model,
-        recipe.model_copy(update={"evaluation": evaluation, "model": model}),
-        entry.revision,
-        entry.dtype,
-    )
+    own = recipe.model_copy(update={"evaluation": evaluation, "model": model})
+    return Target(name, entry.model, own, entry.revision, entry.dtype)
 
 
 def save_settings(eval_dir: Path, one: Target) -> None:
-    """Write into ``asked.json`` how the model was asked, beside what it says of others."""
+    """Write the model's settings into ``asked.json``, beside those of other models."""
     write_json(eval_dir / "asked.json", read_settings(eval_dir) | {one.name: one.settings()})
 
 
 def read_settings(eval_dir: Path) -> dict[str, dict[str, Any]]:
-    """``{model: how it was asked}``; empty where :func:`save_settings` wrote nothing. Raises GazalError for a broken file."""
+    """Return each model's settings; none if :func:`save_settings` wrote no file. Raises GazalError for a broken file."""
     path = eval_dir / "asked.json"
+    if not path.exists():
+        return {}
     try:
-        return (
-            {str(name): dict(how) for name, how in json.loads(path.read_text(encoding="utf-8")).items()}
-            if path.exists()
-            else {}
-        )
+        return {str(name): dict(how) for name, how in json.loads(path.read_text(encoding="utf-8")).items()}
     except (ValueError, TypeError, AttributeError) as error:
         raise GazalError(f"{path}: not a JSON object of protocols; remove it") from error

@@ -29,7 +29,7 @@ class Check(NamedTuple):
 
     @property
     def guards(self) -> str:
-        """The public issues of the fault that the check guards against."""
+        """Return the public issues of the fault that the check guards against."""
         return ISSUES[self.name]
 
     def line(self) -> str:

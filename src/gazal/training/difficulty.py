@@ -63,7 +63,8 @@ def choose_items(
         silent = np.mean([rate in (0, 1) for rate in rates.values()])
         say(
             f"pass rates: mean {np.mean(list(rates.values())):.3f}; {silent:.0%} of items always or never solved "
-            f"in {section.pass_rate_samples} tries; {len(kept)} of {len(items)} between {section.pass_rate_low} and {section.pass_rate_high}"
+            f"in {section.pass_rate_samples} tries; {len(kept)} of {len(items)} "
+            f"between {section.pass_rate_low} and {section.pass_rate_high}"
         )
     if len(kept) < section.prompts_per_step:
         raise GazalError(

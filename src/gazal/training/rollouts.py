@@ -68,7 +68,7 @@ class MergedModel:
 
     @property
     def copied_bytes(self) -> int:
-        """Bytes of the adapted layers' merged weights, which are all that is not shared with the policy."""
+        """Return the bytes of the adapted layers' merged weights, which are all that is not shared with the policy."""
         return sum(parameter.nbytes for _, plain in self.layers for parameter in plain.parameters())
 
     @torch.no_grad()

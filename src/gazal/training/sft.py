@@ -77,7 +77,7 @@ def sft_trainer(
     callbacks: list[TrainerCallback],
     **changes: Any,
 ) -> SFTTrainer:
-    """Return the recipe's trainer of a new adapter on the base; ``changes`` replace arguments (preflight's one step)."""
+    """Return the recipe's trainer of a new adapter on the base; ``changes`` replace arguments (for preflight)."""
     section = recipe.sft
     model, adapter = load_trainable(recipe, "sft", base_path(recipe.model), recipe.model.revision, section.max_length)
     trainer = _Trainer(
