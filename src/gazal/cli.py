@@ -100,7 +100,7 @@ class ManyValues(typer.core.TyperCommand):
     """A command whose ``MANY`` options take several values: ``--train a b`` is ``--train a --train b``."""
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
-        """The arguments with the option's name put before each further file."""
+        """Parse the arguments with the option's name put before each further value."""
         spread: list[str] = []
         option = ""
         for arg in args:
@@ -126,7 +126,8 @@ def curate(
         str,
         typer.Option(
             "--recipe",
-            help="A name in recipes/ or a YAML file: its data.curation, and the tokens of its model; without one no lengths are counted.",
+            help="A name in recipes/ or a YAML file: its data.curation, and the tokens of its model; "
+            "without one no lengths are counted.",
         ),
     ] = "",
     overrides: SetOption = [],
@@ -151,7 +152,11 @@ def sources(recipe: RecipeOption = "embedded", overrides: SetOption = []) -> Non
     list_sources(load_recipe(recipe, overrides).data)
 
 
-@app.command(cls=ManyValues)
+@app.command(
+    cls=ManyValues,
+    help="Evaluate models on benchmarks or items files; "
+    "of the paper's eight models (--recipe published) the ledger is filled.",
+)
 def evaluate(
     model: Annotated[
         list[str],
@@ -196,7 +201,7 @@ def evaluate(
     overrides: SetOption = [],
     run: RunOption = "",
 ) -> None:
-    """Evaluate models on benchmarks or items files; of the paper's eight models (--recipe published) the ledger is filled."""
+    """Evaluate models on benchmarks or items files, and write the paper's ledger."""
     from gazal.evaluation.command import evaluate_command, evaluation_folder
     from gazal.paper.ledger import write_ledger
     from gazal.recipe.load import load_recipe

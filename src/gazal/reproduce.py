@@ -24,10 +24,10 @@ NOTEBOOKS = dict(zip(STAGES, ("01_data", "02_sft", "03_grpo", "04_evaluation", "
 
 
 def reproduce(recipe_name: str, overrides: list[str], run: str = "", benchmarks: str = "") -> Path:
-    """Run what is not done yet; return the run folder. The same call goes on after an interruption.
+    """Run the notebooks that are not done yet; return the run folder. The same call continues after an interruption.
 
-    Raises GazalError for bad input, for a notebook that fails (its output notebook is kept), and where
-    another call is at work in the same run folder.
+    Raises GazalError for bad input, and for a notebook that fails (its output notebook is kept). The same if another
+    call is running in the same run folder.
     """
     recipe = load_recipe(recipe_name, overrides)
     if benchmarks and not Path(benchmarks).expanduser().is_dir():
@@ -62,20 +62,23 @@ def _run_notebooks(folder: RunFolder, parameters: dict[str, object], benchmarks:
 
 
 def _partial(target: Path) -> Path:
-    """Where a notebook lies while it is executed."""
+    """Return the path of a notebook while it is executed."""
     return target.with_name(f".{target.stem}.partial.ipynb")
 
 
 def _reopen_cut(folder: RunFolder, stage: str, partial: Path) -> None:
-    """A notebook that a kill cut behind its finished stage is executed again, which takes seconds: the stage's
-    checkpoints and predictions are there until the next stage has begun."""
+    """Mark ``stage`` as not done if a kill stopped its notebook after the stage had finished.
+
+    The notebook is then executed again, which takes seconds: the stage's checkpoints and predictions stay until the
+    next stage begins.
+    """
     later = STAGES[STAGES.index(stage) + 1 :]
     if partial.exists() and folder.done(stage) and not any((folder / name).exists() for name in later):
         (folder / stage / "manifest.json").unlink()
 
 
 def _same_benchmarks(folder: RunFolder, stage: str, benchmarks: str) -> bool:
-    """A finished evaluation is done again only when it lacked benchmarks that are now at hand."""
+    """Return False for a finished evaluation that lacked benchmarks, if a folder of benchmarks is given now."""
     if stage != "eval" or not benchmarks:
         return True
     not_run = folder / "eval" / "not_run.json"
@@ -125,13 +128,12 @@ def _times(folder: RunFolder) -> dict[str, float]:
 
 
 def time_table(folder: RunFolder) -> str:
-    """Wall time of each executed notebook, its kernel's start included, and the stage's peak memory, as text."""
+    """Return as text each executed notebook's wall time, its kernel's start included, and its stage's peak memory."""
     lines, times = [f"{'notebook':<16}{'seconds':>9}{'peak MiB':>10}"], _times(folder)
     for stage, notebook in NOTEBOOKS.items():
         manifest = folder / stage / "manifest.json"
         if manifest.exists() and notebook in times:
-            lines.append(
-                f"{notebook:<16}{times[notebook]:>9.0f}{json.loads(manifest.read_text(encoding='utf-8'))['peak_memory_mib'] or '–':>10}"
-            )
+            memory = json.loads(manifest.read_text(encoding="utf-8"))["peak_memory_mib"] or "–"
+            lines.append(f"{notebook:<16}{times[notebook]:>9.0f}{memory:>10}")
     lines.append(f"{'together':<16}{sum(times.values()):>9.0f}")
     return "\n".join(lines)

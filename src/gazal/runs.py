@@ -1,7 +1,7 @@
-"""A run folder: where each stage writes, and the manifests that say what made what.
+"""A run folder: a folder for each stage, and the manifests that say what made what.
 
-``runs/<recipe>/<stage>/manifest.json`` exists only when the stage has finished, so an interrupted run
-goes on with the stages that have none.
+``runs/<recipe>/<stage>/manifest.json`` exists only if the stage has finished, so an interrupted run continues with the
+stages that have none.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ class Manifest(Format):
 class RunFolder:
     """``runs/<recipe>/`` for one resolved recipe.
 
-    Raises GazalError when the folder holds a run of another recipe (naming the first key that
-    differs) or cannot be written.
+    Raises GazalError if the folder holds a run of another recipe (naming the first key that differs) or cannot be
+    written.
     """
 
     def __init__(self, path: Path, recipe: Recipe) -> None:
@@ -72,8 +72,7 @@ class RunFolder:
             there, here = yaml.safe_load(saved.read_text(encoding="utf-8")), recipe.model_dump(mode="json")
             if isinstance(there, dict):
                 there["launch"] = here["launch"]  # which says where a run is computed, not what
-            difference = _first_difference(there, here)
-            if difference:
+            if difference := _first_difference(there, here):
                 raise GazalError(
                     f"{path}: holds a run of another recipe ({difference}); give another RUN=folder, or remove it"
                 )
@@ -91,7 +90,7 @@ class RunFolder:
         return self.path / name
 
     def done(self, stage: str) -> bool:
-        """True when the stage finished and its parents' manifests are the ones it was made from."""
+        """Return whether the stage finished and its parents' manifests are the ones it was made from."""
         try:
             parents = json.loads((self.path / stage / "manifest.json").read_text(encoding="utf-8"))["parents"]
         except (OSError, ValueError):
@@ -105,13 +104,12 @@ class RunFolder:
     def stage(self, stage: str, parents: Iterable[str] = ()) -> Iterator[Path]:
         """Run a stage in its folder, one process at a time; its manifest is written only if the block succeeds.
 
-        What dead processes left half written is removed, and the parents' checkpoints, which nobody needs now.
-        A stage that has finished and is run again begins anew; one that was cut finds its checkpoints.
+        Half-written files of dead processes are removed, and the parents' checkpoints, which are no longer needed.
+        A stage that has finished and is run again begins anew; one that was interrupted finds its checkpoints.
         """
         folder = self.path / stage
-        anew = (
-            [stage] if (folder / "manifest.json").exists() else []
-        )  # asked before the wait: an orphan that ends the stage now was cut
+        # read before the wait: if an orphan ends the stage now, it was interrupted
+        anew = [stage] if (folder / "manifest.json").exists() else []
         with only_one(self.path / ".lock", f"stage {stage}"):
             for parent in parents:
                 if not self.done(parent):
@@ -151,15 +149,14 @@ class RunFolder:
 
 
 def code_version() -> str:
-    """The git commit of the code, ``+changes`` when the tree is not clean, ``unknown`` without git."""
+    """Return the git commit of the code, with ``+changes`` if the tree is not clean; ``unknown`` without git."""
 
     def git(*words: str) -> str:
         return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        return git("rev-parse", "--short=12", "HEAD") + (
-            "+changes" if git("status", "--porcelain", "src", "recipes", "notebooks") else ""
-        )
+        changes = "+changes" if git("status", "--porcelain", "src", "recipes", "notebooks") else ""
+        return git("rev-parse", "--short=12", "HEAD") + changes
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 
@@ -167,18 +164,17 @@ def code_version() -> str:
 def _first_difference(saved: Any, current: Any, key: str = "") -> str:
     if isinstance(saved, dict) and isinstance(current, dict):
         for name in [*current, *(n for n in saved if n not in current)]:
-            found = _first_difference(saved.get(name), current.get(name), f"{key}.{name}" if key else str(name))
-            if found:
+            if found := _first_difference(saved.get(name), current.get(name), f"{key}.{name}" if key else str(name)):
                 return found
         return ""
     return "" if saved == current else f"{key}: {saved!r} there, {current!r} here"
 
 
 def run_path(recipe: Recipe, run: str = "") -> Path:
-    """The folder of a run: ``run`` when given, else ``runs/<recipe name>`` in the repository."""
+    """Return the folder of a run: ``run`` if given, else ``runs/<recipe name>`` in the repository."""
     return Path(run).expanduser() if run else ROOT / "runs" / recipe.name
 
 
 def relative(path: Path) -> str:
-    """A path as shown to people: relative to the current folder where that is shorter, never a machine's own."""
+    """Return a path as people see it: relative to the current folder, never with a machine's own folders."""
     return os.path.relpath(path)

@@ -94,7 +94,7 @@ def evaluate_stages(
     for stage in settings.stages:
         path = base_path(recipe.model) if stage == "base" else run / stage / "merged"
         engine = LazyEngine(path, settings, revision=recipe.model.revision if stage == "base" else None)
-        evaluate_model(engine, asked, out, recipe, stage, True, folder, development, say)
+        evaluate_model(engine, asked, out, recipe, stage, replace=True, folder=folder, development=development, say=say)
         engine.close()
     save_not_run(out, not_run)
     return out

@@ -29,7 +29,8 @@ class Partial:
     """A partial file of ``total`` replies, opened to be continued.
 
     ``check`` is called with the header of a file that exists. ``seen`` is called with the replies: first with those
-    that the file holds, then with each batch that :meth:`append` adds. Raises GazalError as :class:`gazal.common.append_store.AppendStore` does.
+    that the file holds, then with each batch that :meth:`append` adds. Raises GazalError as
+    :class:`gazal.common.append_store.AppendStore` does.
     """
 
     def __init__(

@@ -119,7 +119,7 @@ def save_settings(eval_dir: Path, one: Target) -> None:
 
 
 def read_settings(eval_dir: Path) -> dict[str, dict[str, Any]]:
-    """Return each model's settings; none if :func:`save_settings` wrote no file. Raises GazalError for a broken file."""
+    """Return each model's settings, none without a file. Raises GazalError for a broken file."""
     path = eval_dir / "asked.json"
     if not path.exists():
         return {}

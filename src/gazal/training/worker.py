@@ -38,7 +38,7 @@ def train(
     callbacks: list[TrainerCallback] | None = None,
     say: Callable[[str], None] = print,
 ) -> dict[str, float]:
-    """Train ``stage`` of the run folder ``run`` in this process, alone or with others; return the last logged values."""
+    """Train ``stage`` of the run folder ``run`` in this process, alone or with others; return the last values."""
     from gazal.training.grpo import train_grpo
     from gazal.training.sft import train_sft
 
