@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, with_config
 from typing_extensions import TypedDict
 
 Count = Annotated[int, Field(ge=0)]
@@ -18,6 +18,7 @@ Interval = Annotated[list[float], Field(min_length=2, max_length=2, description=
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$", description="sha256, hexadecimal")]
 
 
+@with_config(ConfigDict(extra="forbid", use_attribute_docstrings=True))
 class Format(TypedDict):
     """Root of a file. To pydantic a field that is not described is an error, here and in all types inside it."""
 

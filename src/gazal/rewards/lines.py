@@ -5,8 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from typing import IO, TYPE_CHECKING, Literal, TypeVar
+from typing import IO, Annotated, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, InstanceOf, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetPydanticSchema,
+    InstanceOf,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from gazal.answers.extract import extract
 from gazal.common.errors import GazalError, first_problem

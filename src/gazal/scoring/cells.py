@@ -11,7 +11,7 @@ import pandas as pd
 from gazal.data.repeats import repeats
 from gazal.items.schema import Item
 from gazal.predictions.file import not_asked
-from gazal.scoring.schemas import AtK, BenchmarkScore, Cell, Comparison, Part
+from gazal.scoring.schemas import AtK, BenchmarkScore, Cell, Comparison, GroupCell, Part
 from gazal.scoring.stats import (
     detectable,
     detectable_above,
@@ -25,44 +25,38 @@ from gazal.scoring.stats import (
     steps_of_k,
 )
 
-SHORT = ("n", "accuracy", "ci95")
-
 
 def rounded(value: Any) -> Any:
-    """Floats to six decimals, however deep they lie."""
+    """Round floats to six decimals, however deep they lie; tuples become lists."""
     if isinstance(value, dict):
         return {key: rounded(inner) for key, inner in value.items()}
-    return (
-        [rounded(inner) for inner in value]
-        if isinstance(value, (list, tuple))
-        else round(value, 6)
-        if isinstance(value, float)
-        else value
-    )
+    if isinstance(value, (list, tuple)):
+        return [rounded(inner) for inner in value]
+    return round(value, 6) if isinstance(value, float) else value
 
 
 def significant(p: float) -> float:
-    """Six significant digits: a p-value of 1e-12 is not 0."""
+    """Round to six significant digits, so that a p-value of 1e-12 is not 0."""
     return float(f"{p:.6g}")
 
 
 def means_of(frame: pd.DataFrame) -> np.ndarray:
-    """Mean accuracy per item, shape (items,)."""
+    """Return the mean accuracy of each item, shape (items,)."""
     return frame.groupby("item_id", sort=True)["correct"].mean().to_numpy(float)
 
 
 def accuracy(frame: pd.DataFrame) -> float:
-    """Mean over items of the mean over an item's completions, as ``scores.json`` has it."""
+    """Return the mean over items of the mean over an item's completions, as in ``scores.json``."""
     return round(float(means_of(frame).mean()), 6)
 
 
 def samples_of(frame: pd.DataFrame) -> int:
-    """Completions an item."""
+    """Return the number of completions of an item."""
     return len(frame) // frame["item_id"].nunique()
 
 
 def groups_of(frame: pd.DataFrame) -> list[str]:
-    """Reasoning types or subjects, by name."""
+    """Return the reasoning types or subjects, sorted by name."""
     return sorted({group for group in frame["group"] if isinstance(group, str)})
 
 
@@ -85,8 +79,11 @@ def cell(frame: pd.DataFrame) -> Cell:
 
 
 def score(frame: pd.DataFrame, items: list[Item], unclean: set[str] | None, ours: bool = True) -> BenchmarkScore:
-    """Return a model's entry for one benchmark. ``ours``: letters are our extractor's, so that votes and classes mean
-    something."""
+    """Return a model's entry for one benchmark.
+
+    ``unclean``: ids that the clean subset leaves out, or None if they are not known. ``ours``: letters are our
+    extractor's, so that votes and classes mean something.
+    """
     samples = samples_of(frame)
     entry: dict[str, Any] = {
         **cell(frame),
@@ -98,12 +95,11 @@ def score(frame: pd.DataFrame, items: list[Item], unclean: set[str] | None, ours
         "reasons": dict(sorted(Counter(frame["reason"].fillna("unknown")).items())),
     }
     if items:
-        entry["detectable"] = rounded(
-            detectable_above(effective_size(means_of(frame), samples), _chance(frame, items)["chance"])
-        )
+        worth = effective_size(means_of(frame), samples)
+        more["detectable"] = detectable_above(worth, _chance(frame, items)["chance"])
     if ours and (classes := _classes(items)):
         value, *ends = macro_f1(*_as_classes(frame, items, classes))
-        entry["macro_f1"] = rounded({"value": value, "ci95": ends})
+        more["macro_f1"] = {"value": value, "ci95": ends}
     if ours and samples > 1:
         entry["at_k"] = rounded(at_k(frame))
     entry["by"] = {
@@ -113,8 +109,8 @@ def score(frame: pd.DataFrame, items: list[Item], unclean: set[str] | None, ours
 
 
 def _chance(frame: pd.DataFrame, items: list[Item]) -> dict[str, float]:
-    asked = set(frame["item_id"])
-    found = [1 / len(item.options) for item in items if item.id in asked]
+    answered = set(frame["item_id"])
+    found = [1 / len(item.options) for item in items if item.id in answered]
     return {"chance": round(float(np.mean(found)), 6)} if found else {}
 
 
@@ -128,7 +124,7 @@ def _fold(text: str) -> str:
 
 
 def _classes(items: list[Item]) -> list[str]:
-    """The option texts that all items share, where they are the same for all (yes, no, maybe); else none."""
+    """Return the option texts if they are the same for all items (yes, no, maybe), else none."""
     sets = {tuple(sorted(map(_fold, item.options.values()))) for item in items}
     found = next(iter(sets), ())
     return list(found) if len(items) > 1 and len(sets) == 1 and len(set(found)) == len(found) else []
@@ -137,11 +133,12 @@ def _classes(items: list[Item]) -> list[str]:
 def _as_classes(frame: pd.DataFrame, items: list[Item], classes: list[str]) -> tuple[np.ndarray, np.ndarray]:
     number = {(item.id, letter): classes.index(_fold(text)) for item in items for letter, text in item.options.items()}
     frame = frame.sort_values(["item_id", "sample"])
-    columns = [
-        [number.get(pair, -1) for pair in zip(frame["item_id"], frame[name], strict=True)] for name in ("key", "letter")
-    ]
-    true, found = (np.array(column).reshape(-1, samples_of(frame)) for column in columns)
-    return true[:, :1], found
+
+    def numbers(column: str) -> np.ndarray:
+        pairs = zip(frame["item_id"], frame[column], strict=True)
+        return np.array([number.get(pair, -1) for pair in pairs]).reshape(-1, samples_of(frame))
+
+    return numbers("key")[:, :1], numbers("letter")
 
 
 def at_k(frame: pd.DataFrame) -> AtK:
@@ -178,6 +175,6 @@ def comparison(one: pd.DataFrame, two: pd.DataFrame) -> Comparison:
 
 
 def could_have_seen(one: pd.DataFrame, two: pd.DataFrame) -> float | None:
-    """The smallest true difference that :func:`comparison` shows with 80 % power where the two disagree as much as here."""
+    """Return the smallest true difference that :func:`comparison` shows with 80 % power at this disagreement."""
     difference = means_of(two) - means_of(one)
     return rounded(detectable(len(difference), float(np.mean(difference**2)), max(samples_of(one), samples_of(two))))

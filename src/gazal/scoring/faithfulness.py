@@ -10,6 +10,7 @@ from __future__ import annotations
 from itertools import combinations
 from pathlib import Path
 from typing import Any, cast
+from typing import Any, Never
 
 import numpy as np
 import pandas as pd
@@ -49,7 +50,7 @@ COMPARED = ("faultless", "precision", "coverage", "arithmetic", "follows", "wron
 STRUCTURE = ("think", "steps", "assessment", "answer")
 
 
-def measure_faithfulness(eval_dir: str | Path, answers: Read | None = None) -> Faithfulness:
+def measure_faithfulness(eval_dir: str | Path, answers: Read | None = None) -> Faithfulness | dict[str, Never]:
     """Write ``faithfulness.json`` beside the predictions (a run folder works too) and return it.
 
     Same files, same bytes, no model. Empty, and no file, if no knowledge-derived item is beside predictions.
@@ -141,7 +142,7 @@ def _shaped(frame: pd.DataFrame) -> pd.DataFrame:
     return kept.assign(item_id=frame["item_id"], accuracy=frame["correct"].astype(int), of_accuracy=1)
 
 
-def _cell(table: pd.DataFrame, derived: bool) -> Judged | Shaped:
+def _cell(table: pd.DataFrame, derived: bool) -> dict[str, Any]:
     items, one = pd.factorize(table["item_id"])[0], np.ones(len(table))
     shape = {
         part: _rate(items, table[f"has_{part}"], one) for part in (*STRUCTURE, *(() if derived else ("sections",)))
@@ -172,7 +173,7 @@ def _rate(items: np.ndarray, part: pd.Series, whole: pd.Series | np.ndarray) -> 
 
 def _paired(tables: dict[tuple[str, str], pd.DataFrame]) -> list[PairedFaithfulness]:
     """All pairs of models on the same items, earlier stage first."""
-    rows = []
+    rows: list[PairedFaithfulness] = []
     for benchmark in dict.fromkeys(name for _, name in tables):
         models = {model: table for (model, name), table in tables.items() if name == benchmark}
         for a, b in combinations(models, 2):

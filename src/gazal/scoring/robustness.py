@@ -54,17 +54,17 @@ def of_orders(frame: pd.DataFrame) -> Robustness:
             "mean": float(means.mean()),
             "lowest": float(right.mean(axis=0).min()),
             "highest": float(right.mean(axis=0).max()),
-            "ci95": interval(means, orders * samples),
+            "ci95": list(interval(means, orders * samples)),
         },
         "same_answer": float(same.mean()),
-        "same_answer_ci95": interval(same, samples),
+        "same_answer_ci95": list(interval(same, samples)),
         "letter_bias": bias,
         "letter_bias_ci95": ends,
     }
     return cast(Robustness, found)
 
 
-def letter_bias(frame: pd.DataFrame) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
+def letter_bias(frame: pd.DataFrame) -> tuple[dict[str, float], dict[str, list[float]]]:
     """For each letter how much oftener it is chosen than right, and its 95 % interval; empty where nothing is read."""
     read = frame[frame["letter"].notna()]
     if not len(read):
@@ -88,5 +88,5 @@ def letter_bias(frame: pd.DataFrame) -> tuple[dict[str, float], dict[str, tuple[
 
     low, high = bootstrap(rows, share)
     return dict(zip(letters, map(float, share(rows.mean(axis=0))), strict=True)), {
-        k: (float(a), float(b)) for k, a, b in zip(letters, low, high, strict=True)
+        k: [float(a), float(b)] for k, a, b in zip(letters, low, high, strict=True)
     }

@@ -6,20 +6,19 @@ Every item counts: an answer that cannot be read is wrong.
 from __future__ import annotations
 
 import sys
+from itertools import combinations
 from pathlib import Path
-
-import pandas as pd
 
 from gazal.answers.protocols import OURS, protocol
 from gazal.common.errors import GazalError
 from gazal.common.files import write_json
 from gazal.items.reading import read_items
 from gazal.items.shortcuts import baselines
-from gazal.predictions.folder import Read, read_answers, read_not_run, regrade, with_grades
+from gazal.predictions.folder import Answers, Read, read_answers, read_not_run, regrade, with_grades
 from gazal.scoring.cells import comparison, could_have_seen, groups_of, score, significant
 from gazal.scoring.contamination import read_unclean
 from gazal.scoring.robustness import robustness
-from gazal.scoring.schemas import ModelScores, PairedScore, Scores
+from gazal.scoring.schemas import ModelScores, Pair, PairedScore, Scores
 from gazal.scoring.stats import holm
 
 
@@ -49,19 +48,9 @@ def score_folder(eval_dir: str | Path, by: str = OURS, answers: Read | None = No
         )
     trained = root / "training_items.jsonl"
     training = read_items(trained) if trained.exists() else []
-    paired = (
-        [
-            row
-            for name in items
-            for row in _paired(
-                name, {m: f[["item_id", "group", "correct"]] for (m, b), f in frames.items() if b == name}
-            )
-        ]
-        if by == OURS
-        else []
-    )
-    for row, p in zip(paired, holm([row["p"] for row in paired]), strict=True):
-        row["p_holm"] = significant(p)
+    pairs = [row for name in items if by == OURS for row in _pairs(name, frames)]
+    adjusted = holm([row["p"] for row in pairs])
+    paired: list[PairedScore] = [{**row, "p_holm": significant(p)} for row, p in zip(pairs, adjusted, strict=True)]
     scores: Scores = {
         "models": models,
         "paired": paired,
@@ -79,25 +68,15 @@ def score_folder(eval_dir: str | Path, by: str = OURS, answers: Read | None = No
     return scores
 
 
-def _paired(benchmark: str, frames: dict[str, pd.DataFrame]) -> list[PairedScore]:
+def _pairs(benchmark: str, answers: Answers) -> list[Pair]:
     """All pairs of models, earlier stage first; ``by`` holds the same for each reasoning type or subject."""
-    rows = []
-    names = list(frames)
-    for at, a in enumerate(names):
-        for b in names[at + 1 :]:
-            one, two = frames[a], frames[b]
-            if set(one["item_id"]) != set(two["item_id"]):
-                print(f"{benchmark}: {a} and {b} answered different items: not compared", file=sys.stderr)
-                continue
-            by = {g: comparison(one[one["group"] == g], two[two["group"] == g]) for g in groups_of(one)}
-            rows.append(
-                {
-                    "a": a,
-                    "b": b,
-                    "benchmark": benchmark,
-                    **comparison(one, two),
-                    "detectable": could_have_seen(one, two),
-                    "by": by,
-                }
-            )
+    rows: list[Pair] = []
+    frames = {model: frame[["item_id", "group", "correct"]] for (model, b), frame in answers.items() if b == benchmark}
+    for (a, one), (b, two) in combinations(frames.items(), 2):
+        if set(one["item_id"]) != set(two["item_id"]):
+            print(f"{benchmark}: {a} and {b} answered different items: not compared", file=sys.stderr)
+            continue
+        by = {g: comparison(one[one["group"] == g], two[two["group"] == g]) for g in groups_of(one)}
+        seen = could_have_seen(one, two)
+        rows.append({"a": a, "b": b, "benchmark": benchmark, **comparison(one, two), "detectable": seen, "by": by})
     return rows
