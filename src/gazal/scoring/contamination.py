@@ -1,7 +1,7 @@
 """Which test items a model of this run may have seen: ``contamination.json``, and with it the clean subset.
 
-Training data is curated before training (:mod:`gazal.curation`). This looks again, at what was in fact trained
-on and at the whole benchmarks, so that it holds for benchmarks that were not at hand when the data was made.
+Training data is curated before training (:mod:`gazal.curation`). Here the data that was in fact trained on is compared
+with the whole benchmarks. So the result also holds for benchmarks that were not at hand when the data was made.
 """
 
 from __future__ import annotations
@@ -29,14 +29,19 @@ def measure_contamination(
     out: Path,
     say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
-    """Compare ``sft.parquet`` and ``grpo.parquet`` of ``data`` with each whole test set; write ``out/contamination.json``.
+    """Compare ``sft.parquet`` and ``grpo.parquet`` of ``data`` with each test set; write ``out/contamination.json``.
 
-    ``tests.<name>``: ``items`` and ``training_documents`` (counts), ``removed_exact`` and ``removed_near`` (training
-    documents that curation had removed for it, None where it was not compared then), ``matched`` (test items that a
-    training document still matches, with that match) and ``pairs`` (duplicates inside the set: first, later, kind, score).
+    It holds, and this returns, for each test set:
+
+    * ``items`` and ``training_documents``: counts;
+    * ``removed_exact`` and ``removed_near``: training documents that curation removed for it, None if it was not
+      compared then;
+    * ``matched``: by id, the test items that a training document still matches, each with that match;
+    * ``pairs``: duplicates inside the set, each as first, later, kind and score.
     """
     train = [path for name in ("sft", "grpo") if (path := data / f"{name}.parquet").exists()]
-    report = json.loads((data / "report.json").read_text(encoding="utf-8")) if (data / "report.json").exists() else {}
+    made = data / "report.json"
+    report = json.loads(made.read_text(encoding="utf-8")) if made.exists() else {}
     before = report.get("curation", {}).get("tests", {})
     documents = sum(sum(report.get("counts", {}).get(path.stem, {}).values()) for path in train)
     found: dict[str, Any] = {}
@@ -54,35 +59,38 @@ def measure_contamination(
                     "score": round(match.score, 4),
                 }
         for name, items in tests.items():
+            pairs = [[a, b, kind, round(score, 4)] for a, b, kind, score in find_within(files[name], settings)]
             found[name] = {
                 "items": len(items),
                 "training_documents": documents,
-                "removed_exact": before.get(name, {}).get("removed_exact"),
-                "removed_near": before.get(name, {}).get("removed_near"),
+                **{key: before.get(name, {}).get(key) for key in ("removed_exact", "removed_near")},
                 "matched": matched[name],
-                "pairs": [[a, b, kind, round(score, 4)] for a, b, kind, score in find_within(files[name], settings)],
+                "pairs": pairs,
             }
-            say(
-                f"{name}: {len(matched[name])} of {len(items)} items match a training document, {len(found[name]['pairs'])} duplicate pairs inside"
-            )
+            matching = f"{len(matched[name])} of {len(items)} items match a training document"
+            say(f"{name}: {matching}, {len(pairs)} duplicate pairs inside")
     write_json(out / FILE, {"tests": found})
     return found
 
 
 def unclean(entry: dict[str, Any]) -> set[str]:
-    """Ids that the clean subset of one test set leaves out: matched items with all that they are duplicates of (a training
-    document names the test item that is nearest, not all), and the later of each other duplicate pair."""
+    """Return the ids that the clean subset of one test set leaves out.
+
+    These are the matched items with all their duplicates, as a match only names the nearest test item. Of each other
+    pair of duplicates it is the later item.
+    """
     out, before = set(entry["matched"]), -1
     while len(out) > before:
         before = len(out)
-        out.update(
-            name for first, later, *_ in entry["pairs"] if first in out or later in out for name in (first, later)
-        )
+        out.update(*({first, later} for first, later, *_ in entry["pairs"] if first in out or later in out))
     return out | {later for _, later, *_ in entry["pairs"]}
 
 
 def read_unclean(eval_dir: Path) -> dict[str, set[str]]:
-    """:func:`unclean` of each test set of ``contamination.json``; empty where there is no such file."""
+    """Return :func:`unclean` of each test set of ``contamination.json``; empty if there is no such file.
+
+    Raises GazalError for a file that is no such report.
+    """
     path = eval_dir / FILE
     if not path.exists():
         return {}

@@ -1,4 +1,4 @@
-"""What both exports read: one model's predictions on one benchmark."""
+"""One model's predictions on one benchmark, as both exports read them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ INVALID = "[invalid]"
 
 @dataclass
 class Task:
-    """One model's predictions on one benchmark: ``frame`` has an item's completions in a row each, ``means`` one value an item."""
+    """One model's predictions on one benchmark.
+
+    ``frame`` has a row for each completion, ``means`` the mean accuracy of each item.
+    """
 
     name: str
     items: list[Item]
@@ -34,12 +37,12 @@ class Task:
 
     @staticmethod
     def letters(rows: pd.DataFrame) -> list[str]:
-        """What an item's completions answered."""
+        """Return the letters that an item's completions answered, ``[invalid]`` for those not read."""
         return [letter if isinstance(letter, str) else INVALID for letter in rows["letter"]]
 
     @staticmethod
     def logprobs(item: Item, rows: pd.DataFrame) -> list[float | None]:
-        """Summed log-likelihood of each option, nats; None for a prompt that was too long to be asked."""
+        """Return the summed log-likelihood of each option in nats, None if the prompt was too long for the model."""
         found = json.loads(rows["completion"].iloc[0] or "{}")
         return [value[0] if isinstance(value := found.get(letter), list) else value for letter in item.options]
 
@@ -48,17 +51,14 @@ class Task:
         return float(self.means.std(ddof=1) / np.sqrt(len(self.means))) if len(self.means) > 1 else "N/A"
 
     def rows(self) -> Iterator[tuple[Item, Prompt, pd.DataFrame, float]]:
-        """Each item with its prompt, its completions and the share of them that is right."""
-        asked = self.header.get("prompt", {})
-        prompting = Prompting(
-            **{key: asked[key] for key in ("system", "opens_think", "style", "instruction") if key in asked}
-        )
-        for item, right, (_, rows) in zip(
-            self.items, self.means, self.frame.groupby("item_id", sort=False), strict=True
-        ):
+        """Yield each item with its prompt, its completions and the share of them that is right."""
+        shown, fields = self.header.get("prompt", {}), ("system", "opens_think", "style", "instruction")
+        prompting = Prompting(**{key: shown[key] for key in fields if key in shown})
+        answers = self.frame.groupby("item_id", sort=False)
+        for item, right, (_, rows) in zip(self.items, self.means, answers, strict=True):
             yield item, prompting.prompt(item), rows, float(right)
 
 
 def as_text(prompt: Prompt) -> str:
-    """A prompt as one string: messages as JSON."""
+    """Return a prompt as one string: messages as JSON."""
     return prompt if isinstance(prompt, str) else json.dumps(prompt, ensure_ascii=False)
