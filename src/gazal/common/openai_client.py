@@ -144,14 +144,14 @@ class Client:
 
         The threads are daemons: a pool's would hold an interrupt up until the server answers.
         """
-        ended, queue, flying, trouble = SimpleQueue[tuple[T | None, Exception | None]](), iter(wanted), 0, None
+        ended, queue, flying, trouble = SimpleQueue[tuple[list[T], Exception | None]](), iter(wanted), 0, None
 
         def run(one: S) -> None:
             try:
-                ended.put((work(one), None))
+                ended.put(([work(one)], None))
             except Exception as error:
                 self.over.set()
-                ended.put((None, error))
+                ended.put(([], error))
 
         self._probe()
         while True:
@@ -161,7 +161,7 @@ class Client:
             if not flying:
                 break
             try:
-                result, error = ended.get(timeout=SILENCE)
+                results, error = ended.get(timeout=SILENCE)
             except Empty:
                 if (silent := time.monotonic() - self._heard) >= SILENCE:
                     line = f"nothing from the server for {silent:.0f} s; {flying} requests wait, each for up to"
