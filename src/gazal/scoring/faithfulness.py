@@ -1,8 +1,9 @@
-"""Reasoning quality, measured: ``faithfulness.json``, every claim of the think blocks held against the source. A pure step.
+"""Reasoning quality: ``faithfulness.json``, every claim of the think blocks compared with the source. A pure step.
 
-Only knowledge-derived items can be judged so: their source settles each claim (:mod:`gazal.knowledge.truth`). What counts as a
-claim is :mod:`gazal.knowledge.claims`, what makes one right :mod:`gazal.knowledge.verdicts`. Faithful means here that what is
-written is true and leads to the answer; whether the model computed its answer that way, no text can show.
+Only knowledge-derived items can be judged so: their source settles each claim (:mod:`gazal.knowledge.truth`). What
+counts as a claim is in :mod:`gazal.knowledge.claims`, what makes one right in :mod:`gazal.knowledge.verdicts`. Faithful
+means here that what is written is true and leads to the answer. No text can show that the model computed its answer
+that way.
 """
 
 from __future__ import annotations
@@ -34,27 +35,16 @@ from gazal.scoring.schemas import (
 )
 from gazal.scoring.stats import bootstrap, ratio
 
-MEASURES = (
-    "accuracy",
-    "faultless",
-    "precision",
-    "coverage",
-    "arithmetic",
-    "follows",
-    "wrong_reasons",
-    "tied",
-    "quotes",
-    "unread",
-)
 COMPARED = ("faultless", "precision", "coverage", "arithmetic", "follows", "wrong_reasons")
+MEASURES = ("accuracy", *COMPARED, "tied", "quotes", "unread")
 STRUCTURE = ("think", "steps", "assessment", "answer")
 
 
 def measure_faithfulness(eval_dir: str | Path, answers: Read | None = None) -> Faithfulness | dict[str, Never]:
     """Write ``faithfulness.json`` beside the predictions (a run folder works too) and return it.
 
-    Same files, same bytes, no model. Empty, and no file, if no knowledge-derived item is beside predictions.
-    Raises GazalError as :func:`gazal.predictions.folder.read_answers` does.
+    Same files, same bytes, no model. If no knowledge-derived item is beside predictions, write no file and return an
+    empty dictionary. Raises GazalError as :func:`gazal.predictions.folder.read_answers` does.
     """
     root, frames, items = answers or read_answers(eval_dir)
     truths = {name: {item.id: truth for item in found if (truth := find_truth(item))} for name, found in items.items()}
@@ -83,7 +73,7 @@ def measure_faithfulness(eval_dir: str | Path, answers: Read | None = None) -> F
         )
     report: Faithfulness = {
         "models": models,
-        "paired": _paired({key: table for key, (table, derived) in tables.items() if derived}),
+        "paired": _paired(tables),
         "unsettled": {
             name: left
             for name, found in items.items()
@@ -99,7 +89,7 @@ def _claims_a_source(item: Item) -> bool:
 
 
 def _judged(frame: pd.DataFrame, truths: dict[str, Any]) -> pd.DataFrame:
-    """One row per completion of a settled item: numerators and, as ``of_*``, denominators."""
+    """Return one row per completion of a settled item: numerators and, as ``of_*``, denominators."""
     rows = []
     for row in frame[frame["item_id"].isin(truths)].itertuples():
         letter = row.letter if isinstance(row.letter, str) else None
@@ -135,18 +125,16 @@ def _judged(frame: pd.DataFrame, truths: dict[str, Any]) -> pd.DataFrame:
 
 
 def _shaped(frame: pd.DataFrame) -> pd.DataFrame:
-    """The structure alone, of completions that no source settles."""
-    kept = pd.DataFrame(
-        [structure(text, opened) for text, opened in zip(frame["completion"], frame["open"], strict=True)]
-    ).add_prefix("has_")
-    return kept.assign(item_id=frame["item_id"], accuracy=frame["correct"].astype(int), of_accuracy=1)
+    """Return the structure alone, of completions that no source settles."""
+    kept = pd.DataFrame(list(map(structure, frame["completion"], frame["open"])))
+    return kept.add_prefix("has_").assign(
+        item_id=frame["item_id"], accuracy=frame["correct"].astype(int), of_accuracy=1
+    )
 
 
 def _cell(table: pd.DataFrame, derived: bool) -> dict[str, Any]:
     items, one = pd.factorize(table["item_id"])[0], np.ones(len(table))
-    shape = {
-        part: _rate(items, table[f"has_{part}"], one) for part in (*STRUCTURE, *(() if derived else ("sections",)))
-    }
+    parts = STRUCTURE if derived else (*STRUCTURE, "sections")
     cell: dict[str, Any] = {"items": int(items.max()) + 1, "completions": len(table)}
     for name in MEASURES if derived else ("accuracy",):
         cell[name] = _rate(items, table[name], table[f"of_{name}"])
@@ -163,7 +151,10 @@ def _cell(table: pd.DataFrame, derived: bool) -> dict[str, Any]:
 
 
 def _rate(items: np.ndarray, part: pd.Series, whole: pd.Series | np.ndarray) -> Rate | None:
-    """``items``: each completion's item as a number; the other two are of completions as well."""
+    """Return the rate of ``part`` in ``whole``, None if ``whole`` is 0 throughout.
+
+    All have one value for each completion; that of ``items`` is its item as a number.
+    """
     parts, wholes = (np.bincount(items, weights=np.asarray(values, dtype=float)) for values in (part, whole))
     if not wholes.any():
         return None
@@ -171,25 +162,20 @@ def _rate(items: np.ndarray, part: pd.Series, whole: pd.Series | np.ndarray) -> 
     return {"value": round(value, 6), "ci95": [round(low, 6), round(high, 6)], "of": int(wholes.sum())}
 
 
-def _paired(tables: dict[tuple[str, str], pd.DataFrame]) -> list[PairedFaithfulness]:
-    """All pairs of models on the same items, earlier stage first."""
+def _paired(tables: dict[str, dict[str, pd.DataFrame]]) -> list[PairedFaithfulness]:
+    """Return all pairs of models on the same items, earlier stage first."""
     rows: list[PairedFaithfulness] = []
-    for benchmark in dict.fromkeys(name for _, name in tables):
-        models = {model: table for (model, name), table in tables.items() if name == benchmark}
-        for a, b in combinations(models, 2):
-            one, two = models[a], models[b]
+    for benchmark, models in tables.items():
+        for (a, one), (b, two) in combinations(models.items(), 2):
             if set(one["item_id"]) == set(two["item_id"]):
-                by = {
-                    kind: _differences(one[one["group"] == kind], two[two["group"] == kind])
-                    for kind in REASONING_TYPES
-                    if (one["group"] == kind).any()
-                }
+                kinds = [kind for kind in REASONING_TYPES if (one["group"] == kind).any()]
+                by = {kind: _differences(one[one["group"] == kind], two[two["group"] == kind]) for kind in kinds}
                 rows.append({"a": a, "b": b, "benchmark": benchmark, "all": _differences(one, two), "by": by})
     return rows
 
 
 def _differences(one: pd.DataFrame, two: pd.DataFrame) -> dict[str, Change]:
-    """``b`` minus ``a`` for each measure that both have, with its bootstrap interval over items."""
+    """Return ``two`` minus ``one`` for each measure that both have, with its bootstrap interval over items."""
     kept = [name for name in COMPARED if one[f"of_{name}"].sum() and two[f"of_{name}"].sum()]
     columns = [column for name in kept for column in (name, f"of_{name}")]
     if not kept:

@@ -1,8 +1,8 @@
 """Length against correctness: ``lengths.json``. A pure step, of predictions alone.
 
-Do longer completions know more? Completions that ended by themselves are put into fifths by length, those cut at the
-token limit stand apart. Items of one reasoning type or subject may be both longer and easier, so the same is done within
-these groups, as accuracy less that of the group.
+Are longer completions more often right? Completions that ended by themselves are put into fifths by length. Those cut
+at the token limit stand apart. Items of one reasoning type or subject may be both longer and easier. So the same is
+done within these groups, as accuracy less that of the group.
 """
 
 from __future__ import annotations
@@ -23,14 +23,22 @@ FIFTHS = 5
 
 def measure_lengths(eval_dir: str | Path, answers: Read | None = None) -> dict[str, Any]:
     """Write ``lengths.json`` beside the predictions (a run folder works too) and return it; same files, same bytes.
-    ``answers``: what :func:`read_answers` gave for it, so that nothing is read twice.
 
-    Schema: ``benchmarks.B.M`` = ``fifths``, ``truncated`` (one of its cells, or None) and ``within``, shortest first.
-    Each cell has fifth (1 to 5), completions, items, tokens (mean) and, items weighing equally, ``accuracy`` or, within
-    groups, ``gain`` (accuracy less the group's, as shares), with ci95. Completions of one length share a fifth: one may be
-    absent. ``within`` is empty where there are no two groups. ``rho`` and ``rho_within``: Spearman's correlation of the
-    same, item by item, ``{"rho", "p"}``, None where either is constant. Models that write nothing (log-likelihood) are left out.
-    Raises GazalError as :func:`gazal.scoring.score.score_folder` does.
+    ``answers``: what :func:`read_answers` gave for the folder, so that nothing is read twice. By benchmark and model,
+    the file's ``benchmarks`` hold:
+
+    * ``fifths``: cells of the completions that ended by themselves, shortest first. Completions of one length share a
+      fifth, so that one may be absent.
+    * ``truncated``: the cell of those that were cut, or None.
+    * ``rho``: Spearman's correlation of length and accuracy, item by item, as ``{"rho", "p"}``. It is None if either is
+      constant, or with fewer than three items.
+    * ``within`` and ``rho_within``: the same within groups; empty and None if there are no two groups.
+
+    A cell has ``fifth`` (1 to 5, not of those cut), ``completions``, ``items``, ``tokens`` (mean) and ``accuracy`` with
+    ``ci95``. Within groups ``gain`` stands for accuracy: the accuracy less the group's, as shares. All items weigh
+    equally. Models that write nothing (log-likelihood) are left out.
+
+    Raises GazalError as :func:`gazal.predictions.folder.read_answers` does.
     """
     root, frames, _ = answers or read_answers(eval_dir)
     benchmarks: dict[str, dict[str, Any]] = {}
@@ -43,25 +51,29 @@ def measure_lengths(eval_dir: str | Path, answers: Read | None = None) -> dict[s
 
 
 def of_completions(frame: pd.DataFrame) -> dict[str, Any]:
-    """One model on one benchmark; ``frame`` has item_id, n_tokens, finish_reason, correct and group (a text or None)."""
+    """Return a model's entry for one benchmark.
+
+    ``frame`` has the columns item_id, n_tokens, finish_reason, correct and group (a text or None).
+    """
     cut = frame["finish_reason"] == "length"
     ended = _ranked(frame[~cut].assign(group="all"))
     grouped = _ranked(frame[~cut & frame["group"].notna()])
     several = grouped["group"].nunique() > 1
     return {
-        "fifths": [{"fifth": int(fifth), **_cell(part)} for fifth, part in ended.groupby("fifth")],
-        "truncated": _cell(frame[cut]) if cut.any() else None,
+        "fifths": _fifths(ended, "accuracy"),
+        "truncated": _cell(frame[cut], "accuracy") if cut.any() else None,
         "rho": _rho(ended),
-        "within": [{"fifth": int(fifth), **_cell(part, "gain")} for fifth, part in grouped.groupby("fifth")]
-        if several
-        else [],
+        "within": _fifths(grouped, "gain") if several else [],
         "rho_within": _rho(grouped) if several else None,
     }
 
 
 def _ranked(frame: pd.DataFrame) -> pd.DataFrame:
-    """With ``place`` (rank by length in the group, between 0 and 1; equal lengths share their mean rank), ``fifth``, and
-    ``gain`` (1 or 0 less the group's share of right completions)."""
+    """Return the frame with ``place``, ``fifth`` and ``gain``.
+
+    ``place`` is the rank by length in the group, between 0 and 1; equal lengths share their mean rank. ``gain`` is 1 or
+    0 less the group's share of right completions.
+    """
     groups, right = frame.groupby("group"), frame["correct"].astype(float)
     place = (groups["n_tokens"].rank() - 0.5) / groups["n_tokens"].transform("size")
     return frame.assign(
@@ -71,11 +83,14 @@ def _ranked(frame: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _cell(part: pd.DataFrame, value: str = "accuracy") -> dict[str, Any]:
+def _fifths(ranked: pd.DataFrame, value: str) -> list[dict[str, Any]]:
+    return [{"fifth": int(fifth), **_cell(part, value)} for fifth, part in ranked.groupby("fifth")]
+
+
+def _cell(part: pd.DataFrame, value: str) -> dict[str, Any]:
     means = part.groupby("item_id")["gain" if value == "gain" else "correct"].mean().to_numpy(float)
-    low, high = (
-        paired_interval(means) if value == "gain" else interval(means)
-    )  # an item is one draw, however many of its completions are here
+    # an item is one draw, however many of its completions are here
+    low, high = paired_interval(means) if value == "gain" else interval(means)
     return {
         "completions": len(part),
         "items": len(means),

@@ -1,7 +1,7 @@
 """How many points are protocol: ``protocols.json``, the same completions read by every protocol. A pure step.
 
-Besides accuracies it holds two controls: on the run's own honest, well-formed completions protocols should agree with
-our extractor; on the red team, where an answer is faked, doubled or absent, they should not be fooled.
+Besides accuracies it holds two controls. On the run's own honest, well-formed completions protocols should agree with
+our extractor. They should not be fooled by the red team, whose answers are faked, doubled or absent.
 """
 
 from __future__ import annotations
@@ -23,12 +23,18 @@ from gazal.scoring.cells import accuracy
 
 def compare_protocols(eval_dir: str | Path, answers: Read | None = None) -> dict[str, Any]:
     """Write ``protocols.json`` beside the predictions (a run folder works too) and return it; same files, same bytes.
-    ``answers``: what :func:`gazal.predictions.folder.read_answers` gave for it, so that nothing is read twice.
 
-    Schema: ``seeds``; ``benchmarks.B.M.P`` = accuracy; ``honest``: ``completions`` = those of this run that keep the format
-    and that ours reads, ``agreement.P`` = share of them in which each reading of P is ours; ``forms`` (the same of
-    :func:`honest_forms`) and ``red_team`` (:func:`red_team`). Benchmarks without items beside them are left out; where none
-    is left, nothing is written. Raises GazalError as :func:`gazal.scoring.score.score_folder` does.
+    ``answers``: what :func:`read_answers` gave for the folder, so that nothing is read twice. The file holds:
+
+    * ``seeds``: draws over which a random letter is averaged.
+    * ``benchmarks``: accuracy by benchmark, model and protocol.
+    * ``honest``: ``completions`` and ``agreement``. The first is the number of this run's that keep the format and that
+      ours reads. The second is, by protocol, the share of them in which its every reading is ours.
+    * ``forms``: the same of :func:`honest_forms`.
+    * ``red_team``: see :func:`red_team`.
+
+    Benchmarks without items beside them are left out. If none is left, write nothing and return an empty dictionary.
+    Raises GazalError as :func:`gazal.predictions.folder.read_answers` does.
     """
     root, frames, items = answers or read_answers(eval_dir)
     benchmarks: dict[str, dict[str, dict[str, float]]] = {}
@@ -58,13 +64,16 @@ def compare_protocols(eval_dir: str | Path, answers: Read | None = None) -> dict
 
 
 def _same(grades: Grades, letters: Iterable[str | None]) -> np.ndarray:
-    """Whether each reading is the given letter, shape (completions,)."""
+    """Compare readings with the given letters: True if all of a completion's are its letter, shape (completions,)."""
     return (grades.readings == np.array(list(letters), dtype=object)[:, None]).all(axis=1)
 
 
 @cache
 def honest_forms() -> dict[str, Any]:
-    """``completions`` and ``agreement.P`` for the red team's honest answers that keep the format, by every letter of its item."""
+    """Return ``completions`` and ``agreement`` of the red team's honest answers that keep the format.
+
+    They are written for every letter of the red team's item.
+    """
     from gazal.rewards.red_team import OPTIONS, honest_completion, honest_wrong
 
     written = dict.fromkeys(
@@ -80,12 +89,15 @@ def honest_forms() -> dict[str, Any]:
 
 @cache
 def red_team() -> dict[str, Any]:
-    """The red team's cases read by every protocol; empty where the cases are not there (an install without tests).
+    """Return how every protocol reads the red team's cases; empty if there are none (an install without tests).
 
-    ``cases``, ``families``, ``null`` (cases in which ours reads no answer); ``protocols.P``: ``letter`` = share of the
-    null cases that P gives a letter, ``key`` = share that it counts as right, ``family`` = the family with the highest such
-    share (of equals the largest), ``family_key`` = that share; both are left out where none is counted as right. What P does
-    not count is not right.
+    ``cases`` and ``families`` are counts, and so is ``null``, the cases in which ours reads no answer. ``protocols``
+    holds, by protocol:
+
+    * ``letter``: the share of the null cases that it gives a letter.
+    * ``key``: the share that it counts as right; what it leaves out of its count is not right.
+    * ``family`` and ``family_key``: the family with the highest such share (of equals the largest), and that share.
+      Both are absent if no case is counted as right.
     """
     from gazal.common.paths import RED_TEAM_CASES
     from gazal.rewards.red_team import read_cases
@@ -93,12 +105,9 @@ def red_team() -> dict[str, Any]:
     if not RED_TEAM_CASES.exists():
         return {}
     cases = read_cases()
-    completions, options, opened = (
-        [c.completion for c in cases],
-        [c.options for c in cases],
-        [c.think_open for c in cases],
-    )
-    graded = {name: grade(name, completions, options, [c.answer_idx for c in cases], opened) for name in PROTOCOLS}
+    completions, options = [case.completion for case in cases], [case.options for case in cases]
+    keys, opened = [case.answer_idx for case in cases], [case.think_open for case in cases]
+    graded = {name: grade(name, completions, options, keys, opened) for name in PROTOCOLS}
     null = np.array([letter is None for letter in graded[OURS].letters])
     family = np.array([c.family for c in cases])
     families = sorted(set(family[null]))

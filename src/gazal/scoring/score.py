@@ -69,7 +69,7 @@ def score_folder(eval_dir: str | Path, by: str = OURS, answers: Read | None = No
 
 
 def _pairs(benchmark: str, answers: Answers) -> list[Pair]:
-    """All pairs of models, earlier stage first; ``by`` holds the same for each reasoning type or subject."""
+    """Return all pairs of models, earlier stage first, without Holm's correction."""
     rows: list[Pair] = []
     frames = {model: frame[["item_id", "group", "correct"]] for (model, b), frame in answers.items() if b == benchmark}
     for (a, one), (b, two) in combinations(frames.items(), 2):
