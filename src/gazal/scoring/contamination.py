@@ -33,10 +33,10 @@ def measure_contamination(
 
     It holds, and this returns, for each test set:
 
-    * ``items`` and ``training_documents``: counts;
+    * ``items`` and ``training_documents``: counts.
     * ``removed_exact`` and ``removed_near``: training documents that curation removed for it, None if it was not
-      compared then;
-    * ``matched``: by id, the test items that a training document still matches, each with that match;
+      compared then.
+    * ``matched``: by id, the test items that a training document still matches, each with that match.
     * ``pairs``: duplicates inside the set, each as first, later, kind and score.
     """
     train = [path for name in ("sft", "grpo") if (path := data / f"{name}.parquet").exists()]

@@ -1,9 +1,9 @@
 """Predictions as the files of other harnesses: lm-eval's here, lighteval's beside.
 
 ``lm-eval`` (0.4.13, ``--output_path DIR --log_samples``; ``lm_eval/result_schema.py`` in its wheel):
-``<model>/results_<date>.json`` and ``<model>/samples_<task>_<date>.jsonl``, a line an item. ``acc,none`` is the mean
-over items of the mean over an item's completions, ``acc_stderr,none`` its standard error over items ("N/A" for one
-item). By log-likelihood divided by characters the metric is ``acc_norm``. A letter that was not read is ``[invalid]``.
+``<model>/results_<date>.json`` and ``<model>/samples_<task>_<date>.jsonl``, a line for each item. ``acc,none`` is the
+mean over items of the mean over an item's completions. ``acc_stderr,none`` is its standard error over items, "N/A"
+for one item. By log-likelihood divided by characters the metric is ``acc_norm``. A letter that was not read is ``[invalid]``.
 
 ``lighteval``: see :mod:`gazal.scoring.export_lighteval`.
 
@@ -32,10 +32,10 @@ from gazal.scoring.export_task import Task, as_text
 
 
 def export(eval_dir: str | Path, out: str | Path, kind: str) -> list[Path]:
-    """Write what ``kind`` (``lm-eval`` or ``lighteval``) would have written; returns the files.
+    """Write what ``kind`` (``lm-eval`` or ``lighteval``) would have written; return the files.
 
-    Raises GazalError for another kind, and as :func:`gazal.predictions.folder.read_answers` does. Also if no
-    benchmark's items lie beside its predictions: without them there is nothing that these formats hold.
+    Raises GazalError for another kind, and as :func:`gazal.predictions.folder.read_answers` does. It also does so if no
+    benchmark's items lie beside its predictions, as these formats hold nothing without them.
     """
     if kind not in KINDS:
         raise GazalError(f"--format {kind}: expected {' or '.join(KINDS)}")
@@ -62,7 +62,7 @@ def _digest(value: Any) -> str:
 
 def _lm_eval(out: Path, model: str, tasks: list[Task], date: str) -> list[Path]:
     results: dict[str, Any] = {}
-    files = []
+    files: list[Path] = []
     for task in tasks:
         by_characters = task.likeliest and task.sampling.get("loglik_norm") == "characters"
         metric, hashes = "acc_norm" if by_characters else "acc", hashlib.sha256()
@@ -74,14 +74,10 @@ def _lm_eval(out: Path, model: str, tasks: list[Task], date: str) -> list[Path]:
                 hashes.update("".join(sample[key] for key in ("doc_hash", "prompt_hash", "target_hash")).encode())
                 handle.write(json.dumps(sample, ensure_ascii=False) + "\n")
         n = len(task.items)
+        result = {"alias": task.name, "name": task.name, "sample_len": n}
+        result |= {f"{metric},none": float(task.means.mean()), f"{metric}_stderr,none": task.stderr}
         for section, value in {
-            "results": {
-                "alias": task.name,
-                "name": task.name,
-                "sample_len": n,
-                f"{metric},none": float(task.means.mean()),
-                f"{metric}_stderr,none": task.stderr,
-            },
+            "results": result,
             "group_subtasks": [],
             "configs": {
                 "task": task.name,
@@ -97,22 +93,11 @@ def _lm_eval(out: Path, model: str, tasks: list[Task], date: str) -> list[Path]:
             "task_hashes": hashes.hexdigest(),
         }.items():
             results.setdefault(section, {})[task.name] = value
-    header = tasks[0].header
-    write_json(
-        summary := out / model / f"results_{date}.json",
-        {
-            **results,
-            "config": {
-                "model": "gazal",
-                "model_args": {"identity": header.get("model")},
-                "random_seed": tasks[0].sampling.get("seed"),
-            },
-            "model_source": "gazal",
-            "model_name": model,
-            "model_name_sanitized": model,
-            "system_instruction": header.get("prompt", {}).get("system") or None,
-        },
-    )
+    header, seed = tasks[0].header, tasks[0].sampling.get("seed")
+    results["config"] = {"model": "gazal", "model_args": {"identity": header.get("model")}, "random_seed": seed}
+    results |= {"model_source": "gazal", "model_name": model, "model_name_sanitized": model}
+    results["system_instruction"] = header.get("prompt", {}).get("system") or None
+    write_json(summary := out / model / f"results_{date}.json", results)
     return [summary, *files]
 
 
@@ -140,7 +125,5 @@ def _lm_eval_sample(task: Task, place: int, item: Item, prompt: str, rows: pd.Da
     }
 
 
-KINDS: dict[str, Callable[[Path, str, list[Task], str], list[Path]]] = {
-    "lm-eval": _lm_eval,
-    "lighteval": write_lighteval,
-}
+KINDS: dict[str, Callable[[Path, str, list[Task], str], list[Path]]]
+KINDS = {"lm-eval": _lm_eval, "lighteval": write_lighteval}

@@ -1,9 +1,9 @@
 """Predictions as lighteval's files (0.13.0, ``lighteval/logging/evaluation_tracker.py``, ``--save-details``).
 
-``results/<model>/results_<date>.json`` and ``details/<model>/<date>/details_<task>|<shots>_<date>.parquet``, a row an
-item, with the columns doc, metric and model_response. They are the fields of its ``Doc`` and ``ModelResponse``, all of
-them and no other, of the types that lighteval writes: ``ModelResponse(**row["model_response"])`` and
-``Doc(**row["doc"])`` take a row.
+There is ``results/<model>/results_<date>.json`` and, with a row for each item,
+``details/<model>/<date>/details_<task>|<shots>_<date>.parquet``. Its columns are doc, metric and model_response. They
+hold all fields of lighteval's ``Doc`` and ``ModelResponse`` and no other, of the types that lighteval writes. So
+``Doc(**row["doc"])`` and ``ModelResponse(**row["model_response"])`` take a row.
 
 What they have no field for is in ``doc.specific``, its place for such. There stand, beside its own
 ``extracted_predictions`` (here one a completion) and ``extracted_golds``, the option texts, subject, context,
@@ -76,18 +76,19 @@ _RESPONSE = pa.struct(
         ("padded_tokens_count", pa.int64()),
     ]
 )
-# What its GenerationParameters know, which refuses others.
+# Names that lighteval's GenerationParameters takes; it refuses others.
 _GENERATION = ("temperature", "top_p", "top_k", "max_new_tokens", "seed")
 _COUNTED = {"hashes": {}, "truncated": 0, "non_truncated": 0, "padded": 0, "non_padded": 0}
 
 
 def write_lighteval(out: Path, model: str, tasks: list[Task], date: str) -> list[Path]:
-    """Write one model's results and details below ``out``; returns the files."""
+    """Write one model's results and details below ``out``; return the files."""
     files, results, configs = [], {}, {}
     for task in tasks:
         name, metric = f"{task.name}|{task.shots}", "acc" if task.likeliest else "extractive_match"
         results[name] = {metric: float(task.means.mean())}
-        results[name] |= {f"{metric}_stderr": task.stderr} if len(task.items) > 1 else {}
+        if len(task.items) > 1:
+            results[name][f"{metric}_stderr"] = task.stderr
         configs[name] = {
             "name": task.name,
             "metrics": [{"metric_name": metric, "higher_is_better": True, "category": _category(task)}],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from gazal.answers.protocols import protocol
@@ -84,14 +84,12 @@ def _cells(scores: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
 
 
 def _power(scores: dict[str, Any]) -> Iterator[str]:
-    """For each benchmark by its pairs of models or, where one model is alone, against chance."""
+    """Yield what each benchmark could have shown: between its models or, if one model is alone, above chance."""
     pairs: dict[str, list[dict[str, Any]]] = {}
     for row in scores.get("paired", []):
         if "detectable" in row:
             pairs.setdefault(row["benchmark"], []).append(row)
-    alone = {
-        benchmark: [score] for _, benchmark, score in _cells(scores) if benchmark not in pairs and "detectable" in score
-    }
+    alone = {b: [score] for _, b, score in _cells(scores) if b not in pairs and "detectable" in score}
     for what, found in (("difference between two models on the same items", pairs), ("accuracy above chance", alone)):
         sizes = [
             f"{_points([row['detectable'] for row in rows])} on {benchmark} (n = {rows[0]['n']})"
@@ -103,20 +101,15 @@ def _power(scores: dict[str, Any]) -> Iterator[str]:
 
 
 def _hold(scores: dict[str, Any]) -> Iterator[str]:
-    """Which paired differences are left after Holm's correction."""
+    """Yield the paired differences that are left after Holm's correction."""
     tested = [row for row in scores.get("paired", []) if "p_holm" in row]
-    found = [
-        f"{row['a']} to {row['b']} on {row['benchmark']} {signed(100 * row['delta'])}"
-        for row in tested
-        if row["p_holm"] <= 0.05
-    ]
+    held = [row for row in tested if row["p_holm"] <= 0.05]
+    found = [f"{row['a']} to {row['b']} on {row['benchmark']} {signed(100 * row['delta'])}" for row in held]
     if tested:
         rest = f" and {len(found) - LISTED} more in scores.json" if len(found) > LISTED else ""
-        shown = ", ".join(found[:LISTED]) + rest
+        shown = ", ".join(found[:LISTED]) + rest or "none"
         tests = f"{len(tested)} test{'s' * (len(tested) > 1)}"
-        yield (
-            f"Paired differences in points that hold after Holm's correction for {tests} (p ≤ 0.05): {shown or 'none'}."
-        )
+        yield f"Paired differences in points that hold after Holm's correction for {tests} (p ≤ 0.05): {shown}."
 
 
 def _points(shares: list[float | None]) -> str:
@@ -128,10 +121,8 @@ def _cut(scores: dict[str, Any]) -> Iterator[str]:
     for model, benchmark, score in _cells(scores):
         limit, not_asked = (score.get("sampling") or {}).get("max_new_tokens"), score.get("not_asked", 0)
         if not_asked:
-            yield (
-                f"{model} on {benchmark}: {percent(not_asked)} % of prompts left no room in the model's context: "
-                "not asked, and wrong."
-            )
+            share = f"{percent(not_asked)} % of prompts"
+            yield f"{model} on {benchmark}: {share} left no room in the model's context: not asked, and wrong."
         if (cut := score["truncated"] - not_asked) >= NOTED:
             remedy = "their token limit; ask again with a higher one"
             if limit:
@@ -184,12 +175,4 @@ def _robust(scores: dict[str, Any]) -> Iterator[str]:
             )
 
 
-NOTES: tuple[Callable[[dict[str, Any]], Iterator[str]], ...] = (
-    _hold,
-    _power,
-    _cut,
-    _unread,
-    _macro_f1,
-    _deduplicated,
-    _robust,
-)
+NOTES = (_hold, _power, _cut, _unread, _macro_f1, _deduplicated, _robust)

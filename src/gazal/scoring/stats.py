@@ -81,8 +81,8 @@ def bootstrap(rows: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray]) -
 def paired_interval(difference: np.ndarray) -> tuple[float, float]:
     """Return the 95 % percentile bootstrap interval of the mean of per-item differences in [-1, 1].
 
-    Two items are added: one that only the first model has right and one that only the second has right (Bonett and
-    Price, Journal of Educational and Behavioral Statistics 37, 2012). Without them, a few differing items give too
+    Two items are added: one that only the first model has right, and one that only the second has right. So do Bonett
+    and Price (Journal of Educational and Behavioral Statistics 37, 2012). Without them, a few differing items give too
     narrow an interval, and none gives no width.
     """
     low, high = bootstrap(np.append(difference, [-1, 1])[:, None], lambda means: means[:, 0])
@@ -140,8 +140,8 @@ def detectable(n: int, discordance: float, samples: int = 1) -> float | None:
 
     The test is at p ≤ 0.05. Return None if even a difference of 1 would not show.
 
-    ``discordance`` ψ is the mean square of the per-item differences. With one sample an item, that is the share of items
-    that one model alone has right. A difference δ that needs a higher ψ raises it, to δ / samples at least.
+    ``discordance`` ψ is the mean square of the per-item differences. With one sample an item, that is the share of
+    items that one model alone has right. A difference δ that needs a higher ψ raises it, to δ / samples at least.
 
     One sample: the power is that of the exact McNemar test (:func:`mcnemar_power`). Several: the normal approximation
     √n·δ = z₀.₉₇₅·√ψ + z₀.₈·√(ψ − δ²) of Connor (Biometrics 43, 1987).

@@ -45,12 +45,12 @@ LATEX = {
 
 
 def escape_latex(text: str) -> str:
-    """Text as LaTeX shows it literally: specials escaped, common signs as commands; letters stay UTF-8."""
+    """Return text as LaTeX shows it literally: specials escaped, common signs as commands; letters stay UTF-8."""
     return "".join(LATEX.get(character, character) for character in text)
 
 
 def escape_markdown(text: str) -> str:
-    """Text that stays inside one cell of a Markdown table."""
+    """Return text that stays inside one cell of a Markdown table."""
     return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*").replace("\n", " ")
 
 
@@ -67,7 +67,7 @@ class Table:
     notes: list[str] = field(default_factory=list)
 
     def terminal(self) -> str:
-        """Markdown whose columns line up, without caption and notes; rows that are too short are filled up."""
+        """Return Markdown whose columns line up, without caption and notes; rows that are too short are filled up."""
         rows = [row + [""] * (len(self.header) - len(row)) for row in (self.header, *self.rows)]
         rows = [[cell.replace("|", "\\|") for cell in row] for row in rows]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -75,7 +75,7 @@ class Table:
         return "\n".join([header, "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines])
 
     def markdown(self) -> str:
-        """A GitHub table under its caption, notes below."""
+        """Return a GitHub table under its caption, with the notes below."""
         align = [":--" if i < self.text_columns else "--:" for i in range(len(self.header))]
         header, *lines = (_line(map(escape_markdown, row)) for row in (self.header, *self.rows))
         body = "\n".join([header, _line(align), *lines])
@@ -83,7 +83,7 @@ class Table:
         return f"**{escape_markdown(self.caption)}**\n\n{body}\n{notes}"
 
     def latex(self) -> str:
-        r"""A ``table*`` that needs ``\usepackage{booktabs}`` and UTF-8 input."""
+        r"""Return a ``table*`` that needs ``\usepackage{booktabs}`` and UTF-8 input."""
         align = "l" * self.text_columns + "r" * (len(self.header) - self.text_columns)
         lines = [
             r"\begin{table*}",
@@ -132,40 +132,43 @@ def in_percent(share: float, digits: int = 1) -> float:
 
 
 def percent(share: float | None, digits: int = 1) -> str:
-    """A share as percent without the sign: 0.7154 → ``71.5``; None → a dash."""
+    """Return a share as percent without the sign: 0.7154 → ``71.5``; None → a dash."""
     return NONE if share is None else f"{in_percent(share, digits):.{digits}f}"
 
 
 def number(value: float | None, digits: int = 0) -> str:
-    """A plain number; None → a dash."""
+    """Return a plain number; None → a dash."""
     return NONE if value is None else f"{value:.{digits}f}"
 
 
 def count(value: int | None) -> str:
-    """A number of things, thousands apart; None → a dash."""
+    """Return a number of things with commas between thousands; None → a dash."""
     return NONE if value is None else f"{value:,}"
 
 
 def signed(value: float, digits: int = 1) -> str:
-    """A number with its sign, minus as typographers set it."""
+    """Return a number with its sign, minus as typographers set it."""
     return f"{value:+.{digits}f}".replace("-", "−")
 
 
 def points(share: float) -> str:
-    """A difference in percentage points with its sign: −0.051 → ``−5.1``."""
+    """Return a difference in percentage points with its sign: −0.051 → ``−5.1``."""
     return signed(in_percent(share))
 
 
 def with_interval(entry: dict[str, Any] | None, form: str = "{} [{}, {}]") -> str:
-    """An entry's accuracy, or else its value, with its 95 % interval, percent: ``71.5 [68.6, 74.2]``; None → a dash."""
+    """Return an entry's accuracy, or else its value, with its 95 % interval in percent; None → a dash.
+
+    By default the form is ``71.5 [68.6, 74.2]``.
+    """
     return form.format(*map(percent, (entry.get("accuracy", entry.get("value")), *entry["ci95"]))) if entry else NONE
 
 
 def with_n(entry: dict[str, Any] | None, none: str = NONE) -> str:
-    """:func:`with_interval` and the number of items behind it; None → ``none``."""
+    """Return :func:`with_interval` and the number of items behind it; None → ``none``."""
     return f"{with_interval(entry)}, n = {count(entry['n'])}" if entry else none
 
 
 def p_value(p: float | None) -> str:
-    """Two significant digits, never a bare zero; None → a dash."""
+    """Return a p-value with at most two significant digits, never a bare zero; None → a dash."""
     return NONE if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
