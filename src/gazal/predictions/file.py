@@ -1,4 +1,4 @@
-"""A predictions file: one row per item and sample, with a header that says what was asked."""
+"""A predictions file: one row per item and sample, with a header that describes model, sampling and prompt."""
 
 from __future__ import annotations
 
@@ -27,24 +27,23 @@ SCHEMA = pa.schema(
         ("correct", pa.bool_()),
     ]
 )
-READ = ("letter", "reason", "correct")  # of these columns, what completions and items say
+READ = ("letter", "reason", "correct")  # columns that can be read anew from completions and items
 
 
 def fingerprint(items: Iterable[Item]) -> str:
-    """SHA-256 of what is asked and what counts as right, in order."""
+    """Return the SHA-256 of the items' questions and keys, in order."""
     digest = hashlib.sha256()
     for item in items:
-        digest.update(
-            json.dumps(
-                [item.id, item.context, item.question, item.options, item.answer_idx], ensure_ascii=False
-            ).encode()
-        )
+        fields = [item.id, item.context, item.question, item.options, item.answer_idx]
+        digest.update(json.dumps(fields, ensure_ascii=False).encode())
     return digest.hexdigest()
 
 
 def read_header(path: str | Path) -> dict[str, Any] | None:
-    """Model, benchmark, sampling and prompt that a predictions file names; None for a file of other makers. Raises GazalError
-    for a header that is none of ours."""
+    """Return a predictions file's model, benchmark, sampling and prompt; None for a file of other makers.
+
+    Raises GazalError for a header that is not of our form.
+    """
     try:
         metadata = pq.read_schema(path).metadata or {}
         header = json.loads(metadata.get(b"gazal", b"null"))
@@ -57,10 +56,10 @@ def read_header(path: str | Path) -> dict[str, Any] | None:
 
 
 def read_predictions(path: str | Path) -> pd.DataFrame:
-    """The rows of a predictions file, checked: columns there and of their types, no item and sample twice, nothing missing.
+    """Return the rows of a predictions file, checked: all columns, their types, no item and sample twice, no gaps.
 
-    Columns of other types are converted where nothing is lost (ids that are numbers, smaller integers); other columns are left out.
-    What can be read from completions and items (``READ``) may be null or, as a column, absent.
+    Columns of other types are converted if nothing is lost (ids that are numbers, smaller integers). Columns that the
+    format does not have are left out. Those in ``READ`` may hold nulls or be absent. Raises GazalError for all else.
     """
     try:
         names = pq.read_schema(path).names
@@ -82,15 +81,12 @@ def read_predictions(path: str | Path) -> pd.DataFrame:
         if name not in READ and frame[name].isna().any():
             raise GazalError(f"{path}: row {int(frame[name].isna().argmax()) + 1}: {name}: null")
     if (less := frame["n_tokens"] < 0).any():
-        raise GazalError(
-            f"{path}: row {int(less.argmax()) + 1}: n_tokens: {frame['n_tokens'][less.argmax()]} is no count"
-        )
-    twice = frame.duplicated(["item_id", "sample"])
-    if twice.any():
+        row = int(less.argmax())
+        raise GazalError(f"{path}: row {row + 1}: n_tokens: {frame['n_tokens'][row]} is no count")
+    if (twice := frame.duplicated(["item_id", "sample"])).any():
         row = int(twice.argmax())
-        raise GazalError(
-            f"{path}: row {row + 1}: item {frame['item_id'][row]!r}, sample {frame['sample'][row]} is there twice"
-        )
+        which = f"item {frame['item_id'][row]!r}, sample {frame['sample'][row]}"
+        raise GazalError(f"{path}: row {row + 1}: {which} is there twice")
     counts = frame.groupby("item_id").size()
     if counts.nunique() > 1:
         raise GazalError(f"{path}: item {counts.idxmin()!r} has {counts.min()} samples, others {counts.max()}")
@@ -103,11 +99,13 @@ def _as_in_schema(path: str | Path, field: pa.Field, column: pa.ChunkedArray) ->
             column = column.cast(pa.int64())  # 1.0 is true, 0.5 is neither
         return column.cast(field.type)
     except pa.ArrowException as error:
-        raise GazalError(
-            f"{path}: {field.name}: expected {field.type}, found {column.type} ({str(error).splitlines()[0]})"
-        ) from error
+        found = f"{column.type} ({str(error).splitlines()[0]})"
+        raise GazalError(f"{path}: {field.name}: expected {field.type}, found {found}") from error
 
 
 def not_asked(finish_reason: Any, completion: Any, n_tokens: Any) -> Any:
-    """Whether a prompt left no room in the model's context: an empty completion of no tokens, ended by length. Of values or of columns."""
+    """Return whether a prompt left no room in the model's context. Arguments are values, or columns of them.
+
+    Such a completion is empty, has no tokens and was ended by length.
+    """
     return (finish_reason == "length") & (completion == "") & (n_tokens == 0)

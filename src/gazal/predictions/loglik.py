@@ -14,15 +14,16 @@ if TYPE_CHECKING:
 
 
 def choices(item: Item, choice: str) -> dict[str, str]:
-    """What is compared, by letter: the letters themselves (``letter``), or the options' texts (``text``)."""
+    """Return the continuations to compare, by letter: letters if ``choice`` is ``letter``, else the options' texts."""
     return {letter: letter if choice == "letter" else text for letter, text in item.options.items()}
 
 
 def read_letter(completion: str, norm: str = "sum") -> str | None:
-    """The likeliest option's letter by a log-likelihood prediction's completion; None for an empty one (the prompt was too long).
+    """Return the likeliest option's letter from a completion of log-likelihoods.
 
-    ``{"A": -1.5, "B": -0.5}`` holds sums, ``{"A": [-1.5, 3], …}`` sums with the lengths that ``norm`` divides by. Raises
-    GazalError for anything else. ``read_letter('{"A": [-3, 3], "B": [-2, 1]}', "characters")`` is "A".
+    An empty completion gives None: the prompt was too long. ``{"A": -1.5, "B": -0.5}`` holds sums,
+    ``{"A": [-1.5, 3], …}`` sums with the lengths that ``norm`` divides by. Raises GazalError for anything else.
+    ``read_letter('{"A": [-3, 3], "B": [-2, 1]}', "characters")`` is "A".
     """
     if not completion:
         return None
@@ -38,13 +39,12 @@ def read_letter(completion: str, norm: str = "sum") -> str | None:
 
 
 def to_completion(asked: dict[str, str], scored: Sequence[Scored], norm: str) -> str:
-    """What :func:`read_letter` reads: log-likelihoods to six places, with the lengths that ``norm`` needs (at least 1)."""
-    pairs = list(zip(asked.items(), scored, strict=True))
-    if norm == "sum":
-        return json.dumps({letter: round(one.loglik, 6) for (letter, _), one in pairs})
-    return json.dumps(
-        {
-            letter: [round(one.loglik, 6), one.tokens if norm == "tokens" else max(len(text), 1)]
-            for (letter, text), one in pairs
-        }
-    )
+    """Write log-likelihoods to six places as :func:`read_letter` reads them, with the lengths that ``norm`` needs.
+
+    ``asked`` is what :func:`choices` gave. Lengths in characters are at least 1.
+    """
+    found = {}
+    for (letter, text), one in zip(asked.items(), scored, strict=True):
+        loglik, length = round(one.loglik, 6), one.tokens if norm == "tokens" else max(len(text), 1)
+        found[letter] = loglik if norm == "sum" else [loglik, length]
+    return json.dumps(found)

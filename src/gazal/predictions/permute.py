@@ -18,19 +18,22 @@ from gazal.items.schema import Item
 _OF_PLACE = re.compile(r"\b(?:above|below|preceding|following)\W*$|\b(?:the|all|none) (?:above|below)\b", re.I)
 _LIST = r"[A-J]\b\W*(?:(?:[,&+/]|\band\b|\bor\b)\s*\W?[A-J]\b\W*)+"
 _OF_LETTERS = re.compile(
-    rf"\W*(?:(?:both|only|options?|all)\s+)*(?:{_LIST}(?:$|(?:both|only|are|is|true|false|correct)\b.*)|[A-J] (?:is|are) (?:true|false|correct|right|wrong)\b.*)",
+    rf"\W*(?:(?:both|only|options?|all)\s+)*(?:{_LIST}(?:$|(?:both|only|are|is|true|false|correct)\b.*)"
+    r"|[A-J] (?:is|are) (?:true|false|correct|right|wrong)\b.*)",
     re.I | re.S,
 )
 
 
 def names_letters(item: Item) -> bool:
-    """Whether an option speaks of others by their letters (``A and C``): in another order it would say something else."""
+    """Return whether an option names others by their letters (``A and C``), which another order would make false."""
     return any(_OF_LETTERS.fullmatch(text) for text in item.options.values())
 
 
 def turned(item: Item) -> tuple[str, int, list[str]] | None:
-    """Of a reordered item the original's id, the number of the order and the original letters in it; None of any other, also
-    where it has a field ``order`` of its own."""
+    """Return a reordered item's original id, the number of its order, and the original letters in that order.
+
+    Return None for any other item, also if it has a field ``order`` of its own.
+    """
     order, (name, _, number) = getattr(item, "order", None), item.id.rpartition("#")
     if not isinstance(order, list) or not name or not number.isdecimal():
         return None
@@ -38,22 +41,21 @@ def turned(item: Item) -> tuple[str, int, list[str]] | None:
 
 
 def origin(item: Item) -> str:
-    """The id of the item that a reordered one comes from; any other's own."""
+    """Return the id of the item that a reordered one comes from; for any other item, its own id."""
     found = turned(item)
     return found[0] if found else item.id
 
 
 def orders(item: Item, count: int, seed: int) -> Iterator[list[str]]:
-    """``count`` orders of the option letters, each different from the original and from each other.
+    """Yield ``count`` orders of the option letters, each different from the original and from each other.
 
-    They depend on the item's id and options, ``count`` only says where they end. ``All of the above`` and its like keep
-    their place. Where there are fewer orders (n! - 1 of n options that move), they come again, and an item of one
-    option that moves has its original order alone.
+    They depend on the seed, the item's id and its options; a larger ``count`` only adds orders. ``All of the above``
+    and its like keep their place. If there are too few orders (n! - 1 of n options that move), they come again. An item
+    of which only one option could move keeps its original order.
     """
     free = [letter for letter, text in item.options.items() if not _OF_PLACE.search(text)]
-    drawn = random.Random(
-        int.from_bytes(hashlib.sha256(f"{seed}\n{item.id}\n{len(item.options)}".encode()).digest()[:8])
-    )
+    digest = hashlib.sha256(f"{seed}\n{item.id}\n{len(item.options)}".encode()).digest()
+    drawn = random.Random(int.from_bytes(digest[:8]))
     seen, every = {tuple(free)}, math.factorial(len(free))
     for _ in range(count):
         if len(seen) == every > 1:
@@ -67,9 +69,10 @@ def orders(item: Item, count: int, seed: int) -> Iterator[list[str]]:
 
 
 def reorder(item: Item, order: Sequence[str], number: int) -> Item:
-    """The item with its options in ``order`` (original letters), as ``<id>#<number>``; the key and its text follow.
+    """Return the item with its options in ``order`` (original letters), as ``<id>#<number>``; the key follows.
 
-    The extra field ``order`` holds the order. What speaks of letters elsewhere (``reasoning``, extra fields) is left out.
+    The extra field ``order`` holds the order. Fields that may name letters (``reasoning``, extra ones) are left out.
+    Raises GazalError if ``order`` is none of the item's options.
     """
     if sorted(order) != list(item.options):
         raise GazalError(f"item {item.id}: {list(order)} is no order of its options")
@@ -78,7 +81,7 @@ def reorder(item: Item, order: Sequence[str], number: int) -> Item:
         {
             **kept,
             "id": f"{item.id}#{number}",
-            "options": dict(zip(item.options, (item.options[letter] for letter in order), strict=True)),
+            "options": dict(zip(item.options, map(item.options.__getitem__, order), strict=True)),
             "answer_idx": list(item.options)[list(order).index(item.answer_idx)],
             "answer": item.options[item.answer_idx] if item.answer else None,
             "order": list(order),
@@ -89,10 +92,12 @@ def reorder(item: Item, order: Sequence[str], number: int) -> Item:
 def permuted(
     items: Sequence[Item], count: int, seed: int, benchmark: str, say: Callable[[str], None] = print
 ) -> list[Item]:
-    """``count`` reordered items of each item, in turn; none of an item that :func:`names_letters` (how many, it says)."""
-    asked = [item for item in items if not names_letters(item)]
-    if len(asked) < len(items):
-        say(
-            f"{benchmark}: {len(items) - len(asked)} of {len(items)} items are not asked in other orders: an option names others by their letters"
-        )
-    return [reorder(item, order, number) for item in asked for number, order in enumerate(orders(item, count, seed), 1)]
+    """Return ``count`` reordered items of each item, in turn, but none of items that :func:`names_letters`.
+
+    ``say`` is told how many those are.
+    """
+    kept = [item for item in items if not names_letters(item)]
+    if len(kept) < len(items):
+        left = f"{len(items) - len(kept)} of {len(items)} items"
+        say(f"{benchmark}: {left} are not asked in other orders: an option names others by their letters")
+    return [reorder(item, order, number) for item in kept for number, order in enumerate(orders(item, count, seed), 1)]
