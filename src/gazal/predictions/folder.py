@@ -1,6 +1,6 @@
-"""What lies in a folder of predictions: items beside them, what was not run, and the predictions as our extractor reads them now.
+"""A folder of predictions, with the items beside them, read as our extractor reads completions now.
 
-Letters are extracted again from the stored completions where the items lie beside the predictions
+Letters are extracted again from the stored completions if the items lie beside the predictions
 (``items/<benchmark>.jsonl``), so that a better extractor needs no new generation.
 """
 
@@ -10,6 +10,7 @@ import glob
 import json
 import sys
 from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ PERMUTED = "permuted"
 KEPT = ("eval", "items", PERMUTED)
 """Folders that are no model's."""
 EXTRA = {"popularity": dict, "matches": dict, "order": list}
-"""Of an item's extra fields, what the baselines read and what says how its options are permuted."""
+"""Extra fields of an item that are kept, with their types: two for the baselines, and how options are permuted."""
 
 Answers = dict[tuple[str, str], pd.DataFrame]
 """Predictions by model and benchmark."""
@@ -41,24 +42,21 @@ Read = tuple[Path, Answers, dict[str, list[Item]]]
 
 
 def save_items(eval_dir: str | Path, benchmark: str, items: list[Item], replace: bool = False) -> None:
-    """Write ``items/<benchmark>.jsonl`` for scoring. Raises GazalError where it holds other items of which there are predictions,
-    unless ``replace``."""
-    path = Path(eval_dir) / "items" / f"{benchmark}.jsonl"
-    predicted = (
-        found
-        for end in (".parquet", ".partial.jsonl")
-        for found in Path(eval_dir).glob(f"*/{glob.escape(benchmark)}{end}")
-    )
+    """Write ``items/<benchmark>.jsonl`` for scoring.
+
+    Raises GazalError if the file holds other items and there are predictions of them, unless ``replace``.
+    """
+    path, name = Path(eval_dir) / "items" / f"{benchmark}.jsonl", glob.escape(benchmark)
+    predicted = chain.from_iterable(Path(eval_dir).glob(f"*/{name}{end}") for end in (".parquet", ".partial.jsonl"))
     if not replace and path.exists() and any(predicted) and fingerprint(read_items(path)) != fingerprint(items):
-        raise GazalError(
-            f"{path}: holds other items than those asked now (another limit, seed or file?); choose another folder"
-        )
-    write_items_jsonl(path, (_slim(item) for item in items))
+        other = "holds other items than those asked now (another limit, seed or file?); choose another folder"
+        raise GazalError(f"{path}: {other}")
+    write_items_jsonl(path, map(_slim, items))
 
 
 def save_training_items(eval_dir: str | Path, items: Iterable[Item]) -> None:
     """Write ``training_items.jsonl``: what the fitted baselines learn from (no reasoning traces)."""
-    write_items_jsonl(Path(eval_dir) / "training_items.jsonl", (_slim(item) for item in items))
+    write_items_jsonl(Path(eval_dir) / "training_items.jsonl", map(_slim, items))
 
 
 def save_not_run(eval_dir: str | Path, reasons: dict[str, str]) -> None:
@@ -67,72 +65,72 @@ def save_not_run(eval_dir: str | Path, reasons: dict[str, str]) -> None:
 
 
 def read_not_run(eval_dir: str | Path) -> dict[str, str]:
-    """What :func:`save_not_run` wrote; empty where it wrote nothing."""
+    """Return what :func:`save_not_run` wrote, empty if it wrote nothing. Raises GazalError for another file."""
     path = Path(eval_dir) / "not_run.json"
+    if not path.exists():
+        return {}
     try:
-        return (
-            {str(name): str(reason) for name, reason in json.loads(path.read_text(encoding="utf-8")).items()}
-            if path.exists()
-            else {}
-        )
+        return {str(name): str(reason) for name, reason in json.loads(path.read_text(encoding="utf-8")).items()}
     except (ValueError, AttributeError) as error:
         raise GazalError(f"{path}: not a JSON object of reasons") from error
 
 
 def _slim(item: Item) -> Item:
     extra = {name: value for name, kind in EXTRA.items() if isinstance(value := getattr(item, name, None), kind)}
-    fields = item.model_dump(
-        include={"id", "question", "context", "options", "answer_idx", "reasoning_type", "subject", "source"}
-    )
-    return Item.model_validate(fields | extra)
+    kept = {"id", "question", "context", "options", "answer_idx", "reasoning_type", "subject", "source"}
+    return Item.model_validate(item.model_dump(include=kept) | extra)
 
 
 def read_answers(eval_dir: str | Path) -> Read:
-    """The folder of predictions (``eval_dir``, or ``eval`` in it), the predictions by model and benchmark in the order of
-    stages, and each benchmark's items (none where they are not beside). A folder that holds ``<benchmark>.parquet`` itself is
-    a single model's, with its items in it or, as in a folder of several, beside it. Raises GazalError for a folder without predictions
-    and for a file that is broken, incomplete, or of other items than those beside it.
+    """Return the folder of predictions, the predictions by model and benchmark, and each benchmark's items.
 
-    Frames are in item order, then sample, as :func:`gazal.predictions.file.read_predictions` gives them, letters read
-    anew, with ``group`` (reasoning type, else subject), ``key``, ``format`` (0 or 1; NaN where unknown), ``open`` (the prompt
-    opened the think block) and ``likeliest`` (the letter was chosen by log-likelihood, not written); the file and its header are in
-    ``frame.attrs["path"]`` and ``frame.attrs["header"]``.
+    The folder is ``eval_dir``, or ``eval`` in it. Models are in the order of stages. A benchmark has no items if their
+    file is not beside its predictions. A folder that holds ``<benchmark>.parquet`` itself is a single model's, with the
+    items in it or beside it.
+
+    Frames have the columns of :func:`gazal.predictions.file.read_predictions`, in item order, then sample, with letters
+    read anew. To these come:
+
+    * ``group``: reasoning type, else subject.
+    * ``key``: the right letter.
+    * ``format``: 0 or 1, NaN if unknown.
+    * ``open``: the prompt opened the think block.
+    * ``likeliest``: the letter was chosen by log-likelihood, not written.
+
+    ``frame.attrs`` holds the file as ``path`` and its header as ``header``. Raises GazalError for a folder without
+    predictions, and for a file that is broken, incomplete, or of other items than those beside it.
     """
     root = Path(eval_dir)
     root = root / "eval" if (root / "eval").is_dir() else root
     if not root.is_dir():
-        raise GazalError(
-            f"{root}: {'is a file, expected the folder of predictions' if root.exists() else 'no such folder'}"
-        )
+        what = "is a file, expected the folder of predictions" if root.exists() else "no such folder"
+        raise GazalError(f"{root}: {what}")
     several = [path for path in root.glob("*/*.parquet") if path.parent.name not in KEPT]
-    files = {
-        (path.parent.name if several else root.resolve().name, path.stem): path
-        for path in several or root.glob("*.parquet")
-    }
+    alone = root.resolve().name
+    found = several or root.glob("*.parquet")
+    files = {(path.parent.name if several else alone, path.stem): path for path in found}
     if not files:
         raise GazalError(f"{root}: no predictions (expected <model>/<benchmark>.parquet)")
-    items = {
-        name: _items(root, name, not several)
-        for name in sorted({name for _, name in files}, key=lambda n: _rank(n, BENCHMARKS, last=False))
-    }
-    order = sorted(files, key=lambda key: (_rank(key[0], STAGES), _rank(key[1], BENCHMARKS, last=False)))
+    names = sorted({name for _, name in files}, key=_benchmark_rank)
+    items = {name: _items(root, name, not several) for name in names}
+    order = sorted(files, key=lambda key: (_rank(key[0], STAGES, len(STAGES)), _benchmark_rank(key[1])))
     return root, {key: _answers(files[key], items[key[1]]) for key in order}, items
 
 
 def read_permuted(root: Path, plain: Path) -> pd.DataFrame | None:
-    """What lies in ``permuted/`` beside the predictions file ``plain``, as :func:`read_answers` reads it, ``item_id`` being the original's and
-    ``turn`` the number of the order (1, 2, …), with ``original``: the answer's letter in the original order. None where there is no
-    such file, or no items beside it (said on stderr). Raises GazalError for an item that does not say its ``order``.
+    """Return the predictions in ``permuted/`` beside the file ``plain``, as :func:`read_answers` would read them.
+
+    ``item_id`` is the original's, ``turn`` the number of the order (1, 2, …), and ``original`` the answer's letter in
+    the original order. Return None if there is no such file, or no items beside it (said on stderr). Raises GazalError for
+    an item without its ``order``.
     """
     path, benchmark = plain.parent / PERMUTED / plain.name, plain.stem
     if not path.exists():
         return None
     items = _items(root, f"{PERMUTED}/{benchmark}", plain.parent == root)
     if not items:
-        print(
-            f"{benchmark}: no items/{PERMUTED}/{benchmark}.jsonl beside the predictions: its permuted orders are not scored",
-            file=sys.stderr,
-        )
+        absent = f"no items/{PERMUTED}/{benchmark}.jsonl beside the predictions"
+        print(f"{benchmark}: {absent}: its permuted orders are not scored", file=sys.stderr)
         return None
     orders = {}
     for row, item in enumerate(items, 1):
@@ -153,41 +151,41 @@ def read_permuted(root: Path, plain: Path) -> pd.DataFrame | None:
 
 
 def regrade(frame: pd.DataFrame, items: list[Item], by: str) -> Grades:
-    """One frame of :func:`read_answers` graded by a protocol, in the frame's order; what was not written but chosen by
-    log-likelihood is read by no protocol: all take its letter."""
+    """Return the protocol ``by``'s grades of one frame of :func:`read_answers`, in the frame's order.
+
+    Letters that were chosen by log-likelihood are not written. So no protocol reads them: all take them as they are.
+    """
     if frame["likeliest"].any():
         letters = [letter if isinstance(letter, str) else None for letter in frame["letter"]]
-        return Grades(
-            np.array(letters, dtype=object)[:, None], letters, frame["correct"].to_numpy(float), ["read"] * len(letters)
-        )
-    asked = {item.id: item for item in items}
-    rows = [asked[name] for name in frame["item_id"]]
-    return grade(
-        by,
-        list(frame["completion"]),
-        [item.options for item in rows],
-        [item.answer_idx for item in rows],
-        list(frame["open"]),
-    )
+        readings = np.array(letters, dtype=object)[:, None]
+        return Grades(readings, letters, frame["correct"].to_numpy(float), ["read"] * len(letters))
+    by_id = {item.id: item for item in items}
+    rows = [by_id[name] for name in frame["item_id"]]
+    options, keys = [item.options for item in rows], [item.answer_idx for item in rows]
+    return grade(by, list(frame["completion"]), options, keys, list(frame["open"]))
 
 
 def with_grades(frame: pd.DataFrame, grades: Grades) -> pd.DataFrame:
-    """The frame with a protocol's letters, without what it does not count; where that is everything, all are wrong."""
+    """Return the frame with a protocol's letters, without rows that it does not count; if it counts none, with all."""
     frame = frame.assign(letter=grades.letters, reason=grades.how, correct=grades.correct)
     return frame[grades.counted] if grades.counted.any() else frame
 
 
-def _rank(name: str, order: tuple[str, ...], last: bool = True) -> tuple[int, str]:
-    """Names of ``order`` in that order, all others by name: after them, or before them."""
-    return (order.index(name) if name in order else len(order) if last else -1, name)
+def _rank(name: str, order: tuple[str, ...], others: int) -> tuple[int, str]:
+    """Return the key that sorts names of ``order`` in that order, and all others by name at the place ``others``."""
+    return (order.index(name) if name in order else others, name)
+
+
+def _benchmark_rank(name: str) -> tuple[int, str]:
+    return _rank(name, BENCHMARKS, -1)
 
 
 def _items(root: Path, benchmark: str, alone: bool) -> list[Item]:
-    folders = (root, root.resolve().parent) if alone else (root,)
-    found = (
-        path for folder in folders for ending in ENDINGS if (path := folder / "items" / f"{benchmark}{ending}").exists()
-    )
-    return read_items(path) if (path := next(found, None)) else []
+    for folder in (root, root.resolve().parent) if alone else (root,):
+        for ending in ENDINGS:
+            if (path := folder / "items" / f"{benchmark}{ending}").exists():
+                return read_items(path)
+    return []
 
 
 def _answers(path: Path, items: list[Item]) -> pd.DataFrame:
@@ -195,19 +193,12 @@ def _answers(path: Path, items: list[Item]) -> pd.DataFrame:
     if items:
         frame = _in_order(path, frame, items, header)
     elif (unknown := frame["correct"].isna()).any():
-        raise GazalError(
-            f"{path}: row {int(unknown.argmax()) + 1}: correct: null, and no items/{path.stem}.jsonl beside says what is right"
-        )
+        absent = f"no items/{path.stem}.jsonl beside says what is right"
+        raise GazalError(f"{path}: row {int(unknown.argmax()) + 1}: correct: null, and {absent}")
     else:
         stored = _stored(frame)
-        frame = frame.assign(
-            group=None,
-            key=None,
-            format=np.nan,
-            open=False,
-            letter=stored,
-            correct=frame["correct"].astype(bool) & stored.notna(),
-        )
+        frame = frame.assign(group=None, key=None, format=np.nan, open=False, letter=stored)
+        frame["correct"] = frame["correct"].astype(bool) & stored.notna()
         frame = frame.sort_values(["item_id", "sample"], ignore_index=True)
     frame["likeliest"] = header.get("sampling", {}).get("method") == "loglik"
     frame.attrs |= {"path": path, "header": header}
@@ -215,7 +206,7 @@ def _answers(path: Path, items: list[Item]) -> pd.DataFrame:
 
 
 def _stored(frame: pd.DataFrame) -> pd.Series:
-    """The letters that the file holds, capital; None where it holds none."""
+    """Return the letters that the file holds, as capitals, None if a row has none."""
     return frame["letter"].map(lambda letter: letter.strip().upper() or None if isinstance(letter, str) else None)
 
 
@@ -223,12 +214,10 @@ def _in_order(path: Path, frame: pd.DataFrame, items: list[Item], header: dict[s
     place = {item.id: at for at, item in enumerate(items)}
     strange = frame.index[~frame["item_id"].isin(place)]
     if len(strange):
-        raise GazalError(
-            f"{path}: row {strange[0] + 1}: item_id: {frame['item_id'][strange[0]]!r} is not among the items of {path.stem}"
-        )
+        name = f"{frame['item_id'][strange[0]]!r}"
+        raise GazalError(f"{path}: row {strange[0] + 1}: item_id: {name} is not among the items of {path.stem}")
     answered = set(frame["item_id"])
-    absent = [item.id for item in items if item.id not in answered]
-    if absent:
+    if absent := [item.id for item in items if item.id not in answered]:
         raise GazalError(f"{path}: {len(absent)} of {len(items)} items have no prediction (the first: {absent[0]!r})")
     if header and header.get("benchmark") != fingerprint(items):
         raise GazalError(f"{path}: was made for other items than those in items/{path.stem}.jsonl")
@@ -237,36 +226,27 @@ def _in_order(path: Path, frame: pd.DataFrame, items: list[Item], header: dict[s
     frame = frame.assign(
         group=[item.reasoning_type or item.subject for item in asked], key=[item.answer_idx for item in asked]
     )
-    read = (
-        _likeliest(path, frame, asked, header)
-        if header.get("sampling", {}).get("method") == "loglik"
-        else _written(frame, asked, header)
-    )
-    other = (frame["letter"].notna() & (_stored(frame).fillna("") != read["letter"].fillna(""))) | (
-        frame["correct"].notna() & (frame["correct"] != read["correct"])
-    )
+    likeliest = header.get("sampling", {}).get("method") == "loglik"
+    read = _likeliest(path, frame, asked, header) if likeliest else _written(frame, asked, header)
+    other = frame["letter"].notna() & (_stored(frame).fillna("") != read["letter"].fillna(""))
+    other |= frame["correct"].notna() & (frame["correct"] != read["correct"])
     if other.any():
-        print(
-            f"{path.parent.name} on {path.stem}: {other.sum()} of {len(frame)} stored letters or marks are not what the completions say; the completions count",
-            file=sys.stderr,
-        )
+        many = f"{other.sum()} of {len(frame)} stored letters or marks"
+        note = "are not what the completions say; the completions count"
+        print(f"{path.parent.name} on {path.stem}: {many} {note}", file=sys.stderr)
     return read
 
 
 def _written(frame: pd.DataFrame, asked: list[Item], header: dict[str, Any]) -> pd.DataFrame:
     think_open = bool(header.get("prompt", {}).get("opens_think", False))
-    found = [
-        extract(text, item.options, think_open=think_open)
-        for text, item in zip(frame["completion"], asked, strict=True)
-    ]
+    written = list(zip(frame["completion"], [item.options for item in asked], strict=True))
+    found = [extract(text, options, think_open) for text, options in written]
+    well_formed = [has_format(*pair, think_open, one) for pair, one in zip(written, found, strict=True)]
     return frame.assign(
-        letter=[f.letter for f in found],
-        reason=[f.reason.value for f in found],
-        correct=[f.letter == key for f, key in zip(found, frame["key"], strict=True)],
-        format=[
-            float(has_format(text, item.options, think_open, f))
-            for text, item, f in zip(frame["completion"], asked, found, strict=True)
-        ],
+        letter=[one.letter for one in found],
+        reason=[one.reason.value for one in found],
+        correct=[one.letter == key for one, key in zip(found, frame["key"], strict=True)],
+        format=list(map(float, well_formed)),
         open=think_open,
     )
 
