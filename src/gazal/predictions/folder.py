@@ -121,8 +121,8 @@ def read_permuted(root: Path, plain: Path) -> pd.DataFrame | None:
     """Return the predictions in ``permuted/`` beside the file ``plain``, as :func:`read_answers` would read them.
 
     ``item_id`` is the original's, ``turn`` the number of the order (1, 2, …), and ``original`` the answer's letter in
-    the original order. Return None if there is no such file, or no items beside it (said on stderr). Raises GazalError for
-    an item without its ``order``.
+    the original order. Return None if there is no such file, or no items beside it (said on stderr). Raises GazalError
+    for an item without its ``order``.
     """
     path, benchmark = plain.parent / PERMUTED / plain.name, plain.stem
     if not path.exists():

@@ -3,7 +3,8 @@
 ``lm-eval`` (0.4.13, ``--output_path DIR --log_samples``; ``lm_eval/result_schema.py`` in its wheel):
 ``<model>/results_<date>.json`` and ``<model>/samples_<task>_<date>.jsonl``, a line for each item. ``acc,none`` is the
 mean over items of the mean over an item's completions. ``acc_stderr,none`` is its standard error over items, "N/A"
-for one item. By log-likelihood divided by characters the metric is ``acc_norm``. A letter that was not read is ``[invalid]``.
+for one item. By log-likelihood divided by characters the metric is ``acc_norm``. A letter that was not read is
+``[invalid]``.
 
 ``lighteval``: see :mod:`gazal.scoring.export_lighteval`.
 
