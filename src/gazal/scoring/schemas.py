@@ -112,7 +112,7 @@ class Comparison(TypedDict):
     """Items."""
 
 
-class Pair(Comparison):
+class PairedScore(Comparison):
     """Two models on one benchmark; ``a`` is the earlier stage."""
 
     a: str
@@ -122,11 +122,6 @@ class Pair(Comparison):
     """Smallest true difference that so many items show with 80 % power at this disagreement; null if none."""
     by: dict[str, Comparison]
     """By reasoning type, else by subject. These tests are not in Holm's family."""
-
-
-class PairedScore(Pair):
-    """Two models on one benchmark; ``a`` is the earlier stage."""
-
     p_holm: Share
     """``p`` adjusted by Holm over all rows of ``paired``."""
 

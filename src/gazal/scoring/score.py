@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 from gazal.answers.protocols import OURS, protocol
 from gazal.common.errors import GazalError
@@ -18,7 +19,7 @@ from gazal.predictions.folder import Answers, Read, read_answers, read_not_run, 
 from gazal.scoring.cells import comparison, could_have_seen, groups_of, score, significant
 from gazal.scoring.contamination import read_unclean
 from gazal.scoring.robustness import robustness
-from gazal.scoring.schemas import ModelScores, Pair, PairedScore, Scores
+from gazal.scoring.schemas import ModelScores, PairedScore, Scores
 from gazal.scoring.stats import holm
 
 
@@ -50,7 +51,7 @@ def score_folder(eval_dir: str | Path, by: str = OURS, answers: Read | None = No
     training = read_items(trained) if trained.exists() else []
     pairs = [row for name in items if by == OURS for row in _pairs(name, frames)]
     adjusted = holm([row["p"] for row in pairs])
-    paired: list[PairedScore] = [{**row, "p_holm": significant(p)} for row, p in zip(pairs, adjusted, strict=True)]
+    paired = [PairedScore(**row, p_holm=significant(p)) for row, p in zip(pairs, adjusted, strict=True)]
     scores: Scores = {
         "models": models,
         "paired": paired,
@@ -68,9 +69,9 @@ def score_folder(eval_dir: str | Path, by: str = OURS, answers: Read | None = No
     return scores
 
 
-def _pairs(benchmark: str, answers: Answers) -> list[Pair]:
-    """Return all pairs of models, earlier stage first, without Holm's correction."""
-    rows: list[Pair] = []
+def _pairs(benchmark: str, answers: Answers) -> list[dict[str, Any]]:
+    """Return all pairs of models, earlier stage first: the fields of :class:`PairedScore` but ``p_holm``."""
+    rows: list[dict[str, Any]] = []
     frames = {model: frame[["item_id", "group", "correct"]] for (model, b), frame in answers.items() if b == benchmark}
     for (a, one), (b, two) in combinations(frames.items(), 2):
         if set(one["item_id"]) != set(two["item_id"]):
