@@ -1,7 +1,6 @@
 """What the types of file formats share. Each room has its own in ``schemas.py``; `make schemas` writes docs/schemas.
 
-The types are dictionaries, as the files are JSON, so that writing one costs no conversion. pydantic's ``TypeAdapter``
-checks a file.
+The types are dictionaries, as the files are JSON: writing costs nothing more. pydantic's ``TypeAdapter`` checks a file.
 """
 
 from __future__ import annotations
@@ -21,5 +20,3 @@ Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$", description="sha256, hex
 @with_config(ConfigDict(extra="forbid", use_attribute_docstrings=True))
 class Format(TypedDict):
     """Root of a file. To pydantic a field that is not described is an error, here and in all types inside it."""
-
-    __pydantic_config__ = ConfigDict(extra="forbid", use_attribute_docstrings=True)  # pyright: ignore[reportGeneralTypeIssues]  # pydantic looks here

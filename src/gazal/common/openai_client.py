@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import httpx2  # what openai raises while a body is read
 import openai
@@ -175,8 +175,7 @@ class Client:
                 trouble, self.at_interrupt = trouble or interrupt, None
                 continue
             flying -= 1
-            if error is None:
-                yield cast(T, result)
+            yield from results
             trouble = trouble or error
         if trouble:
             raise trouble

@@ -72,9 +72,8 @@ def replies(
     fits = [place for place, top in enumerate(tops) if top <= room]
     if too_long := sorted(set(range(len(items))) - set(fits) - done):
         yield [Reply(place, "", 0, "length") for place in too_long]
-    batches = [
-        [fits[at] for at in batch] for batch in plan_batches([costs[place] for place in fits], 0, settings.batch_tokens)
-    ]
+    planned = plan_batches([costs[place] for place in fits], 0, settings.batch_tokens)
+    batches = [[fits[at] for at in batch] for batch in planned]
     for batch in [whole[part] for whole in batches for part in group_by_length([costs[place] for place in whole])]:
         wanted = [place for place in batch if place not in done]
         if not wanted:

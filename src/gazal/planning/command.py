@@ -135,7 +135,7 @@ def make_plan(
         say(f"{many} for {recipe.launch.processes} processes: planned with {words(recipe, launch)}\n")
         recipe = apply(recipe, launch)
     if Path(base_path(recipe.model)).is_dir():  # the tokenizer of a hub model is not downloaded
-        report(preflight_sft(recipe, run_items(folder, "sft"), run=False), say)
+        print_checks(preflight_sft(recipe, run_items(folder, "sft"), run=False), say)
         say("")
     if devices.cpu and recipe.launch.processes > 1:
         devices = replace(devices, memory=devices.memory / recipe.launch.processes)

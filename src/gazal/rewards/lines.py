@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from typing import IO, TYPE_CHECKING, Literal, TypeVar
 from typing import IO, Annotated, Literal, TypeVar
 
 from pydantic import (
@@ -23,10 +22,8 @@ from gazal.common.errors import GazalError, first_problem
 from gazal.recipe.rewards import RewardConfig
 from gazal.rewards.functions import score_completion
 
-if TYPE_CHECKING:
-    Letter = str  # a mapping with literal keys is no mapping with texts for keys
-else:
-    Letter = Literal["A", "B", "C", "D", "E", "F", "G", "H", "I", "J"]
+_LETTERS = Literal["A", "B", "C", "D", "E", "F", "G", "H", "I", "J"]
+Letter = Annotated[str, GetPydanticSchema(lambda _, handler: handler(_LETTERS))]
 Text = InstanceOf[str]  # unlike str it takes half a surrogate pair too
 
 
@@ -65,9 +62,9 @@ Line = TypeVar("Line", bound=ExtractLine)
 
 
 def extract_lines(lines_in: Iterable[str], out: IO[str]) -> None:
-    """Write what `gazal extract` does: for JSON lines {completion, options, think_open?} lines {letter, reason}.
+    """`gazal extract`: JSON lines {completion, options, think_open?} to {letter, reason}.
 
-    Raise GazalError, naming row and field, at the first bad line.
+    Raises GazalError naming row and field at the first bad line.
     """
     for line in _read_lines(lines_in, ExtractLine):
         found = extract(line.completion, line.options, bool(line.think_open))
@@ -75,11 +72,10 @@ def extract_lines(lines_in: Iterable[str], out: IO[str]) -> None:
 
 
 def reward_lines(lines_in: Iterable[str], out: IO[str], cfg: RewardConfig | None = None) -> None:
-    """Write what `gazal reward` does: a line of scores for each JSON line.
+    """`gazal reward`: JSON lines {completion, options, answer_idx, think_open?, n_tokens?, truncated?} to the scores.
 
-    Lines have {completion, options, answer_idx, think_open?, n_tokens?, truncated?}. Without n_tokens the length is
-    counted in words; n-grams always are of words, since there are no token ids here. Raise GazalError, naming row and
-    field, at the first bad line.
+    Without n_tokens the length is counted in words; n-grams always are, since there are no token ids here. Raises
+    GazalError naming row and field at the first bad line.
     """
     for line in _read_lines(lines_in, RewardLine):
         scores = score_completion(

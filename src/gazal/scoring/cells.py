@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -85,15 +85,7 @@ def score(frame: pd.DataFrame, items: list[Item], unclean: set[str] | None, ours
     extractor's, so that votes and classes mean something.
     """
     samples = samples_of(frame)
-    entry: dict[str, Any] = {
-        **cell(frame),
-        "clean": _part(frame, unclean),
-        "deduplicated": _part(frame, repeats(items)) if items else None,
-        "samples": samples,
-        "not_asked": round(float(not_asked(frame["finish_reason"], frame["completion"], frame["n_tokens"]).mean()), 6),
-        "sampling": frame.attrs.get("header", {}).get("sampling"),
-        "reasons": dict(sorted(Counter(frame["reason"].fillna("unknown")).items())),
-    }
+    more: dict[str, Any] = {}
     if items:
         worth = effective_size(means_of(frame), samples)
         more["detectable"] = detectable_above(worth, _chance(frame, items)["chance"])
@@ -101,11 +93,18 @@ def score(frame: pd.DataFrame, items: list[Item], unclean: set[str] | None, ours
         value, *ends = macro_f1(*_as_classes(frame, items, classes))
         more["macro_f1"] = {"value": value, "ci95": ends}
     if ours and samples > 1:
-        entry["at_k"] = rounded(at_k(frame))
-    entry["by"] = {
-        group: cell(part := frame[frame["group"] == group]) | _chance(part, items) for group in groups_of(frame)
-    }
-    return cast(BenchmarkScore, entry)
+        more["at_k"] = at_k(frame)
+    return BenchmarkScore(
+        **cell(frame),
+        clean=_part(frame, unclean),
+        deduplicated=_part(frame, repeats(items)) if items else None,
+        samples=samples,
+        not_asked=round(float(not_asked(frame["finish_reason"], frame["completion"], frame["n_tokens"]).mean()), 6),
+        sampling=frame.attrs.get("header", {}).get("sampling"),
+        reasons=dict(sorted(Counter(frame["reason"].fillna("unknown")).items())),
+        **rounded(more),
+        by={g: GroupCell(**cell(part := frame[frame["group"] == g]), **_chance(part, items)) for g in groups_of(frame)},
+    )
 
 
 def _chance(frame: pd.DataFrame, items: list[Item]) -> dict[str, float]:
@@ -116,7 +115,10 @@ def _chance(frame: pd.DataFrame, items: list[Item]) -> dict[str, float]:
 
 def _part(frame: pd.DataFrame, left_out: set[str] | None) -> Part | None:
     part = frame[~frame["item_id"].isin(left_out)] if left_out is not None else frame[:0]
-    return cast(Part, {key: value for key, value in cell(part).items() if key in SHORT}) if len(part) else None
+    if not len(part):
+        return None
+    found = cell(part)
+    return {"n": found["n"], "accuracy": found["accuracy"], "ci95": found["ci95"]}
 
 
 def _fold(text: str) -> str:

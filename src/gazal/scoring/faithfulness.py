@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from itertools import combinations
 from pathlib import Path
-from typing import Any, cast
 from typing import Any, Never
 
 import numpy as np
@@ -49,28 +48,20 @@ def measure_faithfulness(eval_dir: str | Path, answers: Read | None = None) -> F
     root, frames, items = answers or read_answers(eval_dir)
     truths = {name: {item.id: truth for item in found if (truth := find_truth(item))} for name, found in items.items()}
     if not any(truths.values()):
-        return cast(Faithfulness, {})
-    tables = {
-        key: (_judged(frame, truths[key[1]]) if truths[key[1]] else _shaped(frame), bool(truths[key[1]]))
-        for key, frame in frames.items()
-        if items[key[1]] and not frame["likeliest"].any()
-    }
+        return {}
     models: dict[str, ModelFaithfulness] = {}
-    for (model, benchmark), (table, derived) in tables.items():
-        by = (
-            {
-                "by": {
-                    kind: _cell(found, derived)
-                    for kind in REASONING_TYPES
-                    if len(found := table[table["group"] == kind])
-                }
-            }
-            if derived
-            else {}
-        )
-        models.setdefault(model, {"benchmarks": {}})["benchmarks"][benchmark] = cast(
-            JudgedBenchmark, {**_cell(table, derived), **by}
-        )
+    tables: dict[str, dict[str, pd.DataFrame]] = {}  # by benchmark and model
+    for (model, benchmark), frame in frames.items():
+        if not items[benchmark] or frame["likeliest"].any():
+            continue
+        benchmarks = models.setdefault(model, {"benchmarks": {}})["benchmarks"]
+        if truths[benchmark]:
+            table = tables.setdefault(benchmark, {})[model] = _judged(frame, truths[benchmark])
+            parts = {kind: part for kind in REASONING_TYPES if len(part := table[table["group"] == kind])}
+            by = {kind: Judged(**_cell(part, True)) for kind, part in parts.items()}
+            benchmarks[benchmark] = JudgedBenchmark(**_cell(table, True), by=by)
+        else:
+            benchmarks[benchmark] = Shaped(**_cell(_shaped(frame), False))
     report: Faithfulness = {
         "models": models,
         "paired": _paired(tables),
@@ -147,7 +138,7 @@ def _cell(table: pd.DataFrame, derived: bool) -> dict[str, Any]:
         }
         cell |= {"strange": int(sums["strange"]), "beside": int(sums["beside"])}
         cell["outcomes"] = {name: _rate(items, table["outcome"] == name, one) for name in OUTCOMES}
-    return cast(Judged, {**cell, "structure": shape})
+    return {**cell, "structure": {part: _rate(items, table[f"has_{part}"], one) for part in parts}}
 
 
 def _rate(items: np.ndarray, part: pd.Series, whole: pd.Series | np.ndarray) -> Rate | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -49,7 +48,7 @@ def of_orders(frame: pd.DataFrame) -> Robustness:
     same = (chosen.notna().all(axis=1) & (chosen.nunique(axis=1) == 1)).groupby(level=0).mean().to_numpy(float)
     orders, means, by_order = right.shape[1], right.mean(axis=1), right.mean(axis=0)
     bias, ends = letter_bias(frame)
-    found: dict[str, Any] = {
+    return {
         "orders": orders,
         "n": len(right),
         "accuracy": {
@@ -63,7 +62,6 @@ def of_orders(frame: pd.DataFrame) -> Robustness:
         "letter_bias": bias,
         "letter_bias_ci95": ends,
     }
-    return cast(Robustness, found)
 
 
 def letter_bias(frame: pd.DataFrame) -> tuple[dict[str, float], dict[str, list[float]]]:

@@ -227,17 +227,8 @@ def _one_step(trainer: Any, shape: str, key: str) -> Check:
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and "allocate memory" not in str(error):
             raise
-        return Check(
-            LONGEST,
-            "fail",
-            f"{shape} do not fit in memory: lower {key}, or set gradient_checkpointing",
-            ISSUES[LONGEST],
-        )
+        why = f"{shape} do not fit in memory: lower {key}, or set gradient_checkpointing"
+        return Check(LONGEST, "fail", why)
     peak = torch.cuda.max_memory_allocated() if cuda else peak_bytes()
-    where = "the device's peak" if cuda else "the process's peak"
-    return Check(
-        LONGEST,
-        "pass",
-        f"{shape} took {time.perf_counter() - began:.1f} s forward and back; {where} is {peak / 2**30:.2f} GiB",
-        ISSUES[LONGEST],
-    )
+    memory = f"the {'device' if cuda else 'process'}'s peak is {peak / 2**30:.2f} GiB"
+    return Check(LONGEST, "pass", f"{shape} took {time.perf_counter() - began:.1f} s forward and back; {memory}")
