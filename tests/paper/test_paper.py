@@ -310,7 +310,7 @@ def test_results_table_holds_the_numbers(run: Path) -> None:
 def test_other_tables(run: Path) -> None:
     paired = (run / "tables/paired.md").read_text()
     assert "| Embedded test | SFT → GRPO | 1,000 | +11.0 | [+8.0, +14.0] | &lt; 0.001 | 0.002 | 4.6 |" in paired
-    assert "| Embedded test, diagnosis | SFT → GRPO | – | +19.0 | [+13.0, +25.0] | 0.001 | – | – |" in paired
+    assert "| Embedded test, diagnosis | SFT → GRPO | 250 | +19.0 | [+13.0, +25.0] | 0.001 | – | – |" in paired
     evaluation = (run / "tables/evaluation.md").read_text()
     assert (
         "| Embedded test | GRPO | 1,000 | 1 | 71.5 [68.7, 74.3] | 1.3 | 0.8 | 0.1 | 88 | 8.09 |" in evaluation
