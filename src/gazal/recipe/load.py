@@ -42,7 +42,10 @@ def _apply(values: dict[str, Any], override: str) -> None:
         value = yaml.safe_load(text) if text.strip() else ""  # a shell takes the quotes of key='' away; nothing is null
     except yaml.YAMLError as error:
         raise GazalError(f"override {key}: {text!r} is not a YAML value") from error
-    place[_index(place, parts, len(parts) - 1) if isinstance(place, list) else parts[-1]] = value
+    if isinstance(place, list):
+        place[_index(place, parts, len(parts) - 1)] = value
+    else:
+        place[parts[-1]] = value
 
 
 def _parts(values: Any, key: str) -> list[str]:

@@ -62,9 +62,9 @@ Line = TypeVar("Line", bound=ExtractLine)
 
 
 def extract_lines(lines_in: Iterable[str], out: IO[str]) -> None:
-    """`gazal extract`: JSON lines {completion, options, think_open?} to {letter, reason}.
+    """Write what `gazal extract` does: for JSON lines {completion, options, think_open?} lines {letter, reason}.
 
-    Raises GazalError naming row and field at the first bad line.
+    Raise GazalError, naming row and field, at the first bad line.
     """
     for line in _read_lines(lines_in, ExtractLine):
         found = extract(line.completion, line.options, bool(line.think_open))
@@ -72,9 +72,9 @@ def extract_lines(lines_in: Iterable[str], out: IO[str]) -> None:
 
 
 def reward_lines(lines_in: Iterable[str], out: IO[str], cfg: RewardConfig | None = None) -> None:
-    """`gazal reward`: JSON lines {completion, options, answer_idx, think_open?, n_tokens?, truncated?} to the scores.
+    """Write what `gazal reward` does: the scores of JSON lines {completion, options, answer_idx, think_open?, …}.
 
-    Without n_tokens the length is counted in words; n-grams always are, since there are no token ids here. Raises
+    A line may also have n_tokens and truncated. Without n_tokens the length is counted in words; n-grams always are, since there are no token ids here. Raises
     GazalError naming row and field at the first bad line.
     """
     for line in _read_lines(lines_in, RewardLine):
