@@ -74,8 +74,8 @@ def extract_lines(lines_in: Iterable[str], out: IO[str]) -> None:
 def reward_lines(lines_in: Iterable[str], out: IO[str], cfg: RewardConfig | None = None) -> None:
     """Write what `gazal reward` does: the scores of JSON lines {completion, options, answer_idx, think_open?, …}.
 
-    A line may also have n_tokens and truncated. Without n_tokens the length is counted in words; n-grams always are, since there are no token ids here. Raises
-    GazalError naming row and field at the first bad line.
+    A line may also have n_tokens and truncated. Without n_tokens the length is counted in words; n-grams always are,
+    since there are no token ids here. Raise GazalError, naming row and field, at the first bad line.
     """
     for line in _read_lines(lines_in, RewardLine):
         scores = score_completion(
