@@ -13,15 +13,8 @@ from transformers.cache_utils import DynamicLayer
 
 from gazal.answers.ending import AnswerEnd
 from gazal.models import generation
-from gazal.models.generation import (
-    ROOM,
-    RoomyLayer,
-    generate,
-    generate_batches,
-    group_by_length,
-    plan_batches,
-    stop_ids,
-)
+from gazal.models.attention import ROOM, RoomyLayer
+from gazal.models.generation import generate, generate_batches, group_by_length, plan_batches, stop_ids
 from gazal.models.loading import load_model, load_tokenizer
 
 
