@@ -17,8 +17,9 @@ from gazal.items.prompts import answer_text, question_text
 from gazal.items.schema import LETTERS, Item
 from gazal.items.types import REASONING_TYPES
 from gazal.knowledge.dose_and_score_items import score_weights
-from gazal.knowledge.generate import GAINS, evidence, stream
+from gazal.knowledge.generate import stream
 from gazal.knowledge.hpo import Phenotypes, load_phenotypes
+from gazal.knowledge.parts import GAINS, evidence
 from gazal.knowledge.renal import load_drugs
 from gazal.knowledge.scores import load_scores, points_text
 
