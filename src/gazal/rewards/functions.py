@@ -14,7 +14,6 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
-from trl.rewards import get_soft_overlong_punishment  # pyright: ignore[reportPrivateImportUsage]  # lazy in TRL
 
 from gazal.answers.extract import Extraction, Reason, extract, has_format, has_think_block
 from gazal.answers.text import VISIBLE, fold
@@ -66,6 +65,8 @@ def length_reward(n_tokens: int, correct: bool, cfg: RewardConfig) -> float:
     `get_soft_overlong_punishment` (DAPO, arXiv 2503.14476, eq. 13).
     """
     if cfg.length_kind == "overlong":
+        from trl.rewards import get_soft_overlong_punishment  # slow to import, and only this kind needs it
+
         margin = cfg.max_tokens - int(cfg.overlong_start * cfg.max_tokens)
         return float(get_soft_overlong_punishment(cfg.max_tokens, margin)([range(n_tokens)])[0])
     if cfg.length_kind == "none":

@@ -20,7 +20,6 @@ from pydantic import (
 from gazal.answers.extract import extract
 from gazal.common.errors import GazalError, first_problem
 from gazal.recipe.rewards import RewardConfig
-from gazal.rewards.functions import score_completion
 
 _LETTERS = Literal["A", "B", "C", "D", "E", "F", "G", "H", "I", "J"]
 Letter = Annotated[str, GetPydanticSchema(lambda _, handler: handler(_LETTERS))]
@@ -77,6 +76,8 @@ def reward_lines(lines_in: Iterable[str], out: IO[str], cfg: RewardConfig | None
     A line may also have n_tokens and truncated. Without n_tokens the length is counted in words; n-grams always are,
     since there are no token ids here. Raise GazalError, naming row and field, at the first bad line.
     """
+    from gazal.rewards.functions import score_completion  # brings numpy, which `gazal extract` does without
+
     for line in _read_lines(lines_in, RewardLine):
         scores = score_completion(
             line.completion,
