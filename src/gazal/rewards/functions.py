@@ -65,7 +65,8 @@ def length_reward(n_tokens: int, correct: bool, cfg: RewardConfig) -> float:
     `get_soft_overlong_punishment` (DAPO, arXiv 2503.14476, eq. 13).
     """
     if cfg.length_kind == "overlong":
-        from trl.rewards import get_soft_overlong_punishment  # slow to import, and only this kind needs it
+        # Slow to import, and only this kind needs it; TRL exports it lazily.
+        from trl.rewards import get_soft_overlong_punishment  # pyright: ignore[reportPrivateImportUsage]
 
         margin = cfg.max_tokens - int(cfg.overlong_start * cfg.max_tokens)
         return float(get_soft_overlong_punishment(cfg.max_tokens, margin)([range(n_tokens)])[0])
