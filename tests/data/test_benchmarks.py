@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 
 import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from helpers import shapes_samples
 from helpers.items import make_item
@@ -394,3 +396,10 @@ def test_bad_lines_name_file_row_and_field(tmp_path, line, message):
         load_benchmark(str(path))
     assert str(error.value).startswith(f"{path}: {message}")
     assert "\n" not in str(error.value)
+
+
+def test_a_parquet_file_may_hold_published_options_as_json_text(tmp_path):
+    row = {"question_id": 7, "question": "Which?", "options": '["a", "b", "c"]', "answer": "B", "answer_index": 1}
+    pq.write_table(pa.Table.from_pylist([row | {"category": "health", "src": "x"}]), tmp_path / "mine.parquet")
+    (item,) = benchmarks.items_file(tmp_path / "mine.parquet")
+    assert item.options == {"A": "a", "B": "b", "C": "c"} and item.answer_idx == "B"

@@ -302,6 +302,22 @@ def test_silence_is_said(server, monkeypatch, caplog):
     )
 
 
+def test_a_stall_in_the_middle_of_an_answer_is_out_of_time(server):
+    server.pace = 1.0
+    with pytest.raises(GazalError, match=r"no answer within 0.3 s .*evaluation.timeout sets how long it has"):
+        ask(server, Prompts(ITEMS[:1], 1, Prompting()), timeout=0.3, retries=4, stop_when_answered=False)
+    assert len(server.asked) == 1
+
+
+def test_an_engine_remembers_that_its_server_answered(server, monkeypatch):
+    monkeypatch.setattr("gazal.common.openai_client.PROBE", 0.2)
+    engine, settings = OpenAIEngine(server.url, "my-model", 0), EvaluationSection(max_new_tokens=64)
+    one = Prompts(ITEMS[:1], 1, Prompting())
+    assert len(list(engine.complete(one, settings, 5, ()))) == 1
+    server.hung = 1.0  # for a look at the models
+    assert len(list(engine.complete(one, settings, 5, ()))) == 1
+
+
 def test_odd_ends_of_whole_answers(server, caplog):
     server.act = lambda body, number: "done alone"
     assert {(reply.text, reply.finish_reason) for reply in ask(server, stop_when_answered=False)} == {(TEXT, "stop")}
@@ -347,7 +363,7 @@ def test_an_interrupt_waits_for_no_answer(server):
 
 def test_as_many_at_once_as_the_settings_say(server):
     server.delay = 0.05
-    ask(server, concurrency=5)
+    ask(server, concurrency=5, stop_when_answered=False)
     assert server.most_flying == 5
 
 

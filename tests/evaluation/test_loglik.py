@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 import os.path
@@ -199,9 +200,7 @@ def test_letters_take_one_pass_an_item_and_one_position_of_logits(engine, monkey
         return made
 
     monkeypatch.setattr(engine.model, "forward", watched)
-    monkeypatch.setattr(
-        likelihood.inspect, "signature", lambda _: type("Signature", (), {"parameters": {"logits_to_keep": 1}})
-    )
+    monkeypatch.setattr(inspect, "signature", lambda _: type("Signature", (), {"parameters": {"logits_to_keep": 1}}))
     list(replies(engine, ITEMS, STYLES["plain"], asked(), ()))
     assert {positions for _, positions in shapes} == {1} and sum(rows for rows, _ in shapes) == len(ITEMS)
 

@@ -331,6 +331,7 @@ def test_a_cap_in_dollars(server, tmp_path):
         (400, "refuses the request"),
         ("html", r"the server's answer is no chat completion \(it is text/html; the URL often ends in /v1\)"),
         ({"hello": 1}, r"the server's answer is no chat completion \(other JSON\)"),
+        ({"choices": [{"text": "B"}]}, r"the server's answer is no chat completion \(it has no message\)"),
         ({"_status": 429, "error": {"code": "insufficient_quota", "message": "pay first"}}, "pay first"),
         ({"_status": 401, "error": {"message": f"bad {KEY}"}}, r"bad \[key\]"),
         ({"_status": 422, "detail": "Unexpected fields"}, "status 422: Unexpected fields"),
@@ -400,7 +401,7 @@ def test_a_server_that_says_nothing_is_given_up_and_nothing_is_booked(server, tm
 
 def test_a_request_out_of_time_is_asked_once_more(server, tmp_path):
     url, script = server
-    script.act = lambda body, number: "hang" if "Case 2 " in question_of(body) else "ok"
+    script.act = lambda body, number: 2.0 if "Case 2 " in question_of(body) else "ok"
     with pytest.raises(GazalError, match="1 requests failed at every attempt"):
         run(tmp_path / "out", url, write_seeds(tmp_path / "s.jsonl", 5), timeout=0.4)
     assert len(script.asked) == 4 + 2
@@ -408,7 +409,7 @@ def test_a_request_out_of_time_is_asked_once_more(server, tmp_path):
 
 def test_a_second_interrupt_waits_for_nothing(server, tmp_path):
     url, script = server
-    script.act, script.hanging = lambda body, number: "hang" if number else "ok", 20.0
+    script.act = lambda body, number: 20.0 if number else "ok"
     process = teach_process(url, write_seeds(tmp_path / "s.jsonl", 9), tmp_path / "out")
     while len(script.asked) < 5 and process.poll() is None:
         time.sleep(0.01)

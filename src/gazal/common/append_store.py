@@ -18,14 +18,17 @@ Take = Callable[[int, Any], None]
 class AppendStore:
     """A file with a row a line, held until ``close``; a comma at the end of a line says that its batch goes on.
 
-    Opening it calls ``take(place, row)`` for each row, in order, and cuts an unfinished batch off into ``torn``.
+    Opening it calls ``take(place, row)`` for each row, in order, and cuts an unfinished batch off into ``torn``; with
+    ``aside`` that file has it before it is cut.
     ``first`` is the row with which a new file begins. ``strict`` waits for the disk after each batch (``fsync``) and
     refuses a file system without locks. Memory holds one batch. Raise GazalError if another process holds the file, if
     it cannot be written, and for a row that is not JSON. So too for a row that ``take`` cannot use.
     """
 
-    def __init__(self, path: Path, take: Take, first: Any = None, strict: bool = False) -> None:
-        self.path, self.strict = path, strict
+    def __init__(
+        self, path: Path, take: Take, first: Any = None, strict: bool = False, aside: Path | None = None
+    ) -> None:
+        self.path, self.strict, self.aside = path, strict, aside
         with self._writing():
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = open(path, "a+b")  # noqa: SIM115 - held until close()
@@ -83,6 +86,9 @@ class AppendStore:
             ) from error
         self._file.seek(whole)
         torn = self._file.read()
+        if torn and self.aside:
+            with open(self.aside, "ab") as handle:
+                handle.write(torn + b"\n")
         self._file.truncate(whole)
         return torn
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -47,7 +48,8 @@ def retry_after(headers: Any, now: float) -> float | None:
     """Return the seconds to wait by ``retry-after-ms`` or ``Retry-After`` (seconds or a date); None without either."""
     for name, unit in (("retry-after-ms", 1000), ("retry-after", 1)):
         with suppress(ValueError, TypeError):
-            return max(0.0, float(headers.get(name)) / unit)
+            if math.isfinite(seconds := float(headers.get(name)) / unit):
+                return max(0.0, seconds)
     with suppress(ValueError, TypeError, OverflowError):
         return max(0.0, parsedate_to_datetime(headers.get("retry-after")).timestamp() - now)
     return None

@@ -36,6 +36,7 @@ from gazal.common.endpoints import (
     stream_events,
     without_secrets,
 )
+from gazal.common.openai_answer import Answer, Failure, Stopped
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -45,58 +46,6 @@ SILENCE = 60.0  # seconds without a byte from the server between two lines that 
 NO_CHAT = "'s answer is no chat completion"
 REFUSED = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.UnsupportedProtocol)
 BROKEN = (openai.APIConnectionError, httpx2.RequestError)
-
-
-@dataclass(eq=False)
-class Failure(Exception):
-    """A request that brought no answer; in words, ``the server{what} ({why})``. ``where``: the item at work.
-
-    ``again``: a retry may help. ``wait``: seconds for which the server wants a pause. ``late``: it was out of time.
-    ``paid``: the server may charge for it. ``body``: what it sent.
-    """
-
-    why: str
-    what: str = " failed"
-    again: bool = False
-    wait: float = 0.0
-    late: bool = False
-    paid: bool = False
-    body: str = ""
-    where: str = ""
-
-    @property
-    def final(self) -> bool:
-        return not self.again or self.wait > LONGEST_WAIT
-
-    def __str__(self) -> str:
-        return self.why if self.what == " failed" else f"the server{self.what} ({self.why})"
-
-
-@dataclass
-class Answer:
-    """One answer as far as it has come. ``value`` is the JSON of one that came in one piece."""
-
-    thought: str = ""
-    text: str = ""
-    pieces: int = 0  # of a stream
-    finish: str | None = None
-    usage: Any = None
-    value: dict[str, Any] = field(default_factory=dict)
-
-    def add(self, message: dict[str, Any], finish: str | None) -> str:
-        """Add a message or a piece of one; return its text."""
-        text = message.get("content") or message.get("text") or ""
-        if not isinstance(text, str):
-            raise TypeError("its content is no text")
-        thought = str(message.get("reasoning_content") or message.get("reasoning") or "")
-        self.thought, self.text, self.finish = self.thought + thought, self.text + text, finish or self.finish
-        self.pieces += bool(thought or text)
-        return text
-
-    def count(self, name: str) -> int | None:
-        """Return the server's own count of ``completion_tokens`` or ``prompt_tokens``, None if it gives none."""
-        count = self.usage.get(name) if isinstance(self.usage, dict) else None
-        return count if type(count) is int and count >= 0 else None
 
 
 @dataclass
@@ -116,12 +65,14 @@ class Client:
     tries: int = 5
     first_wait: float = 0.5
     at_interrupt: Callable[[], None] | None = None
+    answered: threading.Event = field(default_factory=threading.Event)  # to be shared by clients of one server,
+    told: dict[str, float] = field(default_factory=dict)  # as is what was said, and when
 
     def __post_init__(self) -> None:
         self._key = os.environ.get("OPENAI_API_KEY") or "none"
         self._api = openai.OpenAI(base_url=self.url, api_key=self._key, timeout=_limits(self.timeout), max_retries=0)
-        self.over, self.answered = threading.Event(), threading.Event()
-        self._lock, self._told, self._heard, self._quiet_until = threading.Lock(), {}, time.monotonic(), 0.0
+        self.over, self._lock = threading.Event(), threading.Lock()
+        self._heard, self._quiet_until = time.monotonic(), 0.0
         self._limit_field = "max_tokens"
         self._stream: dict[str, Any] = {"stream": True, "stream_options": {"include_usage": True}}
 
@@ -135,8 +86,8 @@ class Client:
     def tell(self, line: str, every: float = math.inf) -> None:
         """Say it, again only after ``every`` seconds: requests in flight together meet the same trouble."""
         with self._lock:
-            if (now := time.monotonic()) - self._told.get(line, -math.inf) >= every:
-                self._told[line] = now
+            if (now := time.monotonic()) - self.told.get(line, -math.inf) >= every:
+                self.told[line] = now
                 self.say(line)
 
     def together(self, work: Callable[[S], T], wanted: Iterable[S], concurrency: int) -> Iterator[T]:
@@ -149,6 +100,8 @@ class Client:
         def run(one: S) -> None:
             try:
                 ended.put(([work(one)], None))
+            except Stopped:
+                ended.put(([], None))
             except Exception as error:
                 self.over.set()
                 ended.put(([], error))
@@ -181,13 +134,16 @@ class Client:
             raise trouble
 
     def retried(self, attempt: Callable[[], T], where: str = "", late_tries: int = 0) -> T:
-        """Return what ``attempt`` returns, retried as its Failure allows; raise the last Failure.
+        """Return what ``attempt`` returns, retried as its Failure allows; raise the last Failure, or Stopped.
 
         ``late_tries``: how often it may time out and be retried if nothing was answered yet.
         """
         tries = late = 0
         while True:
-            self.over.wait(max(0.0, self._quiet_until - time.monotonic()))
+            while (quiet := self._quiet_until - time.monotonic()) > 0 and not self.over.wait(quiet):
+                pass  # another request's answer may have made the pause longer
+            if self.over.is_set():
+                raise Stopped
             try:
                 return attempt()
             except Failure as failure:
@@ -195,8 +151,9 @@ class Client:
                 if failure.late:
                     most = min(most, tries + (late <= late_tries + self.answered.is_set()))
                 pause = max(failure.wait, back_off(tries, self.first_wait))
-                if not failure.final and tries < most and not self.over.is_set():
+                if not failure.final:
                     self._quiet_until = max(self._quiet_until, time.monotonic() + failure.wait)
+                if not failure.final and tries < most and not self.over.is_set():
                     line = f"the server{failure.what} ({failure.why}); asked again, try {tries + 1} of {most}"
                     self.tell(line + (f" in {pause:.0f} s" if failure.wait else ""), SILENCE)
                     if not self.over.wait(pause):
@@ -245,11 +202,11 @@ class Client:
                 hints = [self.hints[name] for name in body.get("extra_body") or {} if name in text]
                 why, again = "; ".join([refusal(error.status_code, text), *hints]), passing(error.status_code, text)
                 wait = retry_after(error.response.headers, time.time()) or 0.0
-                raise self._failure(why, again=again, wait=wait, body=text) from error
+                raise self.failure(why, again=again, wait=wait, body=text) from error
             except BROKEN as error:
                 raise self._broken(error, self.timeout, self.hints["late"]) from error
             except openai.OpenAIError as error:
-                raise self._failure(f"{type(error).__name__}: {error}") from error
+                raise self.failure(f"{type(error).__name__}: {error}") from error
             self.answered.set()
             return answer
 
@@ -273,7 +230,7 @@ class Client:
             self._heard = time.monotonic()
             if self._heard > deadline:
                 why = f"no whole answer within {self.timeout:g} s; {self.hints['late']}"
-                raise self._failure(why, again=True, late=True, paid=True)
+                raise self.failure(why, again=True, late=True, paid=True)
             yield piece
 
     def _streamed(self, pieces: Iterator[bytes], headers: Any, enough: Callable[[str, Answer], bool]) -> Answer:
@@ -285,14 +242,15 @@ class Client:
                     break
                 chunk = json.loads(data)
                 self._check(chunk, data.decode(errors="replace"), headers)
-                answer.usage = chunk.get("usage") or answer.usage
+                counts = (chunk.get("usage") or {}).items()
+                answer.usage = (answer.usage or {}) | {name: count for name, count in counts if count is not None}
                 for choice in (chunk.get("choices") or [])[:1]:
                     if enough(answer.add(choice.get("delta") or choice, choice.get("finish_reason")), answer):
                         return answer
         except (ValueError, TypeError, AttributeError) as error:
-            raise self._failure(f"a broken stream ({error})", again=True, paid=True) from error
+            raise self.failure(f"a broken stream ({error})", again=True, paid=True) from error
         if answer.finish is None:
-            raise self._failure("the stream ended in the middle", again=True, paid=True)
+            raise self.failure("the stream ended in the middle", again=True, paid=True)
         return answer
 
     def _whole(self, raw: str, headers: Any) -> Answer:
@@ -302,8 +260,8 @@ class Client:
         except ValueError as error:
             if "html" in kind or "event-stream" in kind or raw.lstrip().startswith("<"):
                 why = f"it is {kind.partition(';')[0] or 'markup'}; the URL often ends in /v1"
-                raise self._failure(why, NO_CHAT, body=raw) from error
-            raise self._failure("a broken body", again=True, paid=True, body=raw) from error
+                raise self.failure(why, NO_CHAT, body=raw) from error
+            raise self.failure("a broken body", again=True, paid=True, body=raw) from error
         try:
             self._check(value, raw, headers)
             choice, answer = value["choices"][0], Answer(usage=value.get("usage"), value=value)
@@ -311,7 +269,7 @@ class Client:
             answer.pieces = 0
         except (LookupError, TypeError, AttributeError, ValueError) as error:
             why = "it has no choices" if isinstance(value, dict) and value.get("choices") == [] else "other JSON"
-            raise self._failure(why, NO_CHAT, paid=True, body=raw) from error
+            raise self.failure(why, NO_CHAT, paid=True, body=raw) from error
         return answer
 
     def _check(self, value: dict[str, Any], raw: str, headers: Any) -> None:
@@ -323,24 +281,25 @@ class Client:
         if trouble and not value.get("choices"):
             code = str(trouble.get("code")) if isinstance(trouble, dict) else ""
             again, wait = code.isdigit() and passing(int(code), raw), retry_after(headers, time.time()) or 0.0
-            raise self._failure(f"it says {said_in(raw)}", again=again, wait=wait, body=raw)
+            raise self.failure(f"it says {said_in(raw)}", again=again, wait=wait, body=raw)
         served, asked = str(value.get("model") or self.model), public_model(self.model)
         if not same_model(self.model, served):
             what = f" answers as model {public_model(served)!r}, not {asked!r}"
-            raise self._failure(self.hints["model"].format(public_model(served)), what, paid=True, body=raw)
+            raise self.failure(self.hints["model"].format(public_model(served)), what, paid=True, body=raw)
         if public_model(served) != asked:
             self.tell(f"the server answers as model {public_model(served)!r}")
 
     def _broken(self, error: Exception, limit: float, hint: str) -> Failure:
         """Return what became of a connection; ``limit`` is in seconds, ``hint`` for one out of time."""
-        cause = error.__cause__ or error
+        # openai wraps what a request raises; what a body raises comes bare, with a cause of another package.
+        cause = (error.__cause__ or error) if isinstance(error, openai.APIConnectionError) else error
         refused = isinstance(cause, REFUSED)
         late = not refused and isinstance(cause, httpx2.TimeoutException)
         what = "cannot be reached" if refused else f"no answer within {limit:g} s" if late else "the connection broke"
         why = f"{what} ({type(cause).__name__}: {cause})" + (f"; {hint}" if late else "")
-        return self._failure(why, again=not refused or self.answered.is_set(), late=late, paid=not refused)
+        return self.failure(why, again=not refused or self.answered.is_set(), late=late, paid=not refused)
 
-    def _failure(self, why: str, what: str = " failed", *, body: str = "", **rest: Any) -> Failure:
+    def failure(self, why: str, what: str = " failed", *, body: str = "", **rest: Any) -> Failure:
         """Return a Failure without secrets: ``why`` on one line, and the start of ``body``."""
         why, body = (without_secrets(text, self.url, self._key) for text in (why, body))
         return Failure(" ".join(why.split())[:300], what, body=body[:2000], **rest)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 import re
+import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
@@ -22,7 +23,8 @@ from gazal.answers.ending import closed_at, opens_answer
 from gazal.common.endpoints import public_endpoint
 from gazal.common.errors import GazalError
 from gazal.common.files import file_safe
-from gazal.common.openai_client import Answer, Client, Failure
+from gazal.common.openai_answer import Answer, Failure
+from gazal.common.openai_client import Client
 from gazal.engines.reply import Reply
 from gazal.items.prompts import Prompt
 from gazal.models.identity import identity_of
@@ -37,6 +39,7 @@ class OpenAIEngine:
     def __init__(self, url: str, model: str, retries: int = 4) -> None:
         self.url, self.model, self.retries = url, model, retries
         self.name = file_safe(model)
+        self._answered, self._told = threading.Event(), dict[str, float]()  # by any call: it is one server
         self.identity = identity_of(f"openai:{url}#{model}", None)
 
     def opens_think(self, prompt: Prompt, thinking: str = "template") -> bool | None:
@@ -83,7 +86,8 @@ class OpenAIEngine:
 
         wanted = (index for index in range(total) if index not in done)
         try:
-            with Client(self.url, self.model, settings.timeout, say, hints, 1 + self.retries) as client:
+            tries, known = 1 + self.retries, {"answered": self._answered, "told": self._told}
+            with Client(self.url, self.model, settings.timeout, say, hints, tries, **known) as client:
                 yield from client.together(ask, wanted, settings.concurrency)
         except Failure as failure:
             where = f"{failure.where}, {public_endpoint(self.url)}: {failure.why}"

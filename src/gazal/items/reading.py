@@ -117,17 +117,12 @@ def read_items(
     too for what no items file can hold (NaN, half a surrogate pair, bytes).
     """
     path = Path(path)
-    rows: Rows = read_rows(path)
+    rows: Rows = _decoded(path, read_rows(path)) if path.suffix == ".parquet" else read_rows(path)
     items: list[Item] = []
     seen: dict[str, int] = {}
     named = ids
     for row, value in reshape(rows) if reshape else rows:
         where = f"{path}: row {row}"
-        if path.suffix == ".parquet" and isinstance(value.get("options"), str):
-            try:
-                value["options"] = json.loads(value["options"])
-            except (ValueError, RecursionError) as error:
-                raise GazalError(f"{where}: options: {not_json(error)}") from error
         for field in value:
             if what := _unwritable({field: value[field]}):
                 raise GazalError(f"{where}: {field.encode(errors='replace').decode()}: {what}")
@@ -148,6 +143,17 @@ def read_items(
         seen[item.id] = row
         items.append(item)
     return items
+
+
+def _decoded(path: Path, rows: Rows) -> Rows:
+    """Yield rows with ``options`` read from JSON text, as :func:`~gazal.items.writing.write_items_parquet` has them."""
+    for row, value in rows:
+        if isinstance(value.get("options"), str):
+            try:
+                value["options"] = json.loads(value["options"])
+            except (ValueError, RecursionError) as error:
+                raise GazalError(f"{path}: row {row}: options: {not_json(error)}") from error
+        yield row, value
 
 
 def _unwritable(value: Any) -> str:

@@ -38,9 +38,10 @@ def apply(recipe: Recipe, values: dict[str, Any]) -> Recipe | None:
         return None
 
 
-def halves(size: int, least: int = 1) -> list[tuple[int, int]]:
-    """Return how often ``size`` is halved and what that leaves, as long as this is whole and at least ``least``."""
-    return [(n, size >> n) for n in range(1, size.bit_length()) if size % 2**n == 0 and size >> n >= least]
+def halves(size: int, least: int = 1, even: bool = True) -> list[tuple[int, int]]:
+    """Return how often ``size`` is halved and what that leaves, down to ``least``; not ``even``: rounded down."""
+    found = [(n, size >> n) for n in range(1, size.bit_length()) if size >> n >= least]
+    return [(n, half) for n, half in found if half << n == size or not even]
 
 
 def candidates(recipe: Recipe, devices: Devices, stages: list[str]) -> list[Change]:
@@ -74,14 +75,14 @@ def candidates(recipe: Recipe, devices: Devices, stages: list[str]) -> list[Chan
         for n, rank in halves(section.adapter.rank, least=8)[:4]:
             offer(2000 * n, {f"{stage}.adapter.rank": rank})
     if "sft" in stages:
-        for n, length in halves(recipe.sft.max_length, least=16)[:2]:
+        for n, length in halves(recipe.sft.max_length, least=16, even=False)[:2]:
             offer(1000 * n, {"sft.max_length": length})
     if "grpo" in stages:
         offer(100, {"grpo.rollouts": "trainer"})
         for n, prompts in halves(recipe.grpo.prompts_per_step):
             offer(1000 * n, {"grpo.prompts_per_step": prompts})
     if "evaluation" in stages:
-        for n, size in halves(recipe.evaluation.batch_tokens, least=256):
+        for n, size in halves(recipe.evaluation.batch_tokens, least=256, even=False):
             offer(4 * n, {"evaluation.batch_tokens": size})
     if training and gpu:
         trainer, launch = {"grpo.rollouts": "trainer"}, recipe.launch

@@ -7,6 +7,7 @@ refused connection cost nothing. Each attempt has to pass the cap and reach the 
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Callable
@@ -15,7 +16,8 @@ from typing import Any
 
 from gazal.common.endpoints import public_endpoint, public_model
 from gazal.common.errors import GazalError
-from gazal.common.openai_client import Client, Failure
+from gazal.common.openai_answer import Failure
+from gazal.common.openai_client import NO_CHAT, Client
 from gazal.teacher.ledger import Bill, Ledger
 from gazal.teacher.plan import Request
 
@@ -98,8 +100,9 @@ class Teacher:
                 raise
             if self._client.over.is_set():
                 return
-            self._down += 1
-            self.unanswered.append(request)
+            with self._room:
+                self._down += 1
+                self.unanswered.append(request)
             self.say(f"teach: {request.task}, sample {request.sample}: given up ({failure})")
             if self._down >= GIVE_UP or not self._client.answered.is_set():
                 failure.why = f"does not answer ({failure}); the same command goes on where this one stopped"
@@ -128,6 +131,8 @@ class Teacher:
         try:
             answer = self._client.send(request.body, extra_headers={"Idempotency-Key": request.key})
             response = answer.value
+            if not isinstance(response["choices"][0].get("message"), dict):
+                raise self._client.failure("it has no message", NO_CHAT, paid=True, body=json.dumps(response))
             response["model"] = public_model(str(response.get("model") or request.body["model"]))
             counts = [answer.count("prompt_tokens"), answer.count("completion_tokens")]
             usage = None if None in counts else counts
@@ -142,4 +147,5 @@ class Teacher:
                 self._room.notify_all()
                 if ended:
                     self.ledger.end(attempt, request, **ended)
-        self._down = 0
+                if "response" in ended:
+                    self._down = 0

@@ -50,10 +50,8 @@ class Ledger:
             self.booked += bill
 
     def _open(self, name: str, take: Callable[[int, Any], None]) -> AppendStore:
-        store = AppendStore(self.folder / name, take, strict=True)
+        store = AppendStore(self.folder / name, take, strict=True, aside=self.folder / f"{name}.torn")
         if store.torn:
-            with open(self.folder / f"{name}.torn", "ab") as torn:
-                torn.write(store.torn + b"\n")
             self.say(f"{name}: its last row was cut off by a kill; set aside in {name}.torn")
         return store
 

@@ -1,0 +1,64 @@
+"""What a request to an OpenAI-compatible server brings: an answer, a failure, or a stop."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from gazal.common.endpoints import LONGEST_WAIT
+
+
+@dataclass(eq=False)
+class Failure(Exception):
+    """A request that brought no answer; in words, ``the server{what} ({why})``. ``where``: the item at work.
+
+    ``again``: a retry may help. ``wait``: seconds for which the server wants a pause. ``late``: it was out of time.
+    ``paid``: the server may charge for it. ``body``: what it sent.
+    """
+
+    why: str
+    what: str = " failed"
+    again: bool = False
+    wait: float = 0.0
+    late: bool = False
+    paid: bool = False
+    body: str = ""
+    where: str = ""
+
+    @property
+    def final(self) -> bool:
+        return not self.again or self.wait > LONGEST_WAIT
+
+    def __str__(self) -> str:
+        return self.why if self.what == " failed" else f"the server{self.what} ({self.why})"
+
+
+class Stopped(Exception):
+    """All has stopped before a request was sent."""
+
+
+@dataclass
+class Answer:
+    """One answer as far as it has come. ``value`` is the JSON of one that came in one piece."""
+
+    thought: str = ""
+    text: str = ""
+    pieces: int = 0  # of a stream
+    finish: str | None = None
+    usage: Any = None
+    value: dict[str, Any] = field(default_factory=dict)
+
+    def add(self, message: dict[str, Any], finish: str | None) -> str:
+        """Add a message or a piece of one; return its text."""
+        text = message.get("content") or message.get("text") or ""
+        if not isinstance(text, str):
+            raise TypeError("its content is no text")
+        thought = str(message.get("reasoning_content") or message.get("reasoning") or "")
+        self.thought, self.text, self.finish = self.thought + thought, self.text + text, finish or self.finish
+        self.pieces += bool(thought or text)
+        return text
+
+    def count(self, name: str) -> int | None:
+        """Return the server's own count of ``completion_tokens`` or ``prompt_tokens``, None if it gives none."""
+        count = self.usage.get(name) if isinstance(self.usage, dict) else None
+        return count if type(count) is int and count >= 0 else None

@@ -1,0 +1,51 @@
+"""The client's retries alone, without a server."""
+
+import threading
+import time
+
+import pytest
+
+from gazal.common.endpoints import retry_after
+from gazal.common.openai_answer import Failure, Stopped
+from gazal.common.openai_client import Client
+
+
+def client(**options) -> Client:
+    return Client("http://127.0.0.1:9/v1", "m", 1.0, lambda line: None, {}, **options)
+
+
+def test_nothing_is_sent_after_the_stop():
+    one, sent = client(), []
+    one._quiet_until = time.monotonic() + 60
+    threading.Timer(0.05, one.over.set).start()
+    with pytest.raises(Stopped):
+        one.retried(lambda: sent.append(1))
+    assert not sent
+
+
+def test_the_last_trys_pause_holds_for_other_requests():
+    def refuse() -> None:
+        raise Failure("busy", again=True, wait=20.0)
+
+    one = client(tries=1)
+    with pytest.raises(Failure, match="busy"):
+        one.retried(refuse)
+    assert one._quiet_until > time.monotonic() + 10
+
+
+def test_a_pause_that_grows_is_waited_for_to_its_end():
+    one, begun = client(), time.monotonic()
+    one._quiet_until = begun + 0.05
+
+    def grow() -> None:
+        one._quiet_until = begun + 0.3
+
+    threading.Timer(0.02, grow).start()
+    one.retried(lambda: None)
+    assert one._quiet_until <= time.monotonic()
+
+
+@pytest.mark.parametrize("value", ["inf", "nan", "1e999", "soon"])
+def test_a_wait_that_is_no_number_is_none(value):
+    assert retry_after({"retry-after": value}, 0.0) is None
+    assert retry_after({"retry-after": "2.5"}, 0.0) == 2.5
