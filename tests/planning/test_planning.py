@@ -241,6 +241,7 @@ def test_changes_offered_are_valid_recipes():
         assert price > 0 and apply(PAPER, values) not in (None, PAPER), values
     assert [price for price, _ in offered] == sorted(price for price, _ in offered)
     assert halves(96, least=8) == [(1, 48), (2, 24), (3, 12)] and halves(7) == []
+    assert halves(7, even=False) == [(1, 3), (2, 1)]
 
 
 @pytest.mark.parametrize(
