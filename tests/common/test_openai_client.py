@@ -23,26 +23,31 @@ def test_nothing_is_sent_after_the_stop():
     assert not sent
 
 
-def test_the_last_trys_pause_holds_for_other_requests():
+def test_the_last_trys_pause_holds_for_other_requests(monkeypatch):
     def refuse() -> None:
         raise Failure("busy", again=True, wait=20.0)
 
+    monkeypatch.setattr("gazal.common.openai_client.time.monotonic", lambda: 100.0)
     one = client(tries=1)
     with pytest.raises(Failure, match="busy"):
         one.retried(refuse)
-    assert one._quiet_until > time.monotonic() + 10
+    assert one._quiet_until == 120.0
 
 
-def test_a_pause_that_grows_is_waited_for_to_its_end():
-    one, begun = client(), time.monotonic()
-    one._quiet_until = begun + 0.05
+def test_a_pause_that_grows_is_waited_for_to_its_end(monkeypatch):
+    now, waits = [100.0], []
 
-    def grow() -> None:
-        one._quiet_until = begun + 0.3
+    def wait(seconds: float) -> bool:
+        now[0] += seconds
+        waits.append(seconds)
+        one._quiet_until = 115.0  # what another request was told
+        return False
 
-    threading.Timer(0.02, grow).start()
+    monkeypatch.setattr("gazal.common.openai_client.time.monotonic", lambda: now[0])
+    one = client()
+    one._quiet_until, one.over.wait = 110.0, wait
     one.retried(lambda: None)
-    assert one._quiet_until <= time.monotonic()
+    assert waits == [10.0, 5.0]
 
 
 @pytest.mark.parametrize("value", ["inf", "nan", "1e999", "soon"])
