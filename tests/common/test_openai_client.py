@@ -6,7 +6,7 @@ import time
 import pytest
 
 from gazal.common.endpoints import retry_after
-from gazal.common.openai_answer import Failure, Stopped
+from gazal.common.openai_answer import Answer, Failure, Stopped
 from gazal.common.openai_client import Client
 
 
@@ -54,3 +54,13 @@ def test_a_pause_that_grows_is_waited_for_to_its_end(monkeypatch):
 def test_a_wait_that_is_no_number_is_none(value):
     assert retry_after({"retry-after": value}, 0.0) is None
     assert retry_after({"retry-after": "2.5"}, 0.0) == 2.5
+
+
+def test_counts_of_tokens_are_kept_and_odd_ones_left_out():
+    answer = Answer()
+    for usage in ({"prompt_tokens": 3, "completion_tokens": 12.0}, {"completion_tokens": None}, None, ["odd"], 5):
+        answer.note(usage)
+    assert (answer.count("prompt_tokens"), answer.count("completion_tokens")) == (3, 12)
+    for odd in ("12", 1.5, -1, True, float("nan")):
+        answer.note({"completion_tokens": odd})
+        assert answer.count("completion_tokens") is None

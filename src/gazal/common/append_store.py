@@ -18,10 +18,9 @@ Take = Callable[[int, Any], None]
 class AppendStore:
     """A file with a row a line, held until ``close``; a comma at the end of a line says that its batch goes on.
 
-    Opening it calls ``take(place, row)`` for each row, in order, and cuts an unfinished batch off into ``torn``; with
-    ``aside`` that file has it before it is cut.
-    ``first`` is the row with which a new file begins. ``strict`` waits for the disk after each batch (``fsync``) and
-    refuses a file system without locks. Memory holds one batch. Raise GazalError if another process holds the file, if
+    Opening it calls ``take(place, row)`` for each row, in order, and cuts an unfinished batch off into ``torn``. With
+    ``aside`` that file has it before it is cut. ``first`` is the row with which a new file begins. ``strict`` waits for
+    the disk after each batch (``fsync``) and refuses a file system without locks. Memory holds one batch. Raise GazalError if another process holds the file, if
     it cannot be written, and for a row that is not JSON. So too for a row that ``take`` cannot use.
     """
 

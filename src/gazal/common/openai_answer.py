@@ -45,7 +45,7 @@ class Answer:
     text: str = ""
     pieces: int = 0  # of a stream
     finish: str | None = None
-    usage: Any = None
+    usage: dict[str, Any] = field(default_factory=dict)
     value: dict[str, Any] = field(default_factory=dict)
 
     def add(self, message: dict[str, Any], finish: str | None) -> str:
@@ -58,7 +58,14 @@ class Answer:
         self.pieces += bool(thought or text)
         return text
 
+    def note(self, usage: Any) -> None:
+        """Keep the counts that ``usage`` gives; a stream may give some of them early, and null later."""
+        if isinstance(usage, dict):
+            self.usage |= {name: count for name, count in usage.items() if count is not None}
+
     def count(self, name: str) -> int | None:
         """Return the server's own count of ``completion_tokens`` or ``prompt_tokens``, None if it gives none."""
-        count = self.usage.get(name) if isinstance(self.usage, dict) else None
+        count = self.usage.get(name)
+        if isinstance(count, float) and count.is_integer():  # JSON has one kind of number
+            count = int(count)
         return count if type(count) is int and count >= 0 else None

@@ -242,8 +242,7 @@ class Client:
                     break
                 chunk = json.loads(data)
                 self._check(chunk, data.decode(errors="replace"), headers)
-                counts = (chunk.get("usage") or {}).items()
-                answer.usage = (answer.usage or {}) | {name: count for name, count in counts if count is not None}
+                answer.note(chunk.get("usage"))
                 for choice in (chunk.get("choices") or [])[:1]:
                     if enough(answer.add(choice.get("delta") or choice, choice.get("finish_reason")), answer):
                         return answer
@@ -264,7 +263,8 @@ class Client:
             raise self.failure("a broken body", again=True, paid=True, body=raw) from error
         try:
             self._check(value, raw, headers)
-            choice, answer = value["choices"][0], Answer(usage=value.get("usage"), value=value)
+            choice, answer = value["choices"][0], Answer(value=value)
+            answer.note(value.get("usage"))
             answer.add(choice.get("message") or {"content": choice["text"]}, choice.get("finish_reason") or "stop")
             answer.pieces = 0
         except (LookupError, TypeError, AttributeError, ValueError) as error:
