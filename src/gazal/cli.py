@@ -13,7 +13,7 @@ from gazal import DISCLAIMER
 from gazal.common.errors import GazalError
 from gazal.items.types import REASONING_TYPES
 from gazal.planning.door import plan
-from gazal.recipe.options import BenchmarksOption, RecipeOption, RunOption, SetOption
+from gazal.recipe.command_line import BenchmarksOption, RecipeOption, RunOption, SetOption
 from gazal.teacher.door import teach
 
 app = typer.Typer(

@@ -18,12 +18,12 @@ from hypothesis import strategies as st
 
 from gazal.common import hub
 from gazal.common.errors import GazalError
+from gazal.common.hub import Unreachable
 from gazal.common.paths import ROOT
 from gazal.data import benchmarks
 from gazal.data.benchmarks import (
     BENCHMARKS,
     SOURCES,
-    Unreachable,
     benchmark_name,
     development_items,
     load_benchmark,

@@ -9,9 +9,9 @@ import pytest
 from helpers.openai_server import scripted_server, tokens
 
 from gazal.common.errors import GazalError
-from gazal.common.files import sha256
+from gazal.common.files import file_safe, sha256
 from gazal.engines.load import load_engine
-from gazal.engines.local import TransformersEngine, file_safe
+from gazal.engines.local import TransformersEngine
 from gazal.evaluation.command import evaluate_command, evaluate_stages
 from gazal.items.writing import write_items_jsonl, write_items_parquet
 from gazal.knowledge.generate import synthesize

@@ -15,7 +15,8 @@ from gazal.items.types import REASONING_TYPES
 from gazal.knowledge.base_corpus import Corpus, chat
 from gazal.knowledge.base_tokenizer import train_tokenizer
 from gazal.knowledge.base_train import BASE_BUCKETS
-from gazal.knowledge.generate import bucket, draw, evidence
+from gazal.knowledge.generate import draw
+from gazal.knowledge.parts import bucket, evidence
 from gazal.knowledge.scores import load_scores
 
 

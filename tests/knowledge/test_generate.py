@@ -15,11 +15,12 @@ from gazal.data.sources import BUCKETS, synthetic_lines
 from gazal.data.splits import split_report
 from gazal.items.schema import Item
 from gazal.items.types import REASONING_TYPES
-from gazal.knowledge.generate import draw, information_gain, synthesize
+from gazal.knowledge.generate import draw, synthesize
 from gazal.knowledge.hpo import _ancestors, _read_files, load_phenotypes
+from gazal.knowledge.parts import information_gain
 from gazal.knowledge.renal import load_drugs
 from gazal.knowledge.scores import load_scores, totals
-from gazal.recipe.recipe import DataSection
+from gazal.recipe.data import DataSection
 
 N = 2400
 

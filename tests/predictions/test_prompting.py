@@ -47,6 +47,19 @@ def recipe(**evaluation: object) -> Recipe:
     return Recipe.model_validate({"seed": 3, "model": {"system": "Sys."}, "evaluation": evaluation})
 
 
+def evaluate_quiz(model, folder, recipe, said):
+    """Run ``gazal evaluate`` on ``folder/quiz.jsonl`` into ``folder/out``."""
+    evaluate_command(
+        str(model),
+        [str(folder / "quiz.jsonl")],
+        limit=None,
+        samples=None,
+        out=folder / "out",
+        recipe=recipe,
+        say=said.append,
+    )
+
+
 def test_the_chat_form_to_the_byte():
     asked = {"role": "user", "content": "First.\nSecond: ≥ 5 µg.\nWhich one?\nA. this\nB. thät\nC. 癌"}
     assert Prompting().prompt(ITEM) == [asked]
@@ -239,15 +252,7 @@ def test_shots_without_reasoning_are_said_where_the_model_may_think(tiny_model, 
     write_items_jsonl(tmp_path / "shots.jsonl", [make_item(1)])
     said: list[str] = []
     made = recipe(few_shot=1, few_shot_items=str(tmp_path / "shots.jsonl"), max_new_tokens=8)
-    evaluate_command(
-        str(tiny_model),
-        [str(tmp_path / "quiz.jsonl")],
-        limit=None,
-        samples=None,
-        out=tmp_path / "out",
-        recipe=made,
-        say=said.append,
-    )
+    evaluate_quiz(tiny_model, tmp_path, made, said)
     assert [line.startswith("quiz: 1 of 1 solved items shown have no reasoning") for line in said[:1]] == [True]
 
 
@@ -333,25 +338,9 @@ def test_a_real_model_is_asked_with_shots(tiny_model, tmp_path, style):
     write_items_jsonl(tmp_path / "shots.jsonl", [make_item(n) for n in range(3, 12)])
     made = recipe(prompt=style, few_shot=2, few_shot_items=str(tmp_path / "shots.jsonl"), max_new_tokens=8)
     said: list[str] = []
-    evaluate_command(
-        str(tiny_model),
-        [str(tmp_path / "quiz.jsonl")],
-        limit=None,
-        samples=None,
-        out=tmp_path / "out",
-        recipe=made,
-        say=said.append,
-    )
+    evaluate_quiz(tiny_model, tmp_path, made, said)
     header = read_header(tmp_path / "out" / "tiny" / "quiz.parquet")["prompt"]
     assert (header["style"], header["few_shot"], len(header["shots"])) == (style, 2, 64)
     again = made.model_copy(update={"seed": 4})
     with pytest.raises(GazalError, match="another prompt"):
-        evaluate_command(
-            str(tiny_model),
-            [str(tmp_path / "quiz.jsonl")],
-            limit=None,
-            samples=None,
-            out=tmp_path / "out",
-            recipe=again,
-            say=said.append,
-        )
+        evaluate_quiz(tiny_model, tmp_path, again, said)

@@ -30,9 +30,9 @@ from gazal.knowledge.scores import load_scores
 from gazal.knowledge.truth import Truth, find_truth
 from gazal.knowledge.verdicts import OUTCOMES, Verdict, judge
 from gazal.predictions.file import fingerprint
-from gazal.scoring.faithfulness import measure_faithfulness, ratio
+from gazal.scoring.faithfulness import measure_faithfulness
 from gazal.scoring.schemas import Faithfulness
-from gazal.scoring.stats import interval
+from gazal.scoring.stats import interval, ratio
 
 EACH = 1050  # items a variety: 2,100 in all, with two traces each
 KEPT = {"id", "question", "options", "answer_idx", "reasoning_type", "subject", "source"}

@@ -17,9 +17,10 @@ from gazal.common.errors import GazalError
 from gazal.items.prompts import build_messages
 from gazal.knowledge.generate import synthesize
 from gazal.models.loading import load_model, load_tokenizer, lora_config, save_adapter
+from gazal.models.tensors import tensor_hash
 from gazal.recipe.recipe import Recipe
 from gazal.recipe.training import AdapterSection
-from gazal.trainer.proof import largest_error, last_logits, merge, parity, split_hashes, tensor_hash
+from gazal.trainer.proof import largest_error, last_logits, merge, parity, split_hashes
 from gazal.training.rollouts import MergedModel
 from gazal.training.sft import train_sft
 

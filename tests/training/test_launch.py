@@ -33,7 +33,8 @@ from gazal.common.errors import GazalError
 from gazal.items.writing import write_items_parquet
 from gazal.knowledge.generate import synthesize
 from gazal.models.loading import load_tokenizer
-from gazal.recipe.recipe import LaunchSection, Recipe
+from gazal.recipe.recipe import Recipe
+from gazal.recipe.training import LaunchSection
 from gazal.runs import RunFolder
 from gazal.training.launch import CONFIGS, launch_command, reason, run_stage, started
 from gazal.training.worker import REASONS, SAID, train, work

@@ -40,11 +40,9 @@ from gazal.knowledge.balance import Maker, choices, warm_state
 from gazal.knowledge.dose_and_score_items import Prognosis, Treatment
 from gazal.knowledge.hpo import load_phenotypes
 from gazal.knowledge.hpo_items import Diagnosis, Uncertainty
-from gazal.knowledge.parts import bucket, evidence, information_gain
+from gazal.knowledge.parts import bucket
 from gazal.knowledge.renal import load_drugs
 from gazal.knowledge.scores import load_scores
-
-__all__ = ["CHUNK", "bucket", "chunk_rows", "draw", "equal_shares", "evidence", "information_gain", "synthesize"]
 
 CHUNK = 1000  # items from one random stream; one process makes them all
 

@@ -6,15 +6,17 @@ import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import seaborn as sns
-from IPython.display import Image
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from gazal.common.files import atomic_write
+
+if TYPE_CHECKING:
+    from IPython.display import Image
 
 COLUMN, PAGE = 3.35, 7.0  # inches: one and two columns of a printed page
 DPI = 200
@@ -118,4 +120,6 @@ def _rendered(figure: Figure, suffix: str) -> bytes:
 
 def picture(figure: Figure) -> Image:
     """Return a figure as the PNG that a notebook shows, without pyplot's global state."""
+    from IPython.display import Image  # notebooks alone need it
+
     return Image(_rendered(figure, "png"), width=int(110 * figure.get_figwidth()))

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from gazal.recipe.options import BenchmarksOption, RecipeOption, RunOption, SetOption
+from gazal.recipe.command_line import BenchmarksOption, RecipeOption, RunOption, SetOption
 
 
 def plan(

@@ -21,7 +21,8 @@ import yaml
 from gazal.common.errors import GazalError
 from gazal.common.files import write_json
 from gazal.items.reading import read_items
-from gazal.recipe.recipe import LaunchSection, Recipe
+from gazal.recipe.recipe import Recipe
+from gazal.recipe.training import LaunchSection
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback
