@@ -1,5 +1,7 @@
 """The client's retries alone, without a server."""
 
+import os
+import signal
 import threading
 import time
 
@@ -21,6 +23,38 @@ def test_nothing_is_sent_after_the_stop():
     with pytest.raises(Stopped):
         one.retried(lambda: sent.append(1))
     assert not sent
+
+
+def test_the_first_interrupt_waits_wherever_it_comes():
+    said, done, started = [], [], threading.Barrier(3)
+
+    def work(number: int) -> int:
+        if number:
+            started.wait(10)
+            time.sleep(0.05)
+        done.append(number)
+        return number
+
+    one = client(at_interrupt=lambda: said.append("waiting"))
+    one.answered.set()
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        for number in one.together(work, range(9), 3):
+            if not number:
+                started.wait(10)
+                signal.raise_signal(signal.SIGINT)  # while the loop's own thread does not wait for an answer
+    assert said == ["waiting"] and sorted(done) == [0, 1, 2] and signal.getsignal(signal.SIGINT) is before
+
+
+def test_the_second_interrupt_does_not_wait():
+    def work(number: int) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(60)
+
+    one = client(at_interrupt=lambda: signal.raise_signal(signal.SIGINT))
+    one.answered.set()
+    with pytest.raises(KeyboardInterrupt):
+        list(one.together(work, range(1), 1))
 
 
 def test_the_last_trys_pause_holds_for_other_requests(monkeypatch):

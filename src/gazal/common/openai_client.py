@@ -14,9 +14,11 @@ from __future__ import annotations
 import json
 import math
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
@@ -46,6 +48,26 @@ SILENCE = 60.0  # seconds without a byte from the server between two lines that 
 NO_CHAT = "'s answer is no chat completion"
 REFUSED = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.UnsupportedProtocol)
 BROKEN = (openai.APIConnectionError, httpx2.RequestError)
+
+
+@contextmanager
+def _first_interrupt(act: Callable[[], None] | None) -> Iterator[None]:
+    """Have the first interrupt call ``act``, wherever it finds the main thread; the second does what it did before."""
+    before = signal.getsignal(signal.SIGINT)
+    # An ignored signal stays ignored, and no other thread is interrupted.
+    if act is None or not callable(before) or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def first(*_: object) -> None:
+        signal.signal(signal.SIGINT, before)
+        act()
+
+    signal.signal(signal.SIGINT, first)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @dataclass
@@ -95,7 +117,8 @@ class Client:
 
         The threads are daemons: a pool's would hold an interrupt up until the server answers.
         """
-        ended, queue, flying, trouble = SimpleQueue[tuple[list[T], Exception | None]](), iter(wanted), 0, None
+        ended, queue, flying = SimpleQueue[tuple[list[T], Exception | None] | None](), iter(wanted), 0
+        trouble: BaseException | None = None
 
         def run(one: S) -> None:
             try:
@@ -106,30 +129,34 @@ class Client:
                 self.over.set()
                 ended.put(([], error))
 
+        def interrupt() -> None:
+            nonlocal trouble
+            trouble = trouble or KeyboardInterrupt()
+            self.over.set()
+            ended.put(None)
+
         self._probe()
-        while True:
-            while not self.over.is_set() and flying < concurrency and (one := next(queue, None)) is not None:
-                threading.Thread(target=run, args=(one,), daemon=True).start()
-                flying += 1
-            if not flying:
-                break
-            try:
-                results, error = ended.get(timeout=SILENCE)
-            except Empty:
-                if (silent := time.monotonic() - self._heard) >= SILENCE:
-                    line = f"nothing from the server for {silent:.0f} s; {flying} requests wait, each for up to"
-                    self.tell(f"{line} {self.timeout:g} s; {self.hints['late']}", 0)
-                continue
-            except KeyboardInterrupt as interrupt:
-                if self.at_interrupt is None:
-                    raise
-                self.over.set()
-                self.at_interrupt()
-                trouble, self.at_interrupt = trouble or interrupt, None
-                continue
-            flying -= 1
-            yield from results
-            trouble = trouble or error
+        with _first_interrupt(interrupt if self.at_interrupt else None):
+            while True:
+                while not self.over.is_set() and flying < concurrency and (one := next(queue, None)) is not None:
+                    threading.Thread(target=run, args=(one,), daemon=True).start()
+                    flying += 1
+                if not flying:
+                    break
+                try:
+                    end = ended.get(timeout=SILENCE)
+                except Empty:
+                    if (silent := time.monotonic() - self._heard) >= SILENCE:
+                        line = f"nothing from the server for {silent:.0f} s; {flying} requests wait, each for up to"
+                        self.tell(f"{line} {self.timeout:g} s; {self.hints['late']}", 0)
+                    continue
+                if end is None:
+                    assert self.at_interrupt
+                    self.at_interrupt()
+                    continue
+                flying -= 1
+                yield from end[0]
+                trouble = trouble or end[1]
         if trouble:
             raise trouble
 
