@@ -11,13 +11,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may wait for a network
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
-import torch
 from hypothesis import HealthCheck, settings
-from transformers import Qwen3Config, Qwen3ForCausalLM
-
-from gazal.items.prompts import SYSTEM, completion_text, question_text
-from gazal.knowledge.base_tokenizer import train_tokenizer
-from gazal.knowledge.generate import synthesize
 
 # The property tests try the same examples on every machine, and no slow moment fails one; README names the command that tries others.
 settings.register_profile("random", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -65,6 +59,15 @@ def gazal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a random one-layer Qwen3 (hidden 32) and a tokenizer trained on a few items."""
+
+    # Not above: the process that only hands tests to the workers would wait ten seconds for these.
+    import torch
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    from gazal.items.prompts import SYSTEM, completion_text, question_text
+    from gazal.knowledge.base_tokenizer import train_tokenizer
+    from gazal.knowledge.generate import synthesize
+
     folder = tmp_path_factory.mktemp("tiny") / "tiny"
     items = synthesize(40, 1, variety="plain")
     tokenizer = train_tokenizer(

@@ -23,10 +23,12 @@ def run(tmp_path_factory) -> Path:
     return reproduce("embedded", SHRUNKEN, run=str(tmp_path_factory.mktemp("run") / "small"))
 
 
+@pytest.mark.slow
 def test_every_file_of_the_layout_is_there(run):
     assert check_run(run, min_test=0) == []
 
 
+@pytest.mark.slow
 def test_second_call_does_nothing_again(run, capsys):
     before = {path: path.stat().st_mtime_ns for path in run.rglob("manifest.json")}
     reproduce("embedded", SHRUNKEN, run=str(run))
@@ -34,12 +36,14 @@ def test_second_call_does_nothing_again(run, capsys):
     assert before == {path: path.stat().st_mtime_ns for path in run.rglob("manifest.json")}
 
 
+@pytest.mark.slow
 def test_scoring_again_needs_no_model_and_gives_the_same_bytes(run):
     before = (run / "eval" / "scores.json").read_bytes()
     subprocess.run([sys.executable, "-m", "gazal", "score", str(run / "eval")], check=True, capture_output=True)
     assert (run / "eval" / "scores.json").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_executed_notebooks_hold_no_machine_paths(run):
     for notebook in (run / "notebooks").glob("*.ipynb"):
         text = notebook.read_text(encoding="utf-8")
@@ -63,6 +67,7 @@ def test_relative_names_are_relative_to_where_the_command_was_started(tmp_path, 
     assert str(tmp_path) not in (tmp_path / "done.ipynb").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_run_folder_of_another_recipe_is_refused(run):
     with pytest.raises(GazalError, match="another recipe .*sft.learning_rate"):
         reproduce("embedded", [*SHRUNKEN, "sft.learning_rate=0.5"], run=str(run))

@@ -174,6 +174,7 @@ def run(folder: Path, endpoint: str, *words: str, **environment: str) -> subproc
     )
 
 
+@pytest.mark.slow
 def test_a_recipe_says_what_it_downloads_then_loads_it_then_does_without_the_hub(tmp_path):
     with hub_server(SETS) as (endpoint, asked):
         listed = run(tmp_path, endpoint, "-m", "gazal", "sources", "--recipe", "recipe.yaml")

@@ -151,6 +151,7 @@ def test_done_batches_are_not_asked_again_and_the_rest_is_the_same(engine):
     assert ask(engine, prompts, done=done, **options) == [batches[0], *batches[2:]]
 
 
+@pytest.mark.slow
 def test_prompts_are_built_when_needed_and_not_held(engine):
     class Many(Sequence):
         def __len__(self):

@@ -161,9 +161,10 @@ def server():
         yield f"openai:{url}", script
 
 
+@pytest.mark.slow
 def test_an_openai_server_with_retries_and_resuming(server, quiz, tmp_path):
     url, script = server
-    answered, limit = 0, 40  # then it breaks for good
+    answered, limit = 0, 20  # then it breaks for good
 
     def act(body, number):
         nonlocal answered
@@ -173,11 +174,11 @@ def test_an_openai_server_with_retries_and_resuming(server, quiz, tmp_path):
 
     script.act = act
     with pytest.raises(GazalError, match="model my-model: the server failed"):
-        evaluate(f"{url}#my-model", [quiz], tmp_path, samples=4)
+        evaluate(f"{url}#my-model", [quiz], tmp_path, samples=2)
     limit = 10**9
-    scores, said = evaluate(f"{url}#my-model", [quiz], tmp_path, samples=4)
-    assert "goes on at 40/48" in said[0]
-    assert answered == 48 < len(script.asked)
+    scores, said = evaluate(f"{url}#my-model", [quiz], tmp_path, samples=2)
+    assert "goes on at 20/24" in said[0]
+    assert answered == 24 < len(script.asked)
     score = scores["models"]["my-model"]["benchmarks"]["quiz"]
     assert (score["unparsed"], score["format"], score["mean_tokens"]) == (0, 1, 7)
     assert read_predictions(tmp_path / "my-model" / "quiz.parquet")["letter"].eq("B").all()

@@ -31,7 +31,7 @@ def test_files_are_those_of_the_manifest_and_small_enough_for_the_package():
 
 
 def test_it_knows_the_facts(base):
-    known = probe(*base, n_diseases=150, n=80)
+    known = probe(*base, n_diseases=150, n=40)
     assert known["reported"] > 0.95 and known["not_reported"] > 0.95 and known["total"] > 0.95
 
 
@@ -53,6 +53,7 @@ def test_no_split_of_a_run_is_in_its_buckets():
     assert not any(bucket in BASE_BUCKETS for buckets in BUCKETS.values() for bucket in buckets)
 
 
+@pytest.mark.slow
 def test_training_from_nothing_writes_a_loadable_model_and_continues(tmp_path):
     config = BaseTraining(steps=4, rows=2, length=64, hidden=64, layers=1, checkpoint_every=2, warmup=1)
     train_base(tmp_path / "base", config, compile_model=False)

@@ -239,6 +239,7 @@ sys.exit(gpu_run.main())
     assert not any(running(line["figures"]["pid"]) for line in lines if "pid" in line["figures"])
 
 
+@pytest.mark.slow
 def test_steps_without_time_say_how_to_go_on(scripted, tmp_path):
     steps = tuple(Step(name, name, 0, 30) for name in ("hangs", "next", "last"))
     gpu_run.run(steps, [], scripted, tmp_path / "log.txt", time.monotonic() + gpu_run.LEAST + 1)

@@ -107,6 +107,7 @@ def test_recall_and_false_positives(tmp_path: Path) -> None:
     assert counted["kinds"]["numbers changed"][0] <= 1
 
 
+@pytest.mark.slow
 @real
 def test_documents_and_one_measurement(tmp_path: Path) -> None:
     path = tmp_path / "documents.jsonl"

@@ -67,6 +67,7 @@ def test_each_figure_is_written_and_not_blank(run: Path, name: str) -> None:
     assert len(caption(name)) > 40
 
 
+@pytest.mark.slow
 def test_figures_and_paper_are_the_same_bytes_twice(run: Path) -> None:
     names = ("stages", "deltas", "subjects", "lengths")
     watched = [run / "paper.pdf", *(run / f"figures/{name}.{suffix}" for name in names for suffix in ("pdf", "png"))]

@@ -180,6 +180,7 @@ def test_detectable_differences_are_shares(n, discordance, samples):
     assert found is None or 0 < found <= 1
 
 
+@pytest.mark.slow
 def test_several_samples_are_detected_by_simulation():
     n, difference, rng, seen = 60, detectable(60, 0.08, samples=4), np.random.default_rng(6), 0
     spread = np.sqrt(0.08 - difference**2)

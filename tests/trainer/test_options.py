@@ -214,6 +214,7 @@ def test_exadam_follows_the_published_rule(decay):
         assert made[0] == pytest.approx(2.0 - 1e-2 * (5.5 * 1.99896004) / math.sqrt(0.25 * 1.89999640), rel=1e-8)
 
 
+@pytest.mark.slow
 def test_exadam_trains_both_stages_with_the_trainers_groups(tiny_model, items, tmp_path):
     train_sft(recipe(tiny_model, "sft", optimizer="exadam"), items, tmp_path / "sft", say=lambda line: None)
     plain = recipe(tiny_model, "sft")
@@ -234,6 +235,7 @@ def test_exadam_trains_both_stages_with_the_trainers_groups(tiny_model, items, t
     )
 
 
+@pytest.mark.slow
 def test_exadam_goes_on_from_a_checkpoint(tiny_model, items, tmp_path):
     made = recipe(tiny_model, "sft", optimizer="exadam")
 

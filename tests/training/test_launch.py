@@ -336,6 +336,7 @@ def test_missing_deepspeed_is_one_line_at_once(make) -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="shards there")
+@pytest.mark.slow
 def test_what_accelerate_would_not_shard_is_refused(make) -> None:
     run = make(TWO | {"strategy": "fsdp2"}, grpo={"rollouts": "trainer"})
     with pytest.raises(GazalError, match="^launch.strategy=fsdp2: needs an NVIDIA GPU, not found here$"):

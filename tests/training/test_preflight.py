@@ -285,6 +285,7 @@ def test_what_does_not_fit_in_memory_fails_at_once(recipe, items):
         print_checks(checks, lambda line: None)
 
 
+@pytest.mark.slow
 def test_training_after_preflight_is_byte_identical(recipe, items, tmp_path):
     train_sft(recipe, items, tmp_path / "plain", say=lambda line: None)
     states = random.getstate(), np.random.get_state()[1].tobytes(), torch.get_rng_state()
