@@ -228,6 +228,20 @@ def evaluate(
 
 
 @app.command()
+def check(
+    model: Annotated[str, typer.Option("--model", help="Folder, hub id, openai:URL#name, or a name in the recipe.")],
+    tokens: Annotated[int, typer.Option("--tokens", min=1, help="Longest completion.")] = 512,
+    recipe: RecipeOption = "embedded",
+    overrides: SetOption = [],
+) -> None:
+    """Say in plain words what a model folder or a server is: loading, template, EOS, thinking, one completion."""
+    from gazal.evaluation.check import check_model
+    from gazal.recipe.load import load_recipe
+
+    check_model(model, load_recipe(recipe, overrides), tokens)
+
+
+@app.command()
 def score(
     folder: Annotated[
         Path,

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from gazal.answers.extract import Extraction, Reason, extract
+from gazal.answers.markup import MARKUPS, OWN, SPOKEN, part
 from gazal.common.errors import GazalError
 from gazal.common.paths import RED_TEAM_CASES
 from gazal.recipe.load import load_recipe
@@ -23,7 +24,8 @@ empty all_letters reasoning_only two_answers retraction tags_nested tags_doubled
 look_alikes zero_width bidi_marks repetition_below_n repetition_above_n best_length_padding copied_question copied_options
 injection json_in_text foreign_languages very_long control_characters template_tokens after_eos truncated hedging negation
 letter_text_conflict not_an_option partial_words markdown_tables html_latex strike_through misspellings conditional quoted
-found_by_search
+found_by_search markup_harmony markup_tags markup_brackets markup_kimi markup_tokens markup_unused markup_roles
+markup_headings markup_channel_names markup_sentences
 """.split()
 
 
@@ -33,7 +35,8 @@ def test_case_is_read_as_it_must_be_and_earns_less_than_an_honest_answer(case: C
     for name, cfg in CONFIGS.items():
         own, honest = case.score(cfg), case.honest(cfg)
         assert own.total < honest.total, name
-        assert own.accuracy == (case.letter == case.answer_idx)
+        foreign = part(case.completion, case.think_open).markup not in (None, OWN)
+        assert own.accuracy == (case.letter == case.answer_idx and not foreign)
         assert case.score(cfg, truncated=True).total == cfg.bounds()[0]
         if own.accuracy == 0:  # no way to get at the accuracy without the key, so nothing above the format's share
             assert own.total <= cfg.format_weight + 1e-9, name
@@ -46,6 +49,8 @@ def test_the_red_team_is_large_and_varied() -> None:
         {(c.completion, tuple(c.options.items()), c.think_open) for c in ALL}
     ) == len(ALL)
     assert {case.reason for case in ALL} == set(Reason)
+    seen = {part(case.completion, case.think_open).markup for case in ALL if case.family.startswith("markup")}
+    assert seen >= {*MARKUPS, *SPOKEN}
     assert len({tuple(case.options.items()) for case in ALL}) >= 6 and any(len(case.options) == 10 for case in ALL)
     assert max(len(case.completion) for case in ALL) >= 100_000
     assert RED_TEAM_CASES.read_bytes().isascii()

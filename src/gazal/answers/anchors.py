@@ -17,8 +17,9 @@ Anchored = tuple[str, str, bool, int, int]
 anchor denies it; where the text starts and ends in the region."""
 
 _VERBS = ("choose", "select", "pick", "go with")
+_BOXES = ("boxed{", "fbox{", "framebox{")
 _KEYS = (
-    "answer", "boxed{", "ans:", "ans.", "option", "choice", "response", *_VERBS,
+    "answer", *_BOXES, "ans:", "ans.", "option", "choice", "response", *_VERBS,
     "respuesta", "antwort", "答案", "réponse", "ответ",
 )  # fmt: skip
 _SCANNER = AhoCorasick(_KEYS, matchkind=MatchKind.LeftmostFirst)
@@ -47,6 +48,10 @@ _DOUBTED = re.compile(
     r"|\bdoubt\s+(?:that\s+)?(?:the\s+)?)"
     rf"(?:(?:{'|'.join(sorted(_QUALITIES))})\s+)?$"
 )
+_EQUATION = re.compile(r"\W*[A-Za-z]\w*\s*[/*+^:-]\s*[A-Za-z]\w*\s*=")
+_FIRST_VIEW = re.compile(
+    rf"\b(?:at first(?: sight| glance)?|initially|tentatively)\W*(?:(?:the|my|{'|'.join(sorted(_QUALITIES))})\s+)*$"
+)
 _DOUBTS = {"not", "cannot", "never", "doubt"}
 _LEAD_IN = re.compile(r"[\s\W]*(?:(?:the|my|so|thus|hence|therefore|final|correct|best|right)\b\W{0,4}){0,4}$", re.I)
 _MARKS = " \t*_\"'`([{#>,;:-"
@@ -72,14 +77,16 @@ def _values(region: str, lower: str, hits: list[tuple[int, int, int]]) -> Iterat
             found.append((_KEYS[number], at, *start))
     nexts = [at for _, at, _, _ in found[1:]]
     for (key, _, start, denied), following in zip(found, [*nexts, len(region)], strict=False):
-        value, begin, end = _statement(region, start, "}" if key == "boxed{" else "\n")
+        value, begin, end = _statement(region, start, "}" if key in _BOXES else "\n")
+        if key in _BOXES and _EQUATION.match(value):
+            continue
         cut = value[: following - begin] if begin < following < end else ""
         yield value, cut[:-60] + _LEAD_IN.sub("", cut[-60:]), denied, begin, end
 
 
 def _value_start(key: str, region: str, lower: str, at: int, after: int) -> tuple[int, bool] | None:
     """Return the start of the value of the anchor word at `at`, and whether it is denied; None if it is no anchor."""
-    if key == "boxed{":
+    if key in _BOXES:
         return (after, False) if lower[at - 1 : at] == "\\" else None
     if "a" <= lower[after : after + 1] <= "z" and key[-1] not in ":.":
         return None
@@ -118,6 +125,7 @@ def _of_another(before: str, parts: list[str], words: list[str]) -> bool:
         or parts[0].strip(_MARKS) in _IF
         or not _SPEECH_OR_DOUBT.isdisjoint(parts)
         or "according to" in before
+        or _FIRST_VIEW.search(before)
     ):
         return True
     if (

@@ -14,15 +14,17 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
-from gazal.answers.extract import END_OF_TURN, extract
+from gazal.answers.decoding import Decoder
+from gazal.answers.extract import extract
+from gazal.answers.markup import part
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _ANY = dict.fromkeys("ABCDEFGHIJ", "")
-_EVENT = re.compile(rf"</?think>|(?i:</answer>)|\}}|\n|{END_OF_TURN.pattern}")
+_EVENT = re.compile(r"(?i:</answer>)|\}|\n")
 _LINE = re.compile(r"[\s>#*_-]*(?:(?:the|my|final|correct|best)\s+){0,2}answer[\s*_]*:[\s*_]*[^\s*_].*", re.I)
 _FIRST_LINE = re.compile(r"\s*(\S[^\n]*)\n")
 _OPENED = re.compile("<answer>", re.I)
@@ -46,31 +48,29 @@ def closed_at(text: str, think_open: bool = False, answer_open: bool = False) ->
         return closed_at(text[: first.end(1)], think_open) or first.end(1)  # a \boxed{X} may close before the line does
     if not _HINT.search(text):
         return None
-    thinking, hopeless, start, line = think_open, False, 0, 0
-    for event in _EVENT.finditer(text):
-        kind, end = event[0], event.end()
-        if END_OF_TURN.fullmatch(kind):
-            return None  # what a model writes after its turn does not count
-        if "think" in kind:
-            thinking, hopeless, start, line = kind == "<think>", False, end, end
-            continue
-        announced, at = "", end
-        if thinking or hopeless:
-            continue
+    for start, stop in part(text, think_open).spans:
+        if (at := _closed_in(text, start, stop)) is not None:
+            return at
+    return None
+
+
+def _closed_in(text: str, start: int, stop: int) -> int | None:
+    line = start
+    for event in _EVENT.finditer(text, start, stop):
+        kind, at, announced = event[0], event.end(), ""
         if kind == "\n":
-            announced, at, line = text[line : end - 1], end - 1, end
+            announced, at, line = text[line : at - 1], at - 1, at
             announced = announced if len(announced) < LONGEST and _LINE.fullmatch(announced) else ""
         elif kind == "}":
-            opened = text.rfind("\\boxed{", max(start, end - LONGEST), end)
-            inside = text[opened + 7 : end - 1]
-            announced = text[opened:end] if opened >= 0 and inside.count("{") == inside.count("}") else ""
+            opened = text.rfind("\\boxed{", max(start, at - LONGEST), at)
+            inside = text[opened + 7 : at - 1]
+            announced = text[opened:at] if opened >= 0 and inside.count("{") == inside.count("}") else ""
         else:
-            *_, opened = (-1, *(tag.start() for tag in _OPENED.finditer(text, max(start, end - LONGEST), end)))
-            announced = text[opened:end] if opened >= 0 else ""
-        letter = extract(announced, _ANY).letter if announced else None
-        if letter and extract(text[start:at], _ANY).letter == letter:
-            return at
-        hopeless = letter is not None  # it contradicts what stands before, and no later text can mend that
+            *_, opened = (-1, *(tag.start() for tag in _OPENED.finditer(text, max(start, at - LONGEST), at)))
+            announced = text[opened:at] if opened >= 0 else ""
+        if letter := extract(announced, _ANY).letter if announced else None:
+            # If it contradicts what stands before, no later text can mend that.
+            return at if extract(text[start:at], _ANY).letter == letter else None
     return None
 
 
@@ -78,12 +78,9 @@ class AnswerEnd:
     """Finds the closed answers in completions of one tokenizer. ``marks``: ids of the tokens that can close one."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, think_open: bool = False, answer_open: bool = False) -> None:
-        self.tokenizer, self.think_open, self.answer_open = tokenizer, think_open, answer_open
+        self.text, self.think_open, self.answer_open = Decoder(tokenizer), think_open, answer_open
         pieces = tokenizer.batch_decode([[i] for i in range(len(tokenizer))])
         self.marks = [i for i, piece in enumerate(pieces) if any(mark in piece for mark in "\n}>")]
-
-    def text(self, ids: Sequence[int]) -> str:
-        return cast(str, self.tokenizer.decode(cast(list[int], ids), skip_special_tokens=True))
 
     def at(self, text: str) -> int | None:
         """Return :func:`closed_at` of a completion of these prompts."""

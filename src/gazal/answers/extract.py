@@ -1,7 +1,7 @@
 """The one answer extractor: training rewards and evaluation both use it to read what a completion answered.
 
-It reads the answer region only: after the last `</think>`, before any end-of-turn marker written as text. It either
-finds one answer or returns None with a reason. It never guesses: no fuzzy matching, no default, no random letter.
+It reads the answer region only: behind the thinking, in whichever marks of `gazal.answers.markup`, and before any
+end-of-turn marker written as text. It either finds one answer or returns None with a reason. It never guesses: no fuzzy matching, no default, no random letter.
 
 1. Anchored answers: `Answer: C`, `<answer>C</answer>`, `\\boxed{C}`, `"answer": "C"`, `The answer is (C)`,
    `The correct option is C`, `I choose C`. Each may give the letter, the letter and the option's text, or that text
@@ -26,6 +26,7 @@ from typing import NamedTuple
 
 from gazal.answers.anchors import anchored_values
 from gazal.answers.lines import contradicted, retracted, states_other, unanchored
+from gazal.answers.markup import marks, part
 from gazal.answers.statements import MAX_STATEMENT, Reason, read_value
 from gazal.answers.text import NOT_GLUED, VISIBLE, fold, known_options
 
@@ -39,8 +40,6 @@ class Extraction(NamedTuple):
     reason: Reason
 
 
-END_OF_TURN = re.compile(r"<\|(?:im_end|endoftext|eot_id|end_of_text|end)\|>|</s>")
-_TAGS = re.compile(rf"</?think>|<\|im_start\|>|{END_OF_TURN.pattern}")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _ANSWER_LINE = re.compile(
     r"(?:(?:option|choice)\s+|[*_{\"']*(?:(?:the|final|correct|best)\s+){0,2}answer[*_\"']*\s*(?:is\b|:)[*_:\s\"']*"
@@ -101,15 +100,9 @@ def extract(completion: str, options: Mapping[str, str | None], think_open: bool
 
 
 def answer_region(completion: str, think_open: bool = False) -> str | None:
-    """Return the folded text in which an answer counts, stripped; None if a `<think>` block is open at its end."""
-    if "<" not in completion:
-        return None if think_open else fold(completion).strip()
-    marker = END_OF_TURN.search(completion)
-    end = marker.start() if marker else len(completion)
-    close = completion.rfind("</think>", 0, end)
-    if completion.find("<think>", close + 1, end) >= 0 or (think_open and close < 0):
-        return None
-    return fold(completion[close + 8 if close >= 0 else 0 : end]).strip()
+    """Return the folded text in which an answer counts, stripped; None if thinking is open at its end."""
+    answer = part(completion, think_open).answer
+    return None if answer is None else fold(answer).strip()
 
 
 def has_format(
@@ -157,7 +150,7 @@ def has_think_block(completion: str, think_open: bool = False) -> bool:
     A template token that is written as text counts against it.
     """
     text = completion.strip()
-    tags = [tag[0] for tag in _TAGS.finditer(text)]
+    tags = [mark[0] for mark in marks(text)]
     if tags != (["</think>"] if think_open else ["<think>", "</think>"]) or not (
         think_open or text.startswith("<think>")
     ):

@@ -27,7 +27,7 @@ class Reason(str, Enum):
 
     OK = "ok", "exactly one answer was stated"
     EMPTY = "empty", "the completion, or its answer region, has no visible text"
-    UNCLOSED_THINK = "unclosed_think", "a <think> block is open at the end: reasoning, no answer"
+    UNCLOSED_THINK = "unclosed_think", "a think block, in whichever marks, is open at the end: reasoning, no answer"
     NO_ANSWER = "no_answer", "text, but no form that counts as an answer"
     DECLINED = "declined", "the text says that no answer can be given"
     NEGATED = "negated", "an option is named only to be ruled out, or by contrast ('heparin, not aspirin')"

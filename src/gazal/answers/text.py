@@ -9,6 +9,7 @@ The rule for odd characters has three parts:
 
 from __future__ import annotations
 
+import html
 import re
 import unicodedata
 from collections.abc import Mapping
@@ -29,6 +30,7 @@ NOT_GLUED = r"(?![\w+\u0300-\u036f\u20d0-\u20ff]|[-'’]\w)"
 VISIBLE = re.compile(r"[^\W_]")
 """A letter or a digit."""
 
+_ENTITY = re.compile(r"&(?:#\w{1,7}|\w{2,8});")
 _LEADING = " \t*_`\"'($[{"
 _TRAILING = " \t*_`\"'$)]}.,;:!。"
 _CLAUSE_END = re.compile(r"\s*(?:$|[.,;:](?!\d)|[!?。()\[\]{}\"'*`]|-\s|because\b|since\b|due to\b|given\b)")
@@ -75,7 +77,8 @@ def plain_letter(char: str) -> str:
 
 def canon(text: str, keep_case: bool = False) -> str:
     """Return `text` as it is compared: folded, case-folded, single spaces, no markup or punctuation at its ends."""
-    text = fold(text) if keep_case else fold(text).casefold()
+    text = fold(html.unescape(text) if _ENTITY.search(text) else text)
+    text = text if keep_case else text.casefold()
     if not text.isascii():
         text = text.translate(_DASHES)
     return " ".join(text.split()).lstrip(_LEADING).rstrip(_TRAILING)

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
 from gazal.answers.extract import extract
+from gazal.answers.markup import part
 from gazal.items.prompts import completion_text, question_text
 from gazal.items.schema import LETTERS, Item, TrainingExample
 from gazal.recipe.data import CurationSection
@@ -175,7 +176,8 @@ def _no_answer(row: dict[str, Any]) -> Fault | None:
     response = row.get("response")
     if response is None:
         return ("no_answer", "response", "missing") if row.get("reasoning") and not row.get("answer") else None
-    said = response.rpartition("</think>")[2].strip()
+    answer = part(response).answer
+    said = (response if answer is None else answer).strip()
     bare = len(said) < 400 and not re.search(r"[^\W_]", FURNITURE.sub("", said))
     if bare or REFUSAL.match(said) or said.lower().rstrip(".") in NO_CONTENT:
         return "no_answer", "response", response
@@ -208,10 +210,10 @@ def _plain(text: str) -> str:
 def cut_short(text: str) -> bool:
     """Return whether the text itself shows that its end is missing.
 
-    The signs are an open ``<think>`` or code fence, an open ``**`` in the last line, or a last word that ends no
+    The signs are an open think block or code fence, an open ``**`` in the last line, or a last word that ends no
     sentence. After five complete sentences an incomplete one in the same paragraph is a sign too.
     """
-    if "<think>" in text and text.rfind("<think>") > text.rfind("</think>"):
+    if part(text).answer is None:
         return True
     if "```" in text and len(re.findall(r"^\s*```", text, re.M)) % 2:
         return True

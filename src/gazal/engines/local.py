@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterator, Sequence
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from gazal.answers.decoding import Decoder
 from gazal.common.files import file_safe
 from gazal.engines.reply import Reply
 from gazal.items.prompts import Prompt
@@ -34,7 +35,7 @@ class TransformersEngine:
     ) -> None:
         self.model, self.tokenizer, self.name = model, tokenizer, file_safe(name)
         self.identity = identity or f"parameters:{tensor_hash(model.named_parameters())}"
-        self.renderer = Renderer(tokenizer, self.name)
+        self.renderer, self.decode = Renderer(tokenizer, self.name), Decoder(tokenizer)
         self.render, self.opens_think = self.renderer.text, self.renderer.opens_think
 
     def complete(
@@ -56,7 +57,7 @@ class TransformersEngine:
             done=done,
             answer_end=answer_end,
         ):
-            texts = self.tokenizer.batch_decode([one.ids for one in batch], skip_special_tokens=True)
+            texts = [self.decode(one.ids) for one in batch]
             if answer_end:
                 texts = [text[: answer_end.at(text)] for text in texts]
             yield [

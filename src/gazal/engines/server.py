@@ -20,6 +20,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 from gazal.answers.ending import closed_at, opens_answer
+from gazal.answers.markup import opens_thinking
 from gazal.common.endpoints import public_endpoint
 from gazal.common.errors import GazalError
 from gazal.common.files import file_safe
@@ -43,7 +44,7 @@ class OpenAIEngine:
         self.identity = identity_of(f"openai:{url}#{model}", None)
 
     def opens_think(self, prompt: Prompt, thinking: str = "template") -> bool | None:
-        return prompt.rstrip().endswith("<think>") if isinstance(prompt, str) else None
+        return opens_thinking(prompt) if isinstance(prompt, str) else None
 
     def complete(
         self, prompts: Sequence[Prompt], settings: EvaluationSection, seed: int, done: Collection[int]

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
+from gazal.answers.decoding import Decoder
 from gazal.answers.ending import AnswerEnd
 from gazal.common.errors import GazalError
 from gazal.common.files import file_safe
@@ -65,7 +66,7 @@ def to_reply(
     if answer_end:
         kept, text, closed = answer_end.cut(list(ids))
     else:
-        kept, text, closed = ids, tokenizer.decode(list(ids), skip_special_tokens=True), False
+        kept, text, closed = ids, Decoder(tokenizer)(ids), False
     return Reply(index, text, len(kept), "stop" if closed or finish_reason == "stop" else "length")
 
 

@@ -14,7 +14,8 @@ import re
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from gazal.answers.extract import END_OF_TURN, has_think_block
+from gazal.answers.extract import has_think_block
+from gazal.answers.markup import part
 from gazal.items.prompts import HEADING, SECTIONS
 from gazal.knowledge.hpo import LEVEL_NAMES
 
@@ -113,12 +114,12 @@ def trace_text(completion: str, think_open: bool = False) -> str:
 
     ``think_open`` says that the prompt has opened the block.
     """
-    marker = END_OF_TURN.search(completion)
-    text = completion[: marker.start()] if marker else completion
+    parted = part(completion, think_open)
+    text = parted.answer or "" if parted.thought is None else parted.thought
     if not think_open and "<think>" in text:
         text = text.partition("<think>")[2]
-    inside, closed, _ = text.partition("</think>")
-    return inside if closed else inside.partition(HEADING)[0]
+    closed = parted.thought is not None and parted.answer is not None
+    return text.partition("</think>")[0] if closed else text.partition(HEADING)[0]
 
 
 def read_steps(completion: str, think_open: bool = False) -> list[Step]:
@@ -139,8 +140,8 @@ def read_step(body: str) -> Step:
     found = _LETTER.match(body.strip())
     if found:
         step.letter, body = found[1], found[2]
-    for place, part in enumerate(body.split(";")):
-        segments = [segment.strip(" *.\t") for segment in part.split(":")]
+    for place, piece in enumerate(body.split(";")):
+        segments = [segment.strip(" *.\t") for segment in piece.split(":")]
         if place == 0:
             terms = fold(segments[0]) in ("terms", "term")
             segments = segments[1:] if terms else segments
@@ -148,7 +149,7 @@ def read_step(body: str) -> Step:
             if head is not None and not (fold(head) in _LABELS or number(head) is not None or _AGE.fullmatch(head)):
                 step.name = head
         if any(segments) and not (_read_term(step, segments) if terms else _read_part(step, place, segments)):
-            step.unread.append(part.strip())
+            step.unread.append(piece.strip())
     return step
 
 

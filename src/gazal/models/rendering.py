@@ -11,6 +11,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from gazal.answers.ending import AnswerEnd, opens_answer
+from gazal.answers.markup import opens_thinking
 from gazal.common.errors import GazalError
 from gazal.items.prompts import Prompt
 from gazal.recipe.evaluation import EvaluationSection
@@ -76,8 +77,8 @@ class Renderer:
             ) from error
 
     def opens_think(self, prompt: Prompt, thinking: str = "template") -> bool:
-        """Return whether the rendered prompt ends inside ``<think>``."""
-        return self.text(prompt, thinking).rstrip().endswith("<think>")
+        """Return whether the rendered prompt ends with an opening mark of :mod:`gazal.answers.markup`, as ``<think>``."""
+        return opens_thinking(self.text(prompt, thinking))
 
     def answer_end(self, prompt: Prompt, settings: EvaluationSection) -> AnswerEnd | None:
         """Return what cuts the completions of prompts like ``prompt``, None if they are not to be cut."""

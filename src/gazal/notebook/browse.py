@@ -18,6 +18,7 @@ from IPython.display import HTML
 
 from gazal import DISCLAIMER
 from gazal.answers.extract import Reason
+from gazal.answers.markup import part
 from gazal.common.errors import GazalError
 from gazal.common.paths import ROOT
 from gazal.items.schema import Item
@@ -147,12 +148,13 @@ def parts(completion: str, think_open: bool = False) -> tuple[str | None, str | 
 
     The block is None if there is none; the text after it is None if the block is left open.
     """
-    thought, closed, answer = completion.rpartition("</think>")
-    if closed:
-        return thought.replace("<think>", "", 1).strip("\n"), answer.strip("\n")
-    if think_open or "<think>" in completion:
-        return completion.replace("<think>", "", 1).strip("\n"), None
-    return None, completion
+    parted = part(completion, think_open)
+    rest = completion[parted.end :]
+    if parted.thought is None:
+        return None, completion
+    if parted.answer is None:
+        return (parted.thought + rest).strip("\n"), None
+    return parted.thought.strip("\n"), (parted.answer + rest).strip("\n")
 
 
 def item_html(samples: Samples, benchmark: str, item_id: str, models: Sequence[str] = ()) -> str:

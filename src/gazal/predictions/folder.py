@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from gazal.answers.extract import Reason, extract, has_format
+from gazal.answers.markup import part
 from gazal.answers.protocols import Grades, grade
 from gazal.common.errors import GazalError
 from gazal.common.files import write_json
@@ -94,7 +95,7 @@ def read_answers(eval_dir: str | Path) -> Read:
     * ``group``: reasoning type, else subject.
     * ``key``: the right letter.
     * ``format``: 0 or 1, NaN if unknown.
-    * ``open``: the prompt opened the think block.
+    * ``open``: the prompt opened the think block, which its header or the model's other completions tell.
     * ``likeliest``: the letter was chosen by log-likelihood, not written.
 
     ``frame.attrs`` holds the file as ``path`` and its header as ``header``. Raises GazalError for a folder without
@@ -227,7 +228,7 @@ def _in_order(path: Path, frame: pd.DataFrame, items: list[Item], header: dict[s
         group=[item.reasoning_type or item.subject for item in asked], key=[item.answer_idx for item in asked]
     )
     likeliest = header.get("sampling", {}).get("method") == "loglik"
-    read = _likeliest(path, frame, asked, header) if likeliest else _written(frame, asked, header)
+    read = _likeliest(path, frame, asked, header) if likeliest else _written(path, frame, asked, header)
     other = frame["letter"].notna() & (_stored(frame).fillna("") != read["letter"].fillna(""))
     other |= frame["correct"].notna() & (frame["correct"] != read["correct"])
     if other.any():
@@ -237,18 +238,39 @@ def _in_order(path: Path, frame: pd.DataFrame, items: list[Item], header: dict[s
     return read
 
 
-def _written(frame: pd.DataFrame, asked: list[Item], header: dict[str, Any]) -> pd.DataFrame:
+def _written(path: Path, frame: pd.DataFrame, asked: list[Item], header: dict[str, Any]) -> pd.DataFrame:
     think_open = bool(header.get("prompt", {}).get("opens_think", False))
     written = list(zip(frame["completion"], [item.options for item in asked], strict=True))
-    found = [extract(text, options, think_open) for text, options in written]
+    open_here = [think_open or cut for cut in _cut_in_unopened(frame)]
+    found = [extract(*pair, opened) for pair, opened in zip(written, open_here, strict=True)]
     well_formed = [has_format(*pair, think_open, one) for pair, one in zip(written, found, strict=True)]
+    if several := sum(open_here) if not think_open else 0:
+        what = f"{several} completions are cut in thinking that its prompt opens, as the others' marks show"
+        print(f"{path.parent.name} on {path.stem}: {what}; they count as unread", file=sys.stderr)
     return frame.assign(
         letter=[one.letter for one in found],
         reason=[one.reason.value for one in found],
         correct=[one.letter == key for one, key in zip(found, frame["key"], strict=True)],
         format=list(map(float, well_formed)),
-        open=think_open,
+        open=open_here,
     )
+
+
+def _cut_in_unopened(frame: pd.DataFrame) -> list[bool]:
+    """Return which completions are cut inside thinking that no mark shows, since the template opened it.
+
+    Those without any mark that reached their limit, if at least half of the model's finished ones on this benchmark
+    close a block that they did not open.
+    """
+    cut = frame["finish_reason"].eq("length").tolist()
+    if not any(cut):
+        return cut
+    parted = [part(text) for text in frame["completion"]]
+    finished = [one for one, short in zip(parted, cut, strict=True) if not short]
+    unopened = sum(one.thought is not None and not one.opened for one in finished)
+    if not unopened or 2 * unopened < len(finished):
+        return [False] * len(cut)
+    return [short and one.thought is None for one, short in zip(parted, cut, strict=True)]
 
 
 def _likeliest(path: Path, frame: pd.DataFrame, asked: list[Item], header: dict[str, Any]) -> pd.DataFrame:

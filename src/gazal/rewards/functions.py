@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gazal.answers.extract import Extraction, Reason, extract, has_format, has_think_block
+from gazal.answers.markup import OWN, part
 from gazal.answers.text import VISIBLE, fold
 from gazal.recipe.rewards import RewardConfig
 
@@ -121,6 +122,8 @@ def score_completion(
     """
     cfg = cfg or RewardConfig()
     extraction = extract(completion, options, think_open)
+    if extraction.letter and part(completion, think_open).markup not in (None, OWN):
+        extraction = Extraction(None, Reason.NO_ANSWER)  # other marks than the recipe's: nothing that training wants
     cut = truncated or extraction.reason is Reason.UNCLOSED_THINK
     if cut or not (VISIBLE.search(completion) or fold(completion).strip()):
         values = [low for low, _ in cfg.component_bounds().values()]

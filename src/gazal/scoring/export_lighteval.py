@@ -21,6 +21,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from gazal.answers.markup import part
 from gazal.common.files import atomic_write, write_json
 from gazal.items.prompts import Prompt
 from gazal.items.schema import Item
@@ -176,14 +177,14 @@ def _doc(task: Task, name: str, item: Item, prompt: Prompt, rows: pd.DataFrame) 
 
 def _response(task: Task, item: Item, prompt: Prompt, rows: pd.DataFrame) -> dict[str, Any]:
     texts = [] if task.likeliest else list(rows["completion"])
-    parted = [text.rpartition("</think>") for text in texts]
+    parted = [part(text) for text in texts]
     return {
         "input": as_text(prompt),
         "input_tokens": [],
         "text": texts,
         "output_tokens": [],
-        "text_post_processed": [answer for _, _, answer in parted],
-        "reasonings": [thought.partition("<think>")[2].strip() or thought.strip() or None for thought, _, _ in parted],
+        "text_post_processed": [one.answer or "" for one in parted],
+        "reasonings": [(one.thought or "").strip() or None for one in parted],
         "logprobs": task.logprobs(item, rows) if task.likeliest else [],
         "argmax_logits_eq_gold": [],
         "truncated_tokens_count": 0,
