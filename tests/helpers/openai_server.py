@@ -13,7 +13,7 @@ from typing import Any
 
 Body = dict[str, Any]
 Text = str | dict[str, Any] | None
-Action = str | int | float | tuple[int, str] | dict[str, Any] | threading.Event
+Action = str | int | float | tuple[int, str] | tuple[int, str, str] | dict[str, Any] | threading.Event
 
 
 def tokens(prompt: int, completion: int) -> dict[str, int]:
@@ -29,7 +29,8 @@ def pieces_of(text: str, size: int = 4) -> list[str]:
 class Script:
     """What the server does, and what it was sent. ``act(body, number)`` names the action for a request, counted from 0.
 
-    Actions for every request: ``ok``; a status; a status with the body to send; a dict, sent as JSON under its ``_status``.
+    Actions for every request: ``ok``; a status; a status with the body to send, and its content type; a dict, sent as
+    JSON under its ``_status``.
     A float or an event is waited for, and then the request is answered. ``cut`` closes the connection inside the body.
     Actions for a whole answer: ``chunks`` (cut inside a chunk), ``malformed``, ``html``.
     Actions for a stream: ``comments`` (without end), ``silent end``, ``garbage``, ``error inside``, ``done alone``.
@@ -111,8 +112,9 @@ class _Handler(BaseHTTPRequestHandler):
             error = {"error": {"message": f"status {action}", "code": None}}
             return self._send(action, json.dumps(error).encode())
         elif isinstance(action, tuple):
-            status, text = action
-            return self._send(status, text.encode(), "text/html" if text.startswith("<") else "application/json")
+            status, text, *kind = action
+            kind = kind or ["text/html" if text.startswith("<") else "application/json"]
+            return self._send(status, text.encode(), *kind)
         elif isinstance(action, dict):
             raw = json.dumps({name: value for name, value in action.items() if name != "_status"}).encode()
             return self._send(action.get("_status", 200), raw)

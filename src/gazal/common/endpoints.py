@@ -6,14 +6,34 @@ import json
 import math
 import random
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from email.utils import parsedate_to_datetime
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
+from gazal.common.environment import proxies
+from gazal.common.redact import hide
+
+SECRET = re.compile("key|token|secret|pass|auth|sig", re.I)  # names of a URL's fields
+# Said of one prompt, not of a setting: it is too long for the model, or a filter does not let it through.
+PROMPT = re.compile(
+    r"prompt|context|content.?(?:filter|policy|management)|moderation|flagged|safety|too long|too many tokens"
+    r"|inappropriate|sensitive|inspection|inputs?\b.*\btokens?\b|\btokens?\b.*\b(?:exceed|limit)",
+    re.I | re.S,
+)
+LASTING = re.compile("invalid|unauthori|authenti|quota|permission|not.?found|unsupported|balance|billing|denied", re.I)
 RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 LONGEST_WAIT = 300.0  # seconds that a server may ask us to wait; more stops the run
+
+
+def usable_url(url: str) -> bool:
+    """Return whether ``url`` is a server's address: http or https, a host, and no port or a number."""
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        return False
 
 
 def public_endpoint(url: str) -> str:
@@ -38,10 +58,27 @@ def same_model(asked: str, served: str) -> bool:
 
 
 def without_secrets(text: str, endpoint: str, key: str) -> str:
-    """Return ``text`` without the key, which some servers repeat, and without the endpoint's credentials and path."""
-    for secret, shown in ((key if len(key) > 5 else "", "[key]"), (endpoint, public_endpoint(endpoint))):
-        text = text.replace(secret, shown) if secret else text
+    """Return ``text`` without the key, which some servers repeat, and without the endpoint's credentials and path.
+
+    The credentials of proxies go too. :func:`hide` knows the forms in which a secret is found.
+    """
+    text = text.replace(endpoint, public_endpoint(endpoint)) if endpoint else text
+    for secret in (key, *(one for url in (endpoint, *proxies().values()) for one in _credentials(url))):
+        text = hide(text, secret)
     return text
+
+
+def _credentials(url: str) -> list[str]:
+    """Return what a URL holds of user, password and keys, longest first."""
+    try:
+        parts = urlsplit(url if "://" in url else f"http://{url}")
+    except ValueError:
+        return []
+    known = parts.netloc.rpartition("@")[0]
+    user, _, password = known.partition(":")
+    keys = [value for name, value in parse_qsl(parts.query) if SECRET.search(name)]
+    found = {known, password or user, *keys}
+    return sorted(found | set(map(unquote, found)), key=len, reverse=True)
 
 
 def retry_after(headers: Any, now: float) -> float | None:
@@ -65,22 +102,60 @@ def passing(status: int, body: str) -> bool:
     return status in RETRIED and "insufficient_quota" not in body
 
 
-def said_in(body: str) -> str:
-    """Return the message in an error's body: of JSON its ``error`` or ``detail``, of a page nothing."""
+def refuses_prompt(status: int, body: str) -> bool:
+    """Return whether an HTTP error is of this prompt alone: too long for the model, or kept out by a filter."""
+    value = _error(body)
+    words = said_in(body) + (f" {value.get('code')} {value.get('type')}" if isinstance(value, dict) else "")
+    if status == 403:
+        return re.search("flagged|moderation", words) is not None
+    return status == 413 or (status in (400, 422) and PROMPT.search(words) is not None)
+
+
+def trouble_in(value: dict[str, Any]) -> Any:
+    """Return the error that a server reports under status 200, None without one.
+
+    It is ``error``, of the answer or its first choice, or a code and a message where choices should be.
+    """
+    choices = value.get("choices")
+    first = choices[0] if isinstance(choices, list) and choices else None
+    for error in (value.get("error"), first.get("error") if isinstance(first, dict) else None):
+        if error and (not isinstance(error, dict) or any(error.values())):  # some send one without a word
+            return error
+    return value if "choices" not in value and _message(value) else None
+
+
+def judge_trouble(trouble: Any, raw: str) -> tuple[bool, bool]:
+    """Return whether an error under status 200 may pass, and whether it is of this prompt alone."""
+    value = trouble if isinstance(trouble, dict) else {}
+    code, kind = (str(value.get(name) or "") for name in ("code", "type"))
+    status = int(code) if code.isdecimal() and len(code) == 3 else 0
+    refused = refuses_prompt(status, raw) if status else PROMPT.search(f"{code} {kind}") is not None
+    passes = passing(status, raw) if status else not LASTING.search(f"{code} {kind} {_message(value)}")
+    return passes and not refused, refused
+
+
+def _message(value: dict[str, Any]) -> str:
+    found = (value.get(name) for name in ("message", "msg", "error_msg", "errmsg", "detail"))
+    return next((str(one) for one in found if one), "")
+
+
+def _error(body: str) -> Any:
+    """Return the error in the JSON of a body, else its value; of what is no JSON the text, of a page None."""
     try:
         value = json.loads(body)
-        value = value.get("error", value.get("detail", value))
-        return str(value.get("message", value) if isinstance(value, dict) else value)
-    except (ValueError, AttributeError):
-        return "" if body.lstrip().startswith("<") else body
+    except (ValueError, RecursionError):
+        return None if body.lstrip("\ufeff \t\r\n").startswith("<") else body
+    return (trouble_in(value) or value) if isinstance(value, dict) else value
 
 
-def stream_events(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield what follows ``data:`` in server-sent events; a last line without its end does not count."""
-    rest = b""
-    for piece in pieces:
-        *lines, rest = (rest + piece).split(b"\n")
-        yield from (line[5:].strip() for line in lines if line.startswith(b"data:"))
+def said_in(body: str) -> str:
+    """Return the message in an error's body: of JSON its ``error``, ``message`` or ``detail``, of a page nothing."""
+    value = _error(body)
+    try:
+        said = (_message(value) or str(value)) if isinstance(value, dict) else str(value)
+    except RecursionError:  # too deep to print
+        return ""
+    return "" if value is None else said
 
 
 def refusal(status: int, body: str) -> str:

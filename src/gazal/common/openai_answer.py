@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gazal.common.endpoints import LONGEST_WAIT
+from gazal.common.openai_message import FAILED, FILTERED, finish_of, read_message
 
 
 @dataclass(eq=False)
@@ -13,7 +14,7 @@ class Failure(Exception):
     """A request that brought no answer; in words, ``the server{what} ({why})``. ``where``: the item at work.
 
     ``again``: a retry may help. ``wait``: seconds for which the server wants a pause. ``late``: it was out of time.
-    ``paid``: the server may charge for it. ``body``: what it sent.
+    ``paid``: the server may charge for it. ``refused``: it takes no such prompt. ``body``: what it sent.
     """
 
     why: str
@@ -22,6 +23,7 @@ class Failure(Exception):
     wait: float = 0.0
     late: bool = False
     paid: bool = False
+    refused: bool = False
     body: str = ""
     where: str = ""
 
@@ -43,20 +45,32 @@ class Answer:
 
     thought: str = ""
     text: str = ""
+    refusal: str = ""
     pieces: int = 0  # of a stream
-    finish: str | None = None
+    finish: str | None = None  # stop, length or content_filter
+    reason: str | None = None  # the server's word for it
     usage: dict[str, Any] = field(default_factory=dict)
     value: dict[str, Any] = field(default_factory=dict)
 
-    def add(self, message: dict[str, Any], finish: str | None) -> str:
-        """Add a message or a piece of one; return its text."""
-        text = message.get("content") or message.get("text") or ""
-        if not isinstance(text, str):
-            raise TypeError("its content is no text")
-        thought = str(message.get("reasoning_content") or message.get("reasoning") or "")
-        self.thought, self.text, self.finish = self.thought + thought, self.text + text, finish or self.finish
-        self.pieces += bool(thought or text)
-        return text
+    def add(self, message: dict[str, Any], reason: Any) -> str:
+        """Add a message or a piece of one; return its text.
+
+        Raise Failure for one that the server broke off, NotText as :func:`read_message` does.
+        """
+        found, finish = read_message(message), finish_of(reason)
+        if finish == FAILED:
+            raise Failure(f"it ended an answer with finish_reason {str(reason)!r}", again=True, paid=True)
+        self.thought, self.text = self.thought + found.thought, self.text + found.text
+        self.refusal, self.finish = self.refusal + found.refusal, finish or self.finish
+        self.reason = str(reason) if finish else self.reason
+        self.pieces += bool(found.thought or found.text)
+        return found.text
+
+    def end(self) -> Answer:
+        """Return the whole answer: one that only refuses is its refusal."""
+        if self.refusal and not self.text:
+            self.text, self.finish = self.refusal, FILTERED
+        return self
 
     def note(self, usage: Any) -> None:
         """Keep the counts that ``usage`` gives; a stream may give some of them early, and null later."""

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import json
 import math
-import os
+import re
 import signal
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -22,6 +23,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import httpx2  # what openai raises while a body is read
 import openai
@@ -30,24 +32,33 @@ from gazal.common.endpoints import (
     LONGEST_WAIT,
     back_off,
     passing,
-    public_model,
     refusal,
+    refuses_prompt,
     retry_after,
     said_in,
-    same_model,
-    stream_events,
     without_secrets,
 )
+from gazal.common.environment import api_key, check_certificates, no_client, proxy_variable
+from gazal.common.errors import GazalError
 from gazal.common.openai_answer import Answer, Failure, Stopped
+from gazal.common.openai_body import Reader
 
 S = TypeVar("S")
 T = TypeVar("T")
 PROBE = 30.0  # seconds that a server has for its first sign of life
 CONNECT = 10.0  # seconds
 SILENCE = 60.0  # seconds without a byte from the server between two lines that say so
-NO_CHAT = "'s answer is no chat completion"
-REFUSED = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.UnsupportedProtocol)
-BROKEN = (openai.APIConnectionError, httpx2.RequestError)
+LONG_KEY = 12  # characters; a shorter one is a word for a local server, and answers may hold it
+REFUSED = (
+    httpx2.ConnectError,
+    httpx2.ConnectTimeout,
+    httpx2.PoolTimeout,
+    httpx2.UnsupportedProtocol,
+    httpx2.ProxyError,
+    httpx2.LocalProtocolError,
+    httpx2.InvalidURL,
+)
+BROKEN = (openai.APIConnectionError, httpx2.RequestError, httpx2.StreamError, httpx2.InvalidURL, ssl.SSLError)
 
 
 @contextmanager
@@ -74,6 +85,8 @@ def _first_interrupt(act: Callable[[], None] | None) -> Iterator[None]:
 class Client:
     """One server's model, to be used in a ``with`` block; the key is the variable ``OPENAI_API_KEY``.
 
+    Making one raises GazalError for a key, a proxy or certificates of the environment that cannot be used.
+
     ``tries`` and ``first_wait`` (seconds) shape the retries; ``timeout`` is in seconds. ``hints`` help with a field
     that is refused, with ``late`` and with another ``model``, whose name replaces ``{}``. With ``at_interrupt`` the
     first interrupt calls that and waits for what is in flight. ``over`` stops retries and new requests.
@@ -91,8 +104,12 @@ class Client:
     told: dict[str, float] = field(default_factory=dict)  # as is what was said, and when
 
     def __post_init__(self) -> None:
-        self._key = os.environ.get("OPENAI_API_KEY") or "none"
-        self._api = openai.OpenAI(base_url=self.url, api_key=self._key, timeout=_limits(self.timeout), max_retries=0)
+        self._key, limits = api_key(), _limits(self.timeout)
+        check_certificates(self.url)
+        try:
+            self._api = openai.OpenAI(base_url=self.url, api_key=self._key, timeout=limits, max_retries=0)
+        except Exception as error:  # of many packages, for many reasons
+            raise GazalError(self._shown(no_client(error))) from None
         self.over, self._lock = threading.Event(), threading.Lock()
         self._heard, self._quiet_until = time.monotonic(), 0.0
         self._limit_field = "max_tokens"
@@ -107,6 +124,7 @@ class Client:
 
     def tell(self, line: str, every: float = math.inf) -> None:
         """Say it, again only after ``every`` seconds: requests in flight together meet the same trouble."""
+        line = self._shown(line)
         with self._lock:
             if (now := time.monotonic()) - self.told.get(line, -math.inf) >= every:
                 self.told[line] = now
@@ -202,6 +220,8 @@ class Client:
                 pass
             except BROKEN as error:
                 raise self._broken(error, limit, hint) from error
+            except (openai.OpenAIError, UnicodeError) as error:
+                raise self.failure(f"{type(error).__name__}: {error}") from error
 
         if not self.answered.is_set() and not self.over.is_set():
             self.retried(look, "before the first item", late_tries=1)
@@ -217,25 +237,31 @@ class Client:
             words[self._limit_field] = words.pop("max_tokens")
             try:
                 with route.with_streaming_response.create(**words, **more) as response:
-                    headers, pieces = response.headers, self._in_time(response.iter_bytes())
-                    if enough and "event-stream" in headers.get("content-type", ""):
-                        answer = self._streamed(pieces, headers, enough)
-                    else:  # some servers answer a streamed request in one piece
-                        answer = self._whole(b"".join(pieces).decode(errors="replace"), headers)
+                    reader = Reader(self.model, response.headers, self.hints["model"], self.tell, enough)
+                    answer = reader.read(self._in_time(response.iter_bytes()))
+            except Failure as failure:
+                page = failure.body.lstrip().startswith("<")
+                raise self._without_secrets(failure, self._by_proxy() if page else "") from failure.__cause__
             except openai.APIStatusError as error:
                 text = error.response.text
                 if self._reworded(error.status_code, said_in(text), words):
                     continue
-                hints = [self.hints[name] for name in body.get("extra_body") or {} if name in text]
-                why, again = "; ".join([refusal(error.status_code, text), *hints]), passing(error.status_code, text)
-                wait = retry_after(error.response.headers, time.time()) or 0.0
-                raise self.failure(why, again=again, wait=wait, body=text) from error
+                hints = [f"; {self.hints[name]}" for name in body.get("extra_body") or {} if name in text]
+                proxied = "" if text.lstrip()[:1] in ("{", "[") else self._by_proxy()
+                raise self.failure(
+                    refusal(error.status_code, text),
+                    hint="".join(hints) + proxied,
+                    again=passing(error.status_code, text),
+                    wait=retry_after(error.response.headers, time.time()) or 0.0,
+                    refused=not hints and refuses_prompt(error.status_code, text),
+                    body=text,
+                ) from error
             except BROKEN as error:
                 raise self._broken(error, self.timeout, self.hints["late"]) from error
-            except openai.OpenAIError as error:
+            except (openai.OpenAIError, UnicodeError) as error:
                 raise self.failure(f"{type(error).__name__}: {error}") from error
             self.answered.set()
-            return answer
+            return self._unkeyed(answer)
 
     def _reworded(self, status: int, said: str, words: dict[str, Any]) -> bool:
         """Return whether the request is to be sent in other words, which all requests then use."""
@@ -244,7 +270,7 @@ class Client:
         if "max_completion_tokens" in said and "max_tokens" in words:  # the newer name, which some models insist on
             self._limit_field = "max_completion_tokens"
             return True
-        if "stream" in said.lower() and "stream" in words:
+        if re.search(r"\bstream", said, re.I) and "stream" in words:
             options = "stream_options" in said and "stream_options" in words
             self._stream = {"stream": True} if options else {}
             return True
@@ -260,62 +286,6 @@ class Client:
                 raise self.failure(why, again=True, late=True, paid=True)
             yield piece
 
-    def _streamed(self, pieces: Iterator[bytes], headers: Any, enough: Callable[[str, Answer], bool]) -> Answer:
-        answer = Answer()
-        try:
-            for data in stream_events(pieces):
-                if data == b"[DONE]":
-                    answer.finish = answer.finish or "stop"
-                    break
-                chunk = json.loads(data)
-                self._check(chunk, data.decode(errors="replace"), headers)
-                answer.note(chunk.get("usage"))
-                for choice in (chunk.get("choices") or [])[:1]:
-                    if enough(answer.add(choice.get("delta") or choice, choice.get("finish_reason")), answer):
-                        return answer
-        except (ValueError, TypeError, AttributeError) as error:
-            raise self.failure(f"a broken stream ({error})", again=True, paid=True) from error
-        if answer.finish is None:
-            raise self.failure("the stream ended in the middle", again=True, paid=True)
-        return answer
-
-    def _whole(self, raw: str, headers: Any) -> Answer:
-        kind = headers.get("content-type", "")
-        try:
-            value = json.loads(raw)
-        except ValueError as error:
-            if "html" in kind or "event-stream" in kind or raw.lstrip().startswith("<"):
-                why = f"it is {kind.partition(';')[0] or 'markup'}; the URL often ends in /v1"
-                raise self.failure(why, NO_CHAT, body=raw) from error
-            raise self.failure("a broken body", again=True, paid=True, body=raw) from error
-        try:
-            self._check(value, raw, headers)
-            choice, answer = value["choices"][0], Answer(value=value)
-            answer.note(value.get("usage"))
-            answer.add(choice.get("message") or {"content": choice["text"]}, choice.get("finish_reason") or "stop")
-            answer.pieces = 0
-        except (LookupError, TypeError, AttributeError, ValueError) as error:
-            why = "it has no choices" if isinstance(value, dict) and value.get("choices") == [] else "other JSON"
-            raise self.failure(why, NO_CHAT, paid=True, body=raw) from error
-        return answer
-
-    def _check(self, value: dict[str, Any], raw: str, headers: Any) -> None:
-        """Raise Failure for an error under status 200, as routers report their provider's, and for another model.
-
-        A server may add or leave out a folder, provider, revision, date or tag of the name, which is said once.
-        """
-        trouble = value.get("error")
-        if trouble and not value.get("choices"):
-            code = str(trouble.get("code")) if isinstance(trouble, dict) else ""
-            again, wait = code.isdigit() and passing(int(code), raw), retry_after(headers, time.time()) or 0.0
-            raise self.failure(f"it says {said_in(raw)}", again=again, wait=wait, body=raw)
-        served, asked = str(value.get("model") or self.model), public_model(self.model)
-        if not same_model(self.model, served):
-            what = f" answers as model {public_model(served)!r}, not {asked!r}"
-            raise self.failure(self.hints["model"].format(public_model(served)), what, paid=True, body=raw)
-        if public_model(served) != asked:
-            self.tell(f"the server answers as model {public_model(served)!r}")
-
     def _broken(self, error: Exception, limit: float, hint: str) -> Failure:
         """Return what became of a connection; ``limit`` is in seconds, ``hint`` for one out of time."""
         # openai wraps what a request raises; what a body raises comes bare, with a cause of another package.
@@ -323,13 +293,39 @@ class Client:
         refused = isinstance(cause, REFUSED)
         late = not refused and isinstance(cause, httpx2.TimeoutException)
         what = "cannot be reached" if refused else f"no answer within {limit:g} s" if late else "the connection broke"
-        why = f"{what} ({type(cause).__name__}: {cause})" + (f"; {hint}" if late else "")
-        return self.failure(why, again=not refused or self.answered.is_set(), late=late, paid=not refused)
+        hint = (f"; {hint}" if late else "") + self._by_proxy()
+        again = not refused or self.answered.is_set()
+        why = f"{what} ({type(cause).__name__}: {cause})"
+        return self.failure(why, hint=hint, again=again, late=late, paid=not refused)
 
-    def failure(self, why: str, what: str = " failed", *, body: str = "", **rest: Any) -> Failure:
-        """Return a Failure without secrets: ``why`` on one line, and the start of ``body``."""
-        why, body = (without_secrets(text, self.url, self._key) for text in (why, body))
-        return Failure(" ".join(why.split())[:300], what, body=body[:2000], **rest)
+    def _by_proxy(self) -> str:
+        """Return a hint at the proxy that requests go through, empty without one."""
+        host, variable = urlsplit(self.url).hostname, proxy_variable(self.url)
+        return f"; asked through the proxy of {variable}, which NO_PROXY={host} goes around" if variable else ""
+
+    def failure(self, why: str, what: str = " failed", *, hint: str = "", **rest: Any) -> Failure:
+        """Return a Failure without secrets: ``why`` on one line, ``hint`` whole, and the start of a ``body``."""
+        return self._without_secrets(Failure(why, what, **rest), hint)
+
+    def _without_secrets(self, failure: Failure, hint: str = "") -> Failure:
+        failure.why, failure.what = _line(self._shown(failure.why))[:300] + hint, self._shown(failure.what)
+        failure.body = self._shown(failure.body)[:2000]
+        return failure
+
+    def _shown(self, text: str) -> str:
+        return without_secrets(text, self.url, self._key)
+
+    def _unkeyed(self, answer: Answer) -> Answer:
+        """Return the answer without the key, which a server may repeat anywhere."""
+        if len(self._key) >= LONG_KEY:
+            answer.text, answer.thought = self._shown(answer.text), self._shown(answer.thought)
+            answer.value = json.loads(self._shown(json.dumps(answer.value)))
+        return answer
+
+
+def _line(text: str) -> str:
+    """Return a text as one line of what a terminal can show."""
+    return " ".join("".join(one if one.isprintable() else " " for one in text).split())
 
 
 def _limits(seconds: float) -> openai.Timeout:

@@ -8,9 +8,15 @@ from typing import NamedTuple, Protocol
 from gazal.items.prompts import Prompt
 from gazal.recipe.evaluation import EvaluationSection
 
+REFUSED = "refused"
+
 
 class Reply(NamedTuple):
-    """``text`` without special tokens; ``n_tokens`` with the EOS; ``finish_reason`` ``stop`` or ``length``."""
+    """``text`` without special tokens; ``n_tokens`` with the EOS; ``finish_reason`` one of four.
+
+    ``stop``: it ended. ``length``: it was cut at its limit. ``content_filter``: a server's filter cut it.
+    ``REFUSED``: a server took no such prompt, so that there is no text.
+    """
 
     index: int
     text: str

@@ -8,11 +8,13 @@ before it came, the pieces of the stream are counted. Most servers send a token 
 no count, its words and marks are counted. They are fewer than its tokens, and a warning says so.
 
 Every failure is one GazalError that names model, server and item. :mod:`gazal.common.openai_client` says what is
-retried.
+retried. A prompt that the server refuses (too long for it, or kept out by a filter) is an empty reply with the finish
+reason ``refused``. But if the first request is refused, or more than a tenth of all, that is a failure.
 """
 
 from __future__ import annotations
 
+import itertools
 import logging
 import re
 import threading
@@ -26,7 +28,8 @@ from gazal.common.errors import GazalError
 from gazal.common.files import file_safe
 from gazal.common.openai_answer import Answer, Failure
 from gazal.common.openai_client import Client
-from gazal.engines.reply import Reply
+from gazal.common.openai_message import FILTERED, LENGTH
+from gazal.engines.reply import REFUSED, Reply
 from gazal.items.prompts import Prompt
 from gazal.models.identity import identity_of
 from gazal.recipe.evaluation import EvaluationSection
@@ -79,13 +82,24 @@ class OpenAIEngine:
             item, sample = divmod(index, samples)
             where = f"item {item + 1} of {total // samples}" + (f", sample {sample + 1}" if samples > 1 else "")
             body = _body(prompts[index], settings, seed + sample)
-            answer = client.retried(lambda: client.send(body, enough), where)
+            try:
+                answer = client.retried(lambda: client.send(body, enough), where)
+            except Failure as failure:
+                if not failure.refused or index == first:
+                    raise
+                if 10 * (count := next(refusals)) > total:
+                    failure.why += f"; {count} of {total} prompts are refused, and a tenth may be"
+                    raise
+                if count == 1:
+                    client.tell(f"{where} is refused: {failure.why}; prompts that the server refuses count as wrong")
+                return [Reply(index, "", 0, REFUSED)]
             return [_reply(index, answer, end, client.tell)]
 
         def say(line: str) -> None:
             logging.getLogger("gazal").warning("%s: %s", self.name, line)
 
-        wanted = (index for index in range(total) if index not in done)
+        wanted, refusals = (index for index in range(total) if index not in done), itertools.count(1)
+        first = None if done or self._answered.is_set() else 0  # if it is refused, all may be
         try:
             tries, known = 1 + self.retries, {"answered": self._answered, "told": self._told}
             with Client(self.url, self.model, settings.timeout, say, hints, tries, **known) as client:
@@ -126,6 +140,7 @@ def _reply(index: int, answer: Answer, end: Callable[[str], int | None], tell: C
         count = len(re.findall(r"\w+|[^\w\s]", text))
         tell("the server does not say how many tokens its answers have: words and marks are counted, which are fewer")
     if not text:
-        tell(f"an answer has no text (finish_reason {answer.finish!r}); it counts as empty")
+        tell(f"an answer has no text (finish_reason {answer.reason!r}); it counts as empty")
     at = end(text)
-    return Reply(index, text[:at], count, "length" if at is None and answer.finish == "length" else "stop")
+    cut = at is None and answer.finish in (LENGTH, FILTERED)
+    return Reply(index, text[:at], count, str(answer.finish) if cut else "stop")

@@ -6,6 +6,7 @@ import hashlib
 import re
 from pathlib import Path
 
+from gazal.common.endpoints import usable_url
 from gazal.common.errors import GazalError
 from gazal.common.files import file_safe, sha256
 from gazal.common.paths import EMBEDDED
@@ -41,8 +42,9 @@ def folder_name(spec: str) -> str:
 def server_of(spec: str) -> tuple[str, str]:
     """Return URL and model of ``openai:URL#name``. Raise GazalError for anything else."""
     url, _, model = spec.removeprefix("openai:").partition("#")
-    if not re.match(r"https?://", url) or not model:
-        raise GazalError(f"model {spec}: expected openai:URL#name, such as openai:http://localhost:8000/v1#my-model")
+    if not usable_url(url) or not model:
+        shown = re.sub("//.*@", "//…@", spec)  # without user and password
+        raise GazalError(f"model {shown}: expected openai:URL#name, such as openai:http://localhost:8000/v1#my-model")
     return url, model
 
 

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from pydantic import Field
 
 from gazal.answers.extract import extract, has_think_block
+from gazal.common.openai_message import FAILED, NotText, finish_of, read_message
 from gazal.curation.text import words
 from gazal.items.prompts import HEADING, SECTIONS, question_text
 from gazal.items.schema import Item, TrainingExample
@@ -144,18 +145,21 @@ def is_refusal(text: str) -> bool:
 
 
 def completion(response: dict[str, Any]) -> tuple[str, str]:
-    """Return (text, finish reason) of a stored chat completion.
+    """Return (text, finish reason) of a stored chat completion, empty if its message cannot be read.
 
-    ``reasoning_content`` becomes the think block if the text has none.
+    The finish reason is one of ``openai_message``, ``refusal``, or ``None``. A thought that the server cut out becomes
+    the think block if the text has none.
     """
     choice = response["choices"][0]
-    message = choice["message"]
-    if message.get("refusal") and not message.get("content"):
-        return str(message["refusal"]), "refusal"
-    text, thought = message.get("content") or "", message.get("reasoning_content") or message.get("reasoning")
-    if isinstance(thought, str) and thought.strip() and "<think>" not in text:
+    try:
+        text, thought, refusal = read_message(choice["message"])
+    except NotText:  # stored by an earlier version
+        return "", FAILED
+    if refusal and not text:
+        return refusal, "refusal"
+    if thought.strip() and "<think>" not in text:
         text = f"<think>\n{thought.strip()}\n</think>\n\n{text}"
-    return text.strip(), str(choice.get("finish_reason"))
+    return text.strip(), str(finish_of(choice.get("finish_reason")))
 
 
 def parse(text: str, task: Task, rules: Rules) -> tuple[Answer, list[Reason]]:

@@ -17,7 +17,8 @@ from typing import Any
 from gazal.common.endpoints import public_endpoint, public_model
 from gazal.common.errors import GazalError
 from gazal.common.openai_answer import Failure
-from gazal.common.openai_client import NO_CHAT, Client
+from gazal.common.openai_body import NO_CHAT
+from gazal.common.openai_client import Client
 from gazal.teacher.ledger import Bill, Ledger
 from gazal.teacher.plan import Request
 
@@ -96,15 +97,17 @@ class Teacher:
         try:
             self._client.retried(lambda: self._attempt(request))
         except Failure as failure:
-            if failure.final:
+            # A prompt that is refused holds up no other, unless nothing was ever answered.
+            refused = failure.refused and (self._client.answered.is_set() or bool(self.ledger.answers))
+            if failure.final and not refused:
                 raise
             if self._client.over.is_set():
                 return
             with self._room:
-                self._down += 1
+                self._down += not refused
                 self.unanswered.append(request)
             self.say(f"teach: {request.task}, sample {request.sample}: given up ({failure})")
-            if self._down >= GIVE_UP or not self._client.answered.is_set():
+            if not refused and (self._down >= GIVE_UP or not self._client.answered.is_set()):
                 failure.why = f"does not answer ({failure}); the same command goes on where this one stopped"
                 raise
 

@@ -12,13 +12,12 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import yaml
 from pydantic import ValidationError
 
 from gazal import DISCLAIMER
-from gazal.common.endpoints import public_endpoint, public_model
+from gazal.common.endpoints import public_endpoint, public_model, usable_url
 from gazal.common.errors import GazalError
 from gazal.common.files import atomic_write, write_json
 from gazal.items.writing import write_items_jsonl
@@ -56,12 +55,7 @@ def check_endpoint(url: str | None) -> str:
     url = url or os.environ.get("OPENAI_BASE_URL", "")
     if not url:
         raise GazalError("no endpoint: give --endpoint URL or set OPENAI_BASE_URL, such as http://localhost:8000/v1")
-    try:
-        parts = urlsplit(url)
-        usable = parts.scheme in ("http", "https") and parts.hostname and (parts.port or True)
-    except ValueError:
-        usable = False
-    if not usable:
+    if not usable_url(url):
         raise GazalError("--endpoint: expected http(s)://host[:port]/path, such as http://localhost:8000/v1")
     return url
 
