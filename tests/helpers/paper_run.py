@@ -44,7 +44,7 @@ def entry(accuracy: float, n: int, **more: Any) -> dict[str, Any]:
 
 
 def on_benchmark(accuracy: float, n: int, **more: Any) -> dict[str, Any]:
-    whole = {"clean": None, "deduplicated": None, "samples": 1, "not_asked": 0.0, "sampling": None}
+    whole = {"clean": None, "deduplicated": None, "samples": 1, "not_asked": 0.0, "refused": 0.0, "sampling": None}
     return entry(accuracy, n, **whole, reasons={}, by={}) | more
 
 

@@ -75,6 +75,13 @@ def test_one_length_is_one_fifth_and_no_correlation() -> None:
     assert of_completions(frame([9, 9], [True, False], cut=(0, 1)))["fifths"] == []
 
 
+def test_what_a_server_refused_or_filtered_has_no_length() -> None:
+    whole = frame([*range(1, 11)], [True] * 10, cut=(9,))
+    more = frame([0, 3], [False] * 2, items=["refused", "filtered"]).assign(finish_reason=["refused", "content_filter"])
+    assert of_completions(pd.concat([whole, more], ignore_index=True)) == of_completions(whole)
+    assert of_completions(more)["fifths"] == [] and of_completions(more)["truncated"] is None
+
+
 def test_an_item_is_one_draw_however_often_it_is_asked() -> None:
     often = of_completions(frame([10] * 40, [True] * 20 + [False] * 20, items=[f"i{n // 10}" for n in range(40)]))[
         "fifths"

@@ -14,6 +14,7 @@ import numpy as np
 
 from gazal.common.append_store import AppendStore
 from gazal.engines.reply import Reply
+from gazal.predictions.file import refused
 
 
 def first_line(path: Path) -> Any:
@@ -29,7 +30,8 @@ class Partial:
     """A partial file of ``total`` replies, opened to be continued.
 
     ``check`` is called with the header of a file that exists. ``seen`` is called with the replies: first with those
-    that the file holds, then with each batch that :meth:`append` adds. Raises GazalError as
+    that the file holds, then with each batch that :meth:`append` adds. Refused prompts that the file holds are left
+    out, as if they had not been asked. Raises GazalError as
     :class:`gazal.common.append_store.AppendStore` does.
     """
 
@@ -72,7 +74,10 @@ class Partial:
     def _take(self, place: int, row: Any) -> None:
         if not place:
             return self.check(row)
-        self._note(place, reply := Reply(*row))
+        reply = Reply(*row)
+        if refused(reply.finish_reason):
+            return  # asked once more: it costs nothing, and the server may have been mended
+        self._note(place, reply)
         self.seen([reply])
 
     def _note(self, place: int, reply: Reply) -> None:

@@ -134,9 +134,10 @@ def predict(
     """Prompt ``engine`` with every item ``settings.samples`` times and write the predictions to ``out`` (Parquet).
 
     Rows are in item order, then by sample. If ``out`` is complete, the engine does nothing; if an interrupted run left
-    a partial file, only the missing replies are generated. If either is of another model, benchmark, sampling or
-    prompt, it is made again with ``replace``, and raises GazalError without. So does a folder that cannot be written,
-    or more than one sample by log-likelihood. ``label`` names the work in the lines that ``say`` prints.
+    a partial file, only the missing replies are generated, and those of prompts that a server had refused. If either is
+    of another model, benchmark, sampling or prompt, it is made again with ``replace``, and raises GazalError without.
+    So does a folder that cannot be written, or more than one sample by log-likelihood. ``label`` names the work in the
+    lines that ``say`` prints.
     """
     out = Path(out)
     if settings.method == "loglik" and settings.samples > 1:
@@ -178,6 +179,11 @@ def predict(
         say(
             f"{progress.label}: {readings.not_asked} of {len(prompts)} prompts leave no room in the model's context: "
             "they were not asked and count as wrong"
+        )
+    if readings.refused:
+        say(
+            f"{progress.label}: {readings.refused} of {len(prompts)} prompts were refused by the server: "
+            "they count as wrong"
         )
     partial.unlink(missing_ok=True)
     return out

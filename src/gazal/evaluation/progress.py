@@ -10,7 +10,7 @@ import numpy as np
 from gazal.answers.extract import Extraction, Reason
 from gazal.engines.reply import Reply
 from gazal.items.schema import LETTERS, Item
-from gazal.predictions.file import not_asked
+from gazal.predictions.file import not_asked, refused
 from gazal.predictions.permute import origin
 from gazal.scoring.stats import interval
 
@@ -36,6 +36,7 @@ class Readings:
         self._place = [places.setdefault(origin(item), len(places)) for item in items]
         self.right, self.asked = (np.zeros(len(places), np.int64) for _ in range(2))
         self.not_asked = 0  # prompts longer than the model's context: an empty reply at once
+        self.refused = 0  # prompts that a server did not take
 
     def add(self, batch: list[Reply]) -> None:
         """Read a batch of replies."""
@@ -47,6 +48,7 @@ class Readings:
             self.right[place] += letter == item.answer_idx
             self.asked[place] += 1
             self.not_asked += not_asked(reply.finish_reason, reply.text, reply.n_tokens)
+            self.refused += refused(reply.finish_reason)
 
     def reading(self, index: int) -> Extraction:
         """Return what was found in one completion."""

@@ -20,7 +20,9 @@ from gazal import DISCLAIMER
 from gazal.answers.extract import Reason
 from gazal.answers.markup import part
 from gazal.common.errors import GazalError
+from gazal.common.openai_message import FILTERED
 from gazal.common.paths import ROOT
+from gazal.engines.reply import REFUSED
 from gazal.items.schema import Item
 from gazal.notebook.start import check_parameters
 from gazal.predictions.folder import read_answers
@@ -44,6 +46,11 @@ COLUMNS = [
     "completion",
     "open",
 ]
+ENDED = {
+    "length": ", cut at the token limit",
+    FILTERED: ", cut by the server's filter",
+    REFUSED: ", refused by the server",
+}
 PARAMETERS = ("EVAL", "BENCHMARK", "MODEL", "OUTCOME", "REASON", "GROUP", "SHOW")
 _RAW = "class='tex2jax_ignore mathjax_ignore'"  # for MathJax 2; for 3 and later
 _TEXT = "white-space: pre-wrap; overflow-wrap: anywhere; margin: 0.3em 0"
@@ -225,7 +232,7 @@ def _completion(row: dict[str, Any]) -> str:
         else "<p>(empty)</p>"
     )
     letter = row["letter"] if isinstance(row["letter"], str) else "none"
-    cut = ", cut at the token limit" if row["finish_reason"] == "length" else ""
+    cut = ENDED.get(row["finish_reason"], "")
     verdict = _coloured("success", "✓ right") if row["correct"] else _coloured("error", "✗ wrong")
     line = f"{verdict} · answer {html.escape(letter)} · {_reason(row['reason'])} · {int(row['n_tokens'])} tokens{cut}"
     return f"<p>{line}</p>{folded}{region}"

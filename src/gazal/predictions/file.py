@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gazal.common.errors import GazalError
+from gazal.engines.reply import REFUSED
 from gazal.items.schema import Item
 
 SCHEMA = pa.schema(
@@ -109,3 +110,8 @@ def not_asked(finish_reason: Any, completion: Any, n_tokens: Any) -> Any:
     Such a completion is empty, has no tokens and was ended by length.
     """
     return (finish_reason == "length") & (completion == "") & (n_tokens == 0)
+
+
+def refused(finish_reason: Any) -> Any:
+    """Return whether a server refused the prompt. The argument is a value, or a column of them."""
+    return finish_reason == REFUSED

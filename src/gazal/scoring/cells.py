@@ -10,7 +10,7 @@ import pandas as pd
 
 from gazal.data.repeats import repeats
 from gazal.items.schema import Item
-from gazal.predictions.file import not_asked
+from gazal.predictions.file import not_asked, refused
 from gazal.scoring.schemas import AtK, BenchmarkScore, Cell, Comparison, GroupCell, Part
 from gazal.scoring.stats import (
     detectable,
@@ -100,6 +100,7 @@ def score(frame: pd.DataFrame, items: list[Item], unclean: set[str] | None, ours
         deduplicated=_part(frame, repeats(items)) if items else None,
         samples=samples,
         not_asked=round(float(not_asked(frame["finish_reason"], frame["completion"], frame["n_tokens"]).mean()), 6),
+        refused=round(float(refused(frame["finish_reason"]).mean()), 6),
         sampling=frame.attrs.get("header", {}).get("sampling"),
         reasons=dict(sorted(Counter(frame["reason"].fillna("unknown")).items())),
         **rounded(more),

@@ -1,8 +1,8 @@
 """Length against correctness: ``lengths.json``. A pure step, of predictions alone.
 
 Are longer completions more often right? Completions that ended by themselves are put into fifths by length. Those cut
-at the token limit stand apart. Items of one reasoning type or subject may be both longer and easier. So the same is
-done within these groups, as accuracy less that of the group.
+at the token limit stand apart. What a server refused or filtered is left out. Items of one reasoning type or subject
+may be both longer and easier. So the same is done within these groups, as accuracy less that of the group.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import pandas as pd
 from scipy.stats import spearmanr
 
 from gazal.common.files import write_json
+from gazal.common.openai_message import FILTERED
+from gazal.engines.reply import REFUSED
 from gazal.predictions.folder import Read, read_answers
 from gazal.scoring.stats import interval, paired_interval
 
@@ -55,6 +57,7 @@ def of_completions(frame: pd.DataFrame) -> dict[str, Any]:
 
     ``frame`` has the columns item_id, n_tokens, finish_reason, correct and group (a text or None).
     """
+    frame = frame[~frame["finish_reason"].isin([REFUSED, FILTERED])]
     cut = frame["finish_reason"] == "length"
     ended = _ranked(frame[~cut].assign(group="all"))
     grouped = _ranked(frame[~cut & frame["group"].notna()])

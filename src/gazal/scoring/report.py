@@ -123,6 +123,8 @@ def _cut(scores: dict[str, Any]) -> Iterator[str]:
         if not_asked:
             share = f"{percent(not_asked)} % of prompts"
             yield f"{model} on {benchmark}: {share} left no room in the model's context: not asked, and wrong."
+        if refused := score.get("refused", 0):
+            yield f"{model} on {benchmark}: {percent(refused)} % of prompts were refused by the server, and are wrong."
         if (cut := score["truncated"] - not_asked) >= NOTED:
             remedy = "their token limit; ask again with a higher one"
             if limit:

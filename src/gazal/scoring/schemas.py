@@ -79,6 +79,8 @@ class BenchmarkScore(Cell):
     """Completions of an item."""
     not_asked: Share
     """Share of prompts that left no room in the model's context. They are empty, truncated too, and wrong."""
+    refused: Share
+    """Share of prompts that the server refused: too long for it, or kept out by its filter. Empty, and wrong."""
     sampling: dict[str, Any] | None
     """How the model answered: values of the recipe's ``evaluation`` and the seed; null if not known."""
     reasons: dict[str, Count]
