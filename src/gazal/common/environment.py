@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from urllib.parse import urlsplit
-from urllib.request import proxy_bypass_environment
+from urllib.request import proxy_bypass
 
 from gazal.common.errors import GazalError
 
@@ -35,7 +35,7 @@ def proxy_variable(url: str) -> str:
         scheme, host = urlsplit(url).scheme.lower(), urlsplit(url).hostname or ""
     except ValueError:
         return ""
-    if proxy_bypass_environment(host):
+    if proxy_bypass(host):
         return ""
     names = {variable.lower(): variable for variable in proxies()}
     return names.get(f"{scheme}_proxy") or names.get("all_proxy") or ""
