@@ -139,6 +139,12 @@ def test_names_are_safe_for_files(name, safe):
     [
         ("no/such/folder", None, "model no/such/folder: no such folder"),
         ("openai:localhost#x", None, "expected openai:URL#name"),
+        (
+            "openai:http://me:word@host:port/v1#x@1",
+            None,
+            "^model openai:http://…@host:port/v1#x@1: expected openai:URL",
+        ),
+        ("openai:http://[::1/v1#x", None, "expected openai:URL#name"),
         ("", None, "--model: empty"),
         ("anything", " ", "--benchmark: empty"),
         ("anything", "somewhere/medqa.jsonl.gz", "an items file with the name of a benchmark"),

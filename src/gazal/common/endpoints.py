@@ -42,6 +42,11 @@ def public_endpoint(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2].lower()}"
 
 
+def public_spec(spec: str) -> str:
+    """Return a model as a command names it (``openai:URL#name``), without the address's user and password."""
+    return re.sub("//[^#]*@", "//…@", spec)
+
+
 def public_model(name: str) -> str:
     """Return a model's name as shown; of a local folder its last part alone."""
     return re.split(r"[/\\]", name.rstrip("/\\"))[-1] if re.match(r"[/~.\\]|[A-Za-z]:[/\\]", name) else name

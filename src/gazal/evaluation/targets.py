@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gazal.common.endpoints import public_model
+from gazal.common.endpoints import public_model, public_spec
 from gazal.common.errors import GazalError
 from gazal.common.files import file_safe, write_json
 from gazal.models.identity import folder_name
@@ -85,13 +85,13 @@ def find_targets(names: Iterable[str], recipe: Recipe) -> list[Target]:
         one = _target(name, recipe)
         if one.name in KEPT:
             raise GazalError(
-                f"--model {name}: a folder of predictions cannot be named {one.name}, "
+                f"--model {public_spec(name)}: a folder of predictions cannot be named {one.name}, "
                 "which is kept for other files; rename the model's"
             )
         if one.name in found:
             raise GazalError(
-                f"--model {name}: its predictions would lie in the folder {one.name}, "
-                f"as those of {found[one.name].spec}; evaluate it into another --out"
+                f"--model {public_spec(name)}: its predictions would lie in the folder {one.name}, "
+                f"as those of {public_spec(found[one.name].spec)}; evaluate it into another --out"
             )
         found[one.name] = one
     if not found:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from pathlib import Path
 
-from gazal.common.endpoints import usable_url
+from gazal.common.endpoints import public_spec, usable_url
 from gazal.common.errors import GazalError
 from gazal.common.files import file_safe, sha256
 from gazal.common.paths import EMBEDDED
@@ -43,8 +42,8 @@ def server_of(spec: str) -> tuple[str, str]:
     """Return URL and model of ``openai:URL#name``. Raise GazalError for anything else."""
     url, _, model = spec.removeprefix("openai:").partition("#")
     if not usable_url(url) or not model:
-        shown = re.sub("//.*@", "//…@", spec)  # without user and password
-        raise GazalError(f"model {shown}: expected openai:URL#name, such as openai:http://localhost:8000/v1#my-model")
+        expected = "expected openai:URL#name, such as openai:http://localhost:8000/v1#my-model"
+        raise GazalError(f"model {public_spec(spec)}: {expected}")
     return url, model
 
 
