@@ -19,6 +19,7 @@ from transformers.cache_utils import DynamicLayer
 
 from gazal.answers.ending import AnswerEnd
 from gazal.models.attention import RoomyLayer, decoding
+from gazal.models.weights import require_finite_logits, require_known
 
 LEAST_FILL = 0.8  # shortest by longest row of those that are read together
 CHUNK = 4  # decoding steps between two looks for rows that have ended
@@ -82,6 +83,7 @@ def pick(
         last = torch.searchsorted(total, total.new_full((len(total), 1), top_p)).clamp(max=total.shape[-1] - 1)
         total = total.minimum(total.gather(1, last))
     at = torch.searchsorted(total, draws[:, None] * total[:, -1:], right=True)
+    at = at.clamp(max=total.shape[-1] - 1)  # logits that are NaN lead beyond the end
     return (at if ids is None else ids.gather(1, at))[:, 0]
 
 
@@ -178,24 +180,28 @@ def _run(
 ) -> list[list[int]]:
     """Return the completions of one batch, each up to and with its EOS and of at most its number of ``rooms`` tokens.
 
-    A row's draws do not depend on which rows have left.
+    A row's draws do not depend on which rows have left. Raise GazalError for logits that are NaN or infinite.
     """
     device, most = model.device, max(rooms)
     ids, mask = left_padded(prompts, pad, device)
+    require_known(model, int(ids.max()))
     draws = torch.rand(len(prompts), most, dtype=torch.float64, generator=generator).to(device)
     made = torch.full((len(prompts), most), pad, device=device)
     ends, room = torch.tensor(stops, device=device), torch.tensor(rooms, device=device)
     rows = torch.arange(len(prompts), device=device)
     marks, seen, full = torch.tensor(answer_end.marks if answer_end else [], device=device), 0, set(rooms)
     last_only, position = keep_last(model), places(mask)
+    finite = torch.ones((), dtype=torch.bool, device=device)  # so far; a GPU is asked with the ends alone
     logits, cache = _read(model, ids, mask, position, last_only)
     for step in range(1, most + 1):
         if step > 1:
             logits = forward(model, ids, mask, position, cache, **last_only)[:, -1]
+        finite &= logits.amax(-1).isfinite().all()
         ids = pick(logits, draws[rows, step - 1], **sampling)[:, None]
         made[rows, step - 1] = ids[:, 0]
         mask, position = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1), position[:, -1:] + 1
         if step % CHUNK == 0 or step in full:
+            require_finite_logits(model, finite)
             new, seen = made[rows, seen:step], step
             over = torch.isin(new, ends).any(1) | (room[rows] == step)
             if answer_end:

@@ -15,6 +15,7 @@ import torch
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from gazal.models.generation import forward, keep_last, left_padded, places
+from gazal.models.weights import require_finite_logits, require_known
 
 
 class Encoded(NamedTuple):
@@ -59,7 +60,7 @@ def encode(
 def score_batch(model: PreTrainedModel, rows: Sequence[Encoded], pad: int) -> list[list[Scored]]:
     """Return the log-likelihoods of each row's continuations, in float32 whatever the model's precision.
 
-    The model's mode is left as it was.
+    The model's mode is left as it was. Raise GazalError for logits that are NaN or infinite.
     """
     training = model.training
     try:
@@ -71,11 +72,13 @@ def score_batch(model: PreTrainedModel, rows: Sequence[Encoded], pad: int) -> li
 
 
 def _score(model: PreTrainedModel, rows: Sequence[Encoded], pad: int) -> list[list[Scored]]:
+    require_known(model, max(i for row in rows for ids in (row.shared, *row.tails) for i in ids))
     ids, mask = left_padded([row.shared for row in rows], pad, model.device)
     longer = [(at, which) for at, row in enumerate(rows) for which, tail in enumerate(row.tails) if len(tail) > 1]
     kept = 1 + max(max(len(row.shared) - row.start, 0) for row in rows)
     cache = DynamicCache(config=model.config) if longer else None
     logits = forward(model, ids, mask, places(mask), cache, **keep_last(model, kept))
+    require_finite_logits(model, logits[:, -1].amax(-1).isfinite())
     common = [
         _tokens(line[kept - 1 - tail :], row.shared[len(row.shared) - tail :])
         for row, line in zip(rows, logits[:, -kept:], strict=True)
