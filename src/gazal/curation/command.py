@@ -23,7 +23,7 @@ from gazal.curation.quality import REASONS, CountTokens, Finding, QualityFilter
 from gazal.curation.reading import pick
 from gazal.curation.scan import scan_file
 from gazal.curation.schemas import CurationFile, CurationReport
-from gazal.items.prompts import build_messages
+from gazal.items.prompts import build_messages, encode_chats
 from gazal.items.reading import check_file, stem
 from gazal.items.schema import TrainingExample
 from gazal.recipe.data import CurationSection
@@ -189,7 +189,7 @@ def token_counter(recipe: Recipe) -> tuple[CountTokens | None, int | None, str]:
         *build_messages(TrainingExample.model_construct(question="", options={}, context=None), recipe.model.system),
         {"role": "assistant", "content": ""},
     ]
-    frame = len(tokenizer.apply_chat_template(nothing, tokenize=True, return_dict=True)["input_ids"])
+    frame = len(encode_chats(tokenizer, [nothing])[0])
 
     def count(texts: list[str]) -> list[int]:
         tokens = tokenizer(texts, add_special_tokens=False, return_attention_mask=False)

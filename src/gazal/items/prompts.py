@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
+from gazal.common.errors import GazalError
 from gazal.items.schema import Item, TrainingExample
 
 if TYPE_CHECKING:
@@ -58,9 +59,13 @@ def encode_chats(
 ) -> list[list[int]]:
     """Return the token ids of chats as the tokenizer's template renders them.
 
-    With ``opening``, the assistant's opening follows.
+    With ``opening``, the assistant's opening follows. Raise GazalError for a template that cannot render them.
     """
-    encoded = tokenizer.apply_chat_template(chats, add_generation_prompt=opening, tokenize=True, return_dict=True)
+    try:
+        encoded = tokenizer.apply_chat_template(chats, add_generation_prompt=opening, tokenize=True, return_dict=True)
+    except Exception as error:  # what the template computes may raise anything
+        why = f"{type(error).__name__}: {error}"
+        raise GazalError(f"model {tokenizer.name_or_path}: its chat template fails ({why})") from error
     return cast(Any, encoded)["input_ids"]  # return_dict makes it a BatchEncoding
 
 

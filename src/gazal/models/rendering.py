@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from gazal.answers.ending import AnswerEnd, opens_answer
 from gazal.answers.markup import opens_thinking
 from gazal.common.errors import GazalError
+from gazal.common.hub import first_line
 from gazal.items.prompts import Prompt
 from gazal.recipe.evaluation import EvaluationSection
 
@@ -70,11 +71,19 @@ class Renderer:
     def _chat(self, messages: list[dict[str, str]], **options: Any) -> str:
         try:
             text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **options)
-            return cast(str, text)  # tokenize=False
+        except jinja2.TemplateSyntaxError as error:
+            raise GazalError(f"model {self.name}: its chat template is no Jinja ({error})") from error
         except jinja2.TemplateError as error:
             raise GazalError(
                 f"model {self.name}: its chat template refuses the prompt ({error}); try model.system=''"
             ) from error
+        except Exception as error:  # what the template computes may raise anything
+            raise GazalError(
+                f"model {self.name}: its chat template fails ({type(error).__name__}: {first_line(error)})"
+            ) from error
+        if "".join(messages[-1]["content"].split()) not in "".join(cast(str, text).split()):  # tokenize=False
+            raise GazalError(f"model {self.name}: its chat template leaves out the prompt's last message")
+        return cast(str, text)
 
     def opens_think(self, prompt: Prompt, thinking: str = "template") -> bool:
         """Return whether the rendered prompt ends with an opening mark of :mod:`gazal.answers.markup`, as ``<think>``."""
