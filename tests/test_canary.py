@@ -49,6 +49,7 @@ CALLS = [
 FUNCTIONS = [
     ("transformers.integrations.sdpa_attention", "sdpa_attention_forward", ("module", "query", "key", "value")),
     ("transformers.masking_utils", "sdpa_mask", ()),
+    ("transformers.utils.peft_utils", "find_adapter_config_file", ("revision",)),
     ("trl.trainer.utils", "entropy_from_logits", ("logits",)),
     (
         "trl.trainer.utils",

@@ -242,6 +242,7 @@ def test_without_vllm_one_line_names_the_extra(tiny_model):
 def test_vllm_refuses_an_adapter(tiny_model, tmp_path):
     folder = tmp_path / "adapter"
     shutil.copytree(tiny_model, folder)
+    (folder / "config.json").unlink()
     (folder / "adapter_config.json").write_text('{"peft_type": "LORA", "base_model_name_or_path": "base"}')
     with pytest.raises(GazalError, match=r"vLLM cannot load DoRA adapters \(vllm#6983, vllm#10849\): merge it first"):
         load_engine(folder, engine="vllm")

@@ -38,8 +38,9 @@ def load_engine(
 
         return load_vllm(path, text, dtype, revision, context, identity)
     from gazal.engines.local import TransformersEngine
-    from gazal.models.loading import load_model, load_tokenizer
+    from gazal.models.loading import load_config, load_model, load_tokenizer
 
+    load_config(path, revision)  # a folder that is no model is that, before its tokenizer is
     tokenizer = load_tokenizer(path, revision)
     model = load_model(path, dtype, revision)
     return TransformersEngine(model, tokenizer, text, identity or identity_of(text, dtype, revision))

@@ -17,13 +17,15 @@ from gazal.items.prompts import Prompt
 from gazal.models.generation import generate_batches
 from gazal.models.rendering import Renderer
 from gazal.models.tensors import tensor_hash
+from gazal.models.weights import require_rows, rows_of
 from gazal.recipe.evaluation import EvaluationSection
 
 
 class TransformersEngine:
     """A causal language model in this process, on the device that holds it.
 
-    ``identity`` is by default a hash of the parameters; :func:`load_engine` gives one of the files.
+    ``identity`` is by default a hash of the parameters; :func:`load_engine` gives one of the files. Raise GazalError if
+    the tokenizer has ids that the model's embedding has no row for.
     """
 
     def __init__(
@@ -33,6 +35,7 @@ class TransformersEngine:
         name: str = "model",
         identity: str | None = None,
     ) -> None:
+        require_rows(name, tokenizer, rows_of(model))
         self.model, self.tokenizer, self.name = model, tokenizer, file_safe(name)
         self.identity = identity or f"parameters:{tensor_hash(model.named_parameters())}"
         self.renderer, self.decode = Renderer(tokenizer, self.name), Decoder(tokenizer)

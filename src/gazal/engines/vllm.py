@@ -135,7 +135,7 @@ def load_vllm(
     GazalError for an adapter, without vLLM, and if vLLM cannot load the model.
     """
     folder = Path(path)
-    if (folder / "adapter_config.json").exists():
+    if (folder / "adapter_config.json").exists() and not (folder / "config.json").exists():
         raise GazalError(
             f"model {name}: an adapter; vLLM cannot load DoRA adapters (vllm#6983, vllm#10849): "
             "merge it first, or take the run's …/merged"

@@ -7,12 +7,17 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
+import httpx
+import tokenizers
 import torch
+import transformers
 from peft import LoraConfig, PeftModel
 from transformers import (
+    CONFIG_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -20,13 +25,19 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
+from transformers.utils import logging
+from transformers.utils.peft_utils import find_adapter_config_file
 
 from gazal.common.errors import GazalError
 from gazal.common.files import atomic_folder
 from gazal.common.hub import Unreachable, first_line, offline_note
 from gazal.common.paths import EMBEDDED
 from gazal.items.prompts import CHATML_TEMPLATE
-from gazal.models.folders import require, require_model
+from gazal.models.files import read_object, require_content
+from gazal.models.folders import GGUF, require, require_model
+from gazal.models.weights import require_finite, require_loaded, require_tied
 from gazal.recipe.recipe import ModelSection
 from gazal.recipe.training import AdapterSection
 
@@ -34,6 +45,21 @@ VOCABULARIES = (
     "tokenizer.json tokenizer.model spiece.model sentencepiece.bpe.model vocab.json vocab.txt tekken.json "
     "*.tiktoken tiktoken.model"
 ).split()
+# what a tokenizer's folder may have besides
+BESIDE = (
+    "config.json tokenizer_config.json special_tokens_map.json added_tokens.json merges.txt chat_template.jinja"
+).split()
+# the libraries that transformers needs for weights of a quantization method
+LIBRARIES = {
+    "bitsandbytes": ["bitsandbytes"],
+    "gptq": ["optimum", "gptqmodel"],
+    "awq": ["gptqmodel"],
+    "compressed-tensors": ["compressed_tensors"],
+    "hqq": ["hqq"],
+    "aqlm": ["aqlm"],
+    "torchao": ["torchao"],
+    "auto-round": ["auto_round"],
+}
 
 
 def base_path(section: ModelSection) -> str:
@@ -42,15 +68,34 @@ def base_path(section: ModelSection) -> str:
 
 
 @contextmanager
-def _explained(path: str) -> Iterator[None]:
-    """Raise GazalError for what transformers raises if it cannot load ``path``."""
+def explained(path: str, what: str) -> Iterator[None]:
+    """Raise GazalError, saying ``what``, for anything that transformers or tokenizers raise for ``path``.
+
+    Raise Unreachable if the hub is the reason.
+    """
     try:
         yield
-    except (OSError, ValueError) as error:
-        if Path(path).exists():
-            raise GazalError(f"model {path}: not a model folder ({first_line(error)})") from error
+    except GazalError:
+        raise
+    except Exception as error:  # tokenizers raise Exception itself, and a strange config makes Python raise anything
+        if Path(path).exists() or not isinstance(error, (OSError, httpx.HTTPError)):
+            why = f"{type(error).__name__}: {str(error)[:300]}"
+            raise GazalError(f"model {path}: {what} ({why})") from error
+        if "gguf" in path.lower():
+            raise GazalError(f"model {path}: {GGUF}") from error
         reason = f"cannot be loaded from the hub ({type(error).__name__}{offline_note()})"
         raise Unreachable(f"model {path}", reason, first_line(error), "a local folder") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep transformers from printing what is raised in one line."""
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
 
 
 @lru_cache
@@ -65,10 +110,14 @@ def load_tokenizer(path: str | Path, revision: str | None = None, to_train: bool
     harm. Raise GazalError for what is no tokenizer, Unreachable if the hub does not answer.
     """
     require(str(path))
-    if Path(path).is_dir() and not any(file for pattern in VOCABULARIES for file in Path(path).glob(pattern)):
-        require_model(str(path))
-        raise GazalError(f"model {path}: no tokenizer in that folder ({VOCABULARIES[0]})")
-    with _explained(str(path)):
+    if Path(path).is_dir():
+        _require_vocabulary(Path(path))
+    name = next((name for name in VOCABULARIES if (Path(path) / name).exists()), "its tokenizer")
+    what = (
+        f"{name} cannot be read: it is cut or changed, or needs a newer transformers than {transformers.__version__} "
+        f"or tokenizers than {tokenizers.__version__}"
+    )
+    with explained(str(path), what):
         tokenizer = AutoTokenizer.from_pretrained(str(path), revision=revision, trust_remote_code=False)
     if tokenizer.chat_template is None:
         _say_once(
@@ -88,12 +137,72 @@ def load_tokenizer(path: str | Path, revision: str | None = None, to_train: bool
     return tokenizer
 
 
+def _require_vocabulary(folder: Path) -> None:
+    """Raise GazalError for a folder without a tokenizer, and for a file of one that is cut or a Git LFS pointer."""
+    files = [file for pattern in VOCABULARIES for file in sorted(folder.glob(pattern))]
+    if not files:
+        require_model(str(folder))
+        raise GazalError(f"model {folder}: no tokenizer in that folder ({VOCABULARIES[0]})")
+    for file in [*files, *(folder / name for name in BESIDE)]:
+        if file.suffix == ".json" and file.exists():
+            read_object(str(folder), file)
+        elif file.exists():
+            require_content(str(folder), file)
+
+
 def load_config(path: str | Path, revision: str | None = None) -> PreTrainedConfig:
     """Return a model's config alone; its ``_commit_hash`` is the hub commit that it came from."""
     require(str(path))
     require_model(str(path))
-    with _explained(str(path)):
-        return AutoConfig.from_pretrained(str(path), revision=revision, trust_remote_code=False)
+    return read_config(path, revision)
+
+
+def read_config(path: str | Path, revision: str | None = None) -> PreTrainedConfig:
+    """Return the config of a hub id or of a folder, which may have no weights.
+
+    Raise GazalError for a broken one, and for one that needs a newer transformers.
+    """
+    require(str(path))
+    if Path(path).is_dir():
+        kind = read_object(str(path), Path(path) / "config.json").get("model_type")
+        if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
+            raise GazalError(
+                f"model {path}: config.json: model_type: {kind!r} is unknown to transformers {transformers.__version__}: "
+                "it needs a newer one"
+            )
+    with explained(str(path), "its config.json cannot be used"):
+        if not Path(path).is_dir() and find_adapter_config_file(str(path), revision=revision):
+            raise GazalError(f"model {path}: it has an adapter (adapter_config.json); give the id of a merged model")
+        config = AutoConfig.from_pretrained(str(path), revision=revision, trust_remote_code=False)
+        text = config.get_text_config()
+        rope: dict[str, Any] = getattr(text, "rope_parameters", None) or {}
+        for part in [rope, *(value for value in rope.values() if isinstance(value, dict))]:
+            kind = part.get("rope_type", "default")
+            if kind not in ("default", *ROPE_INIT_FUNCTIONS) and not hasattr(text, f"_validate_{kind}_rope_parameters"):
+                raise GazalError(
+                    f"model {path}: config.json: rope_type: {kind!r} is unknown to transformers {transformers.__version__}"
+                )
+    return config
+
+
+def _require_library(path: str, config: PreTrainedConfig) -> None:
+    """Raise GazalError, naming method and library, for quantized weights that cannot be loaded here."""
+    found = getattr(config, "quantization_config", None)
+    if found is None:
+        return
+    values = found if isinstance(found, dict) else {}
+    old = values.get("load_in_4bit") or values.get("load_in_8bit")  # of bitsandbytes, before methods had names
+    method = values.get("quant_method") or ("bitsandbytes" if old else None)
+    if not isinstance(method, str) or method not in {*LIBRARIES, *AUTO_QUANTIZATION_CONFIG_MAPPING}:
+        raise GazalError(
+            f"model {path}: config.json: quantization_config.quant_method: {method!r} is unknown to "
+            f"transformers {transformers.__version__}; give the model without quantization, or serve it"
+        )
+    if missing := [name for name in LIBRARIES.get(method, []) if not find_spec(name)]:
+        names = " ".join(name.replace("_", "-") for name in missing)
+        raise GazalError(
+            f"model {path}: its weights are quantized by {method}, which needs {names}: pip install {names}"
+        )
 
 
 def load_model(
@@ -103,15 +212,42 @@ def load_model(
 
     The default is the GPU, if there is one and ``accelerate launch`` does not shard the model over several.
     """
-    require(str(path))
-    require_model(str(path))
-    with _explained(str(path)):
-        model = AutoModelForCausalLM.from_pretrained(
-            str(path), revision=revision, dtype=getattr(torch, dtype), trust_remote_code=False, use_safetensors=True
-        )
+    model = load_weights(path, revision, dtype=getattr(torch, dtype))
     # accelerate launch sets one of these, and moves the shards itself
     sharded = "true" in map(os.environ.get, ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"))
-    return cast(Any, model).to(device or ("cuda" if torch.cuda.is_available() and not sharded else "cpu")).eval()
+    cast(Any, model).to(device or ("cuda" if torch.cuda.is_available() and not sharded else "cpu"))
+    require_sound(str(path), model)
+    return model.eval()
+
+
+def load_weights(path: str | Path, revision: str | None = None, **options: Any) -> PreTrainedModel:
+    """Return a causal language model from safetensors; ``options`` are those of transformers' ``from_pretrained``.
+
+    Raise GazalError unless every weight of the model, and no other, is in the files. :func:`require_sound` checks their
+    values, once the model is where that is quick.
+    """
+    config = load_config(path, revision)
+    _require_library(str(path), config)
+    method = getattr(config, "quantization_config", None)
+    what = "transformers cannot load its weights" + (", which are quantized" if method else "")
+    with explained(str(path), what), _quiet():
+        model, info = cast(Any, AutoModelForCausalLM).from_pretrained(
+            str(path),
+            revision=revision,
+            trust_remote_code=False,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,  # they are refused below, with their names
+            output_loading_info=True,
+            **options,
+        )
+    require_loaded(str(path), model, info)
+    return model
+
+
+def require_sound(path: str, model: PreTrainedModel) -> None:
+    """Raise GazalError for weights that are NaN or infinite, or that are stored apart although the config ties them."""
+    require_finite(path, model)
+    require_tied(path, model)
 
 
 def to_roomy_device(model: PreTrainedModel) -> PreTrainedModel:
