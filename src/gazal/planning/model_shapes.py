@@ -15,9 +15,9 @@ from peft import get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from gazal.common.errors import GazalError
-from gazal.common.hub import first_line, is_hub_id, require_hub
+from gazal.common.hub import is_hub_id, require_hub
 from gazal.common.paths import PLAN_MODELS
-from gazal.models.loading import base_path, lora_config
+from gazal.models.loading import base_path, explained, lora_config, read_config
 from gazal.recipe.recipe import ModelSection
 from gazal.recipe.training import AdapterSection
 
@@ -45,10 +45,7 @@ def base_config(section: ModelSection) -> PreTrainedConfig:
         require_hub(
             f"model {path}: its shape is not shipped (shipped: {', '.join(known)})", "a folder with its config.json"
         )
-    try:
-        return AutoConfig.from_pretrained(path, revision=section.revision, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise GazalError(f"model {path}: no readable config.json ({first_line(error)})") from error
+    return read_config(path, section.revision)
 
 
 def with_layers(config: PreTrainedConfig, layers: int) -> PreTrainedConfig:
@@ -61,8 +58,12 @@ def with_layers(config: PreTrainedConfig, layers: int) -> PreTrainedConfig:
 
 
 def meta_model(config: PreTrainedConfig, dtype: str, adapter: AdapterSection | None = None) -> PreTrainedModel:
-    """Build the real model on the meta device, with the real adapter if one is given; no weights are allocated."""
-    with torch.device("meta"):
+    """Build the real model on the meta device, with the real adapter if one is given; no weights are allocated.
+
+    Raise GazalError for a config that no model can have.
+    """
+    what = "transformers cannot build it from its config.json"
+    with torch.device("meta"), explained(config.name_or_path or config.model_type, what):
         model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype), attn_implementation="sdpa")
         return get_peft_model(model, lora_config(adapter)) if adapter else model
 

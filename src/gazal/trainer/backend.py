@@ -13,10 +13,11 @@ from typing import Any
 
 import torch
 from peft import LoraConfig
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
+from transformers import BitsAndBytesConfig, PreTrainedModel
 
 from gazal.common.errors import GazalError
-from gazal.models.loading import load_model, lora_config
+from gazal.models.loading import load_config, load_model, load_weights, lora_config, require_sound
+from gazal.models.weights import require_finite
 from gazal.recipe.recipe import ModelSection, Recipe
 from gazal.recipe.training import AdapterSection, TrainSection
 
@@ -80,15 +81,15 @@ def four_bit_config() -> BitsAndBytesConfig:
 
 
 def _four_bit(section: ModelSection, path: str | Path, revision: str | None) -> PreTrainedModel:
-    return AutoModelForCausalLM.from_pretrained(
-        str(path),
-        revision=revision,
+    model = load_weights(
+        path,
+        revision,
         dtype=getattr(torch, section.dtype),
         quantization_config=four_bit_config(),
         device_map={"": torch.cuda.current_device()},
-        trust_remote_code=False,
-        use_safetensors=True,
     )
+    require_sound(str(path), model)
+    return model
 
 
 def unsloth_adapter(adapter: AdapterSection) -> dict[str, Any]:
@@ -115,6 +116,7 @@ def _unsloth(
     os.environ["UNSLOTH_RETURN_LOGITS"] = "1"
     from unsloth import FastLanguageModel
 
+    load_config(path, revision)  # refuses a folder whose files are not whole
     model, _ = FastLanguageModel.from_pretrained(
         model_name=str(path),
         revision=revision,
@@ -124,6 +126,7 @@ def _unsloth(
         use_exact_model_name=True,
         trust_remote_code=False,
     )
+    require_finite(str(path), model)
     return FastLanguageModel.get_peft_model(
         model,
         **unsloth_adapter(section.adapter),

@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from jinja2 import TemplateError
-from transformers import AutoConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from gazal.common.errors import GazalError
+from gazal.common.hub import first_line
 from gazal.items.prompts import build_messages, completion_text, encode_chats, question_text
 from gazal.items.schema import Item
-from gazal.models.loading import base_path, load_tokenizer
+from gazal.models.loading import base_path, load_tokenizer, read_config
+from gazal.models.weights import require_rows
 from gazal.recipe.recipe import Recipe
 from gazal.trainer.backend import require_options
 from gazal.training.checks import EOS, LENGTH, PAD, TAGGED, TEMPLATE, Check
@@ -57,7 +58,7 @@ def preflight_sft(
     pairs = [(build_messages(item, recipe.model.system), _turn(item)) for item in [*sample, *long] or [EXAMPLE]]
     checks = _check_tokenizer(tokenizer, pairs, recipe.model.prompt_opens_think)
     lengths = _lengths(tokenizer, [prompt + turn for prompt, turn in pairs]) if items else []
-    limit, context = recipe.sft.max_length, _context(base, recipe.model.revision)
+    limit, context = recipe.sft.max_length, _context(base, tokenizer, recipe.model.revision)
     checks.append(check_lengths(lengths[: len(sample)], limit, context, "sft.max_length"))
     run = run and all(check.outcome != "fail" for check in checks)  # the model would be trained on the same fault
     from gazal.training.probes import probe_sft
@@ -86,7 +87,7 @@ def preflight_grpo(
     checks = _check_tokenizer(tokenizer, pairs, recipe.model.prompt_opens_think)
     opened = _lengths(tokenizer, prompts, opened=True) if items else []
     lengths = [length + recipe.grpo.max_completion_length for length in opened]
-    context, what = _context(sft), "the model's context, with grpo.max_completion_length"
+    context, what = _context(sft, tokenizer), "the model's context, with grpo.max_completion_length"
     checks.append(check_lengths(lengths[: len(sample)], context, context, what))
     run = run and all(check.outcome != "fail" for check in checks)
     from gazal.training.probes import probe_grpo
@@ -112,13 +113,14 @@ def _lengths(tokenizer: PreTrainedTokenizerBase, chats: list[Chat], opened: bool
     return [len(ids) for ids in encode_chats(tokenizer, chats, opened)]
 
 
-def _context(path: str | Path, revision: str | None = None) -> int | None:
-    """Return the model's context in tokens; None if its config names none."""
-    try:
-        config = AutoConfig.from_pretrained(str(path), revision=revision, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise GazalError(f"model {path}: its config cannot be read ({str(error).splitlines()[0]})") from error
-    return getattr(config.get_text_config(), "max_position_embeddings", None)
+def _context(path: str | Path, tokenizer: PreTrainedTokenizerBase, revision: str | None = None) -> int | None:
+    """Return the model's context in tokens; None if its config names none.
+
+    Raise GazalError for a config that cannot be read, and for a tokenizer with more ids than the model has rows.
+    """
+    config = read_config(path, revision).get_text_config()
+    require_rows(str(path), tokenizer, config.vocab_size)
+    return getattr(config, "max_position_embeddings", None)
 
 
 def _check_tokenizer(tokenizer: PreTrainedTokenizerBase, pairs: list[tuple[Chat, Chat]], think: bool) -> list[Check]:
@@ -135,8 +137,8 @@ def check_template(tokenizer: PreTrainedTokenizerBase, pairs: list[tuple[Chat, C
     for prompt, turn in pairs[:: -(-len(pairs) // 64)]:
         try:
             problem = _template_problem(tokenizer, prompt, turn, opens_think)
-        except TemplateError as error:
-            problem = f"the chat template refuses these messages ({error})"
+        except Exception as error:  # what the template computes may raise anything
+            problem = f"the chat template refuses these messages ({first_line(error)})"
         if problem:
             return Check(TEMPLATE, "fail", problem)
     opened = "the prompt opens <think>" if opens_think else "the completion opens <think>"
@@ -186,7 +188,7 @@ def check_end(tokenizer: PreTrainedTokenizerBase, prompt: Chat, turn: Chat) -> C
     """
     try:
         end = end_of_turn(tokenizer, prompt, turn)
-    except TemplateError:
+    except Exception:  # check_template says which
         end = None
     if end is None:
         return Check(EOS, "fail", "the template writes nothing after a completion, so the model never learns to stop")
