@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers.cache_utils import DynamicLayer
 
+from gazal.answers.decoding import Decoder
 from gazal.answers.ending import AnswerEnd
 from gazal.models import generation
 from gazal.models.attention import ROOM, RoomyLayer
@@ -214,3 +215,33 @@ def test_a_roomy_layer_holds_what_transformers_own_does():
             keep = torch.arange(len(plain.keys) - 1)
             roomy.batch_select_indices(keep), plain.batch_select_indices(keep)
     assert roomy.get_seq_length() == plain.get_seq_length() == 2 * ROOM + 8 and len(roomy.keys) == 1
+
+
+def test_a_template_that_ends_a_turn_with_another_token_than_eos_stops_there_too(tiny_model, capsys):
+    model, tokenizer = load_model(tiny_model), load_tokenizer(tiny_model)
+    assert stop_ids(model, tokenizer) == [tokenizer.eos_token_id]
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    tokenizer.eos_token, model.generation_config.eos_token_id = "<|im_start|>", None
+    assert stop_ids(model, tokenizer) == sorted([end, tokenizer.convert_tokens_to_ids("<|im_start|>")])
+    assert "ends a turn with <|im_end|>, the EOS is <|im_start|>" in capsys.readouterr().err
+    stop_ids(model, tokenizer)
+    assert capsys.readouterr().err == ""
+    tokenizer.chat_template = tokenizer.chat_template.replace("<|im_end|>", "###")
+    assert end not in stop_ids(model, tokenizer)
+    tokenizer.chat_template = "{{ raise_exception('no') }}"
+    assert stop_ids(model, tokenizer) == [tokenizer.convert_tokens_to_ids("<|im_start|>")]
+
+
+def test_marks_of_thinking_that_are_special_tokens_are_kept(tiny_model):
+    tokenizer = load_tokenizer(tiny_model)
+    text = "[THINK]Step 1: x[/THINK]**Answer:** C<|im_end|>"
+    assert Decoder(tokenizer)(tokenizer(text)["input_ids"]) == "[THINK]Step 1: x[/THINK]**Answer:** C"
+    tokenizer.add_special_tokens({"additional_special_tokens": ["[THINK]", "[/THINK]"]})
+    ids = tokenizer(text)["input_ids"]
+    assert "[THINK]" not in tokenizer.decode(ids, skip_special_tokens=True)
+    assert Decoder(tokenizer)(ids) == "[THINK]Step 1: x[/THINK]**Answer:** C"
+    assert AnswerEnd(tokenizer).text(ids) == Decoder(tokenizer)(ids)
+    marks = ["<|channel|>", "<|message|>", "<|start|>", "<|end|>", "<|return|>"]
+    tokenizer.add_special_tokens({"additional_special_tokens": marks})
+    said = "<|channel|>analysis<|message|>x<|end|><|start|>assistant<|channel|>final<|message|>C<|return|>"
+    assert Decoder(tokenizer)(tokenizer(said)["input_ids"]) == said.removesuffix("<|return|>")

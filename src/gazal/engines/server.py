@@ -126,11 +126,11 @@ def _body(prompt: Prompt, settings: EvaluationSection, seed: int) -> dict[str, A
 def _text(answer: Answer) -> str:
     """Return the answer with the think block that some servers cut out, set apart by one empty line as the card does.
 
-    The block stays open if nothing came after it before the limit.
+    The block stays open if nothing came after it and the answer was cut.
     """
     if not answer.thought:
         return answer.text
-    closing = "" if answer.finish == "length" and not answer.text else "\n</think>\n\n" + answer.text.lstrip("\n")
+    closing = "" if answer.finish != "stop" and not answer.text else "\n</think>\n\n" + answer.text.lstrip("\n")
     return f"<think>\n{answer.thought.strip()}{closing}"
 
 

@@ -19,6 +19,8 @@ from transformers.cache_utils import DynamicLayer
 
 from gazal.answers.ending import AnswerEnd
 from gazal.models.attention import RoomyLayer, decoding
+from gazal.models.loading import say_once
+from gazal.models.rendering import end_of_turn
 from gazal.models.weights import require_finite_logits, require_known
 
 LEAST_FILL = 0.8  # shortest by longest row of those that are read together
@@ -58,9 +60,28 @@ def stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list
 
 
 def with_eos(tokenizer: PreTrainedTokenizerBase, configured: int | list[int] | None) -> list[int]:
-    """Return the tokenizer's EOS and those ``configured``, sorted."""
+    """Return the tokenizer's EOS, those ``configured``, and what the chat template ends a turn with, sorted.
+
+    Some Llama-3 models name another EOS than their template writes, and would go on for ever.
+    """
     others = configured if isinstance(configured, list) else [configured]
-    return sorted({i for i in cast("list[int | None]", [tokenizer.eos_token_id, *others]) if i is not None})
+    known = {i for i in cast("list[int | None]", [tokenizer.eos_token_id, *others]) if i is not None}
+    if (end := _template_end(tokenizer)) is not None and end not in known:
+        written, eos = tokenizer.convert_ids_to_tokens(end), tokenizer.eos_token
+        say_once(f"gazal: the chat template ends a turn with {written}, the EOS is {eos}: completions end at both")
+        known.add(end)
+    return sorted(known)
+
+
+def _template_end(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """Return the special token with which the chat template ends a turn, None if it has no such end."""
+    question, answer = {"role": "user", "content": "Why?"}, {"role": "assistant", "content": "Because."}
+    try:
+        end = end_of_turn(tokenizer, [question], [answer])
+    except Exception:  # a template may raise anything, and is refused where a prompt is rendered
+        return None
+    token = tokenizer.added_tokens_decoder.get(end) if end is not None else None
+    return end if token is not None and token.special else None
 
 
 def pick(

@@ -99,7 +99,8 @@ def _quiet() -> Iterator[None]:
 
 
 @lru_cache
-def _say_once(line: str) -> None:
+def say_once(line: str) -> None:
+    """Print a line on stderr, once a process."""
     print(line, file=sys.stderr)
 
 
@@ -120,7 +121,7 @@ def load_tokenizer(path: str | Path, revision: str | None = None, to_train: bool
     with explained(str(path), what):
         tokenizer = AutoTokenizer.from_pretrained(str(path), revision=revision, trust_remote_code=False)
     if tokenizer.chat_template is None:
-        _say_once(
+        say_once(
             f"gazal: model {Path(path).name} has no chat template: chats are written in plain ChatML; "
             "a base model is better asked with --set evaluation.prompt=plain"
         )

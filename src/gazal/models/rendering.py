@@ -42,6 +42,16 @@ class TokenLists(Sequence[np.ndarray]):
         return self.ids[self.ends[index] : self.ends[index + 1]]
 
 
+def end_of_turn(
+    tokenizer: PreTrainedTokenizerBase, prompt: list[dict[str, str]], turn: list[dict[str, str]]
+) -> int | None:
+    """Return the token that the template writes after a completion; None if it writes nothing."""
+    whole = cast(str, tokenizer.apply_chat_template(prompt + turn, tokenize=False))
+    _, last_line, after = whole.rpartition(turn[0]["content"].rstrip().splitlines()[-1])
+    ids = tokenizer(after.lstrip(), add_special_tokens=False)["input_ids"] if last_line else []
+    return ids[0] if ids else None
+
+
 class Renderer:
     """One model's tokenizer and template."""
 

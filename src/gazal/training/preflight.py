@@ -16,6 +16,7 @@ from gazal.common.hub import first_line
 from gazal.items.prompts import build_messages, completion_text, encode_chats, question_text
 from gazal.items.schema import Item
 from gazal.models.loading import base_path, load_tokenizer, read_config
+from gazal.models.rendering import end_of_turn
 from gazal.models.weights import require_rows
 from gazal.recipe.recipe import Recipe
 from gazal.trainer.backend import require_options
@@ -171,14 +172,6 @@ def _template_problem(tokenizer: PreTrainedTokenizerBase, prompt: Chat, turn: Ch
     if ids[1][: len(ids[0])] != ids[0]:
         return "tokens merge across the end of the prompt: trained and prompted tokens differ"
     return None
-
-
-def end_of_turn(tokenizer: PreTrainedTokenizerBase, prompt: Chat, turn: Chat) -> int | None:
-    """Return the token that the template writes after a completion; None if it writes nothing."""
-    whole = tokenizer.apply_chat_template(prompt + turn, tokenize=False)
-    _, last_line, after = whole.rpartition(turn[0]["content"].rstrip().splitlines()[-1])
-    ids = tokenizer(after, add_special_tokens=False)["input_ids"] if last_line else []
-    return ids[0] if ids else None
 
 
 def check_end(tokenizer: PreTrainedTokenizerBase, prompt: Chat, turn: Chat) -> Check:
