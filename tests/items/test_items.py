@@ -180,6 +180,32 @@ def test_a_json_array_is_read_and_its_bad_rows_are_named(tmp_path: Path, name: s
     assert "no such file" in refusal(tmp_path / f"other-{name}")
 
 
+@pytest.mark.parametrize("name", ["items.jsonl", "items.jsonl.gz", "items.json", "items.json.gz"])
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"B": "two"', '"B": "two", "B": "three"'),
+        ('"answer_idx": "B"', '"answer_idx": "B", "answer_idx": "A"'),
+        ('"id": "a1"', '"id": "a1", "note": {"x": [{"y": 1, "y": 1}]}'),
+    ],
+)
+def test_a_key_that_is_there_twice_is_refused_by_row(tmp_path: Path, name: str, old: str, new: str) -> None:
+    first, second = json.dumps(GOOD | {"id": "a0"}), json.dumps(GOOD)
+    assert old in second
+    rows = [first, second.replace(old, new)]
+    text = f"[{', '.join(rows)}]" if ".json" in name and ".jsonl" not in name else "\n".join(rows)
+    key = new.rpartition(": ")[0].rpartition(", ")[2].strip('"')
+    assert refusal(write_rows(tmp_path / name, text)).endswith(
+        f"{name}: row 2: key {key!r} is there twice in one object"
+    )
+
+
+def test_a_letter_twice_in_the_json_text_of_a_parquet_file_is_refused(tmp_path: Path) -> None:
+    row = GOOD | {"options": '{"A": "one", "B": "two", "B": "three"}'}
+    pq.write_table(pa.Table.from_pylist([row]), tmp_path / "items.parquet")
+    assert refusal(tmp_path / "items.parquet").endswith("row 1: options: key 'B' is there twice in one object")
+
+
 @pytest.mark.parametrize("name", ["items.jsonl", "items.jsonl.gz", "items.json"])
 def test_encodings(tmp_path: Path, name: str) -> None:
     def write(data: bytes) -> Path:

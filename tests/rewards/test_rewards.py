@@ -11,11 +11,13 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from gazal.common.errors import GazalError
+from gazal.common.paths import ROOT
 from gazal.recipe.rewards import COMPONENTS, RewardConfig
 from gazal.rewards.functions import length_reward, repetition_reward, score_completion
 from gazal.rewards.lines import extract_lines, reward_lines
 from gazal.rewards.trl import trl_reward_functions
 
+CASES = ROOT.parent / "shared" / "cases" / "data"
 OPTIONS = {"A": "Aspirin", "B": "Warfarin", "C": "Heparin", "D": "Metformin"}
 CFG = RewardConfig(max_tokens=200)
 
@@ -244,6 +246,21 @@ def test_extract_lines() -> None:
     assert run(extract_lines, prefilled) == [{"letter": "C", "reason": "ok"}]
 
 
+def test_a_byte_order_mark_before_the_first_line_is_skipped() -> None:
+    row = json.dumps({"completion": RIGHT, "options": OPTIONS, "answer_idx": "C"})
+    for function in (extract_lines, reward_lines):
+        assert run(function, "\ufeff" + row) == run(function, "\ufeff\n", row) == run(function, row)
+    with pytest.raises(GazalError, match="row 2: not JSON"):
+        run(extract_lines, row, "\ufeff" + row)
+
+
+@pytest.mark.skipif(not CASES.is_dir(), reason="the shared cases are not here")
+def test_the_shared_case_with_a_byte_order_mark_is_read() -> None:
+    assert run(extract_lines, (CASES / "stdin_bom.jsonl").read_text(encoding="utf-8")) == [
+        {"letter": "B", "reason": "ok"}
+    ]
+
+
 def test_reward_lines() -> None:
     row = {"completion": RIGHT, "options": OPTIONS, "answer_idx": "C"}
     scores = run(reward_lines, row, row | {"truncated": True}, row | {"n_tokens": 2048})
@@ -257,7 +274,8 @@ def test_reward_lines() -> None:
      ({"completion": 3, "options": OPTIONS}, "completion: Input should be an instance of str"), ({"completion": "C"}, "options: Field required"),
      ({"completion": "C", "options": {"A": "x"}}, "options: fewer than two"), ({"completion": "C", "options": {"A": "x", "K": "y"}}, "options.K.[key]: Input should be 'A', "),
      ({"completion": "C", "options": {"A": "x", "B": 2}}, "options.B: Input should be an instance of str"), ({"completion": "C", "options": OPTIONS, "answer_idx": "C", "think_open": 1}, "think_open"),
-     ("[" * 100_000, "row 2: not JSON")],
+     ("[" * 100_000, "row 2: not JSON"), ('{"completion": "B", "completion": "C"}', "row 2: key 'completion' is there twice in one object"),
+     ('{"completion": "B", "options": {"A": "x", "B": "y", "B": "z"}, "answer_idx": "A"}', "row 2: key 'B' is there twice in one object")],
 )  # fmt: skip
 def test_bad_lines_are_one_clear_line(row: object, what: str) -> None:
     good = {"completion": RIGHT, "options": OPTIONS, "answer_idx": "C"}

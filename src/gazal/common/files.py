@@ -17,6 +17,7 @@ from typing import IO, Any
 import psutil
 
 from gazal.common.errors import GazalError
+from gazal.common.json_text import RepeatedKey, load_json
 
 
 def sync(path: str | Path) -> None:
@@ -110,7 +111,9 @@ def open_text(path: Path) -> Iterator[IO[str]]:
 
 
 def not_json(error: ValueError | RecursionError) -> str:
-    """Say in one line why ``json`` refused a text."""
+    """Say in one line why :func:`load_json` refused a text."""
+    if isinstance(error, RepeatedKey):
+        return str(error)
     if isinstance(error, json.JSONDecodeError):
         return f"not JSON ({error.msg} at column {error.colno})"
     return f"not JSON that can be read ({error})"  # 5,000 digits, a thousand brackets, no UTF-8
@@ -119,7 +122,7 @@ def not_json(error: ValueError | RecursionError) -> str:
 def parse_object(text: str | bytes, where: str) -> dict[str, Any]:
     """Return the JSON object that ``text`` holds. Raise GazalError, naming its place ``where``, for anything else."""
     try:
-        value = json.loads(text)
+        value = load_json(text)
     except (ValueError, RecursionError) as error:
         raise GazalError(f"{where}: {not_json(error)}") from error
     if not isinstance(value, dict):

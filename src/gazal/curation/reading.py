@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import itertools
-import json
 import zlib
 from collections.abc import Iterator
 from contextlib import suppress
@@ -17,6 +16,7 @@ import pyarrow.parquet as pq
 
 from gazal.common.errors import GazalError
 from gazal.common.files import parse_object
+from gazal.common.json_text import load_json
 
 FIELDS = "id question options context reasoning response explanation pmid pubid question_key bucket".split()
 BATCH = 400
@@ -66,7 +66,7 @@ def parse(batch: Batch) -> list[dict[str, Any]]:
     for row in rows:
         if isinstance(row.get("options"), str) and row["options"].lstrip()[:1] in ("{", "["):  # as Parquet holds them
             with suppress(ValueError):  # then it is text, and is parsed as such
-                row["options"] = json.loads(row["options"])
+                row["options"] = load_json(row["options"])
     return rows
 
 

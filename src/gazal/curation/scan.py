@@ -11,6 +11,7 @@ from pydantic import BaseModel, BeforeValidator, InstanceOf, ValidationError
 
 from gazal.common.errors import GazalError
 from gazal.common.files import atomic_write, not_json
+from gazal.common.json_text import load_json
 from gazal.curation.quality import Finding, QualityFilter
 from gazal.items.options import parse_options
 from gazal.items.reading import read_rows, stem
@@ -78,7 +79,7 @@ def _options(value: Any) -> Any:
     if isinstance(value, str):
         if value.strip()[:1] in ("{", "["):
             try:
-                value = json.loads(value)
+                value = load_json(value)
             except (ValueError, RecursionError) as error:
                 raise ValueError(not_json(error)) from error
         else:

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from gazal.common.errors import GazalError
 from gazal.common.files import not_json, open_text, read_jsonl
+from gazal.common.json_text import RepeatedKey, load_json, unique_keys
 from gazal.items.schema import Item, item_problem, parse_item
 
 ENDINGS = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet")
@@ -79,7 +80,8 @@ def _without_nulls(row: dict[str, Any]) -> dict[str, Any]:
 
 def _array_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield the objects of a JSON array, decoded as the text arrives."""
-    decode, row, text, at, size = json.JSONDecoder().raw_decode, 0, "", 0, CHUNK
+    row, text, at, size = 0, "", 0, CHUNK
+    decode = json.JSONDecoder(object_pairs_hook=unique_keys).raw_decode
 
     def check(signs: str, expected: str) -> None:
         if "".join(signs.split()) != expected:
@@ -94,6 +96,8 @@ def _array_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 check(text[at:start], "," if row else "[")
                 try:
                     value, at = decode(text, start)
+                except RepeatedKey as error:
+                    raise GazalError(f"{path}: row {row + 1}: {error}") from error
                 except (ValueError, RecursionError) as error:
                     if more and isinstance(error, json.JSONDecodeError):
                         break  # perhaps cut by the end of the text: read on
@@ -150,7 +154,7 @@ def _decoded(path: Path, rows: Rows) -> Rows:
     for row, value in rows:
         if isinstance(value.get("options"), str):
             try:
-                value["options"] = json.loads(value["options"])
+                value["options"] = load_json(value["options"])
             except (ValueError, RecursionError) as error:
                 raise GazalError(f"{path}: row {row}: options: {not_json(error)}") from error
         yield row, value

@@ -19,6 +19,7 @@ from pydantic import (
 
 from gazal.answers.extract import extract
 from gazal.common.errors import GazalError, first_problem
+from gazal.common.json_text import RepeatedKey, load_json
 from gazal.recipe.rewards import RewardConfig
 
 _LETTERS = Literal["A", "B", "C", "D", "E", "F", "G", "H", "I", "J"]
@@ -92,16 +93,19 @@ def reward_lines(lines_in: Iterable[str], out: IO[str], cfg: RewardConfig | None
 
 
 def _read_lines(lines: Iterable[str], kind: type[Line]) -> Iterator[Line]:
-    """Yield the lines that are not blank."""
+    """Yield the lines that are not blank; skip a byte order mark."""
     row = 0
     try:
-        for row, line in enumerate(lines, 1):  # noqa: B007 - the error names the row
-            if line.strip():
-                yield kind.model_validate(json.loads(line))
+        for row, line in enumerate(lines, 1):
+            text = line.removeprefix("\ufeff") if row == 1 else line
+            if text.strip():
+                yield kind.model_validate(load_json(text))
     except ValidationError as error:
         raise GazalError(f"<stdin>: row {row}: {first_problem(error)}") from error
     except UnicodeDecodeError as error:
         raise GazalError(f"<stdin>: not UTF-8 ({error.reason})") from error
+    except RepeatedKey as error:
+        raise GazalError(f"<stdin>: row {row}: {error}") from error
     except (ValueError, RecursionError) as error:
         what = getattr(error, "msg", "too deep or too long a value")
         raise GazalError(f"<stdin>: row {row}: not JSON ({what})") from error
