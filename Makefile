@@ -19,6 +19,11 @@ STARTED := $(shell date +%s)
 export PYTHON RECIPE SET BENCHMARKS RUN MODELS TORCH PYTEST STARTED
 # The install leaves byte-compiling to the first import, so imports must be allowed to store it.
 unexport PYTHONDONTWRITEBYTECODE PYTHONHOME
+# Packages go into .venv as the lock says, whatever the user's own pip installs elsewhere: its settings by environment
+# variable end here, and PIP_USER=0 overrides "user" in its configuration. Mirrors, proxies and caches stay the user's.
+override PIP_USER := 0
+export PIP_USER
+unexport PIP_TARGET PIP_PREFIX PIP_ROOT PIP_PYTHON PIP_REQUIRE_VIRTUALENV PIP_CONSTRAINT PIP_NO_DEPS PIP_REQUIRE_HASHES
 
 VENV := .venv
 PY := $(VENV)/bin/python

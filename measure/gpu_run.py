@@ -232,6 +232,7 @@ def install(pack: Path, site: Path) -> str:
         "-m",
         "pip",
         "install",
+        "--isolated",
         "-q",
         "--no-index",
         "--no-deps",
