@@ -13,7 +13,7 @@ from gazal import DISCLAIMER
 from gazal.common.errors import GazalError
 from gazal.items.types import REASONING_TYPES
 from gazal.planning.door import plan
-from gazal.recipe.command_line import BenchmarksOption, RecipeOption, RunOption, SetOption
+from gazal.recipe.command_line import BenchmarksOption, KeyBaseOption, RecipeOption, RunOption, SetOption, with_key_base
 from gazal.teacher.door import teach
 
 app = typer.Typer(
@@ -197,6 +197,7 @@ def evaluate(
         str | None, typer.Option("--engine", help="transformers or vllm, for every model; by default the recipe's.")
     ] = None,
     benchmarks: BenchmarksOption = "",
+    key_base: KeyBaseOption = None,
     recipe: RecipeOption = "embedded",
     overrides: SetOption = [],
     run: RunOption = "",
@@ -212,7 +213,7 @@ def evaluate(
     ):
         if value not in (None, *known):
             raise GazalError(f"{option} {value}: expected {' or '.join(known)}")
-    resolved = load_recipe(recipe, overrides)
+    resolved = load_recipe(recipe, with_key_base(overrides, key_base))
     folder, eval_dir = evaluation_folder(resolved, out, run)
     evaluate_command(
         model,
@@ -295,7 +296,11 @@ app.command()(plan)
 
 @app.command()
 def reproduce(
-    recipe: RecipeOption = "embedded", overrides: SetOption = [], run: RunOption = "", benchmarks: BenchmarksOption = ""
+    recipe: RecipeOption = "embedded",
+    overrides: SetOption = [],
+    run: RunOption = "",
+    benchmarks: BenchmarksOption = "",
+    key_base: KeyBaseOption = None,
 ) -> None:
     """Run the five notebooks; an interrupted run continues."""
     import json
@@ -304,7 +309,7 @@ def reproduce(
     from gazal.runs import relative
     from gazal.scoring.report import results_table
 
-    folder = reproduce_run(recipe, overrides, run, benchmarks)
+    folder = reproduce_run(recipe, with_key_base(overrides, key_base), run, benchmarks)
     print("\n" + results_table(json.loads((folder / "eval" / "scores.json").read_text(encoding="utf-8"))))
     for name in ("figures", "tables", "paper.pdf", "eval/scores.json", "notebooks"):
         print(f"{name + ':':<18}{relative(folder / name)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from gazal.common.paths import ROOT
 from gazal.data import sources
 from gazal.data.hub_rows import load_rows
 from gazal.data.listing import list_sources
-from gazal.data.shapes import SHAPES, converter, key_base, tidy
+from gazal.data.shapes import SHAPES, converter, tidy
 from gazal.data.sources import BUCKETS, gather, planned_items, synthetic_lines, weighted_shares
 from gazal.items.options import parse_options
 from gazal.items.prompts import build_messages, completion_text
@@ -121,7 +122,7 @@ def test_every_shape_from_files_and_folders(tmp_path, shape, monkeypatch):
         path = write_rows(tmp_path / ending / f"train{ending}", SAMPLES[shape](6))
         for name in (path, path.parent):
             rows = load_rows(SourceSection.model_validate(source(name, shape, use)), "data.sources.0")
-            convert, _ = converter(shape, rows.distinct, "here")
+            convert, _ = converter(shape, rows.numbered(), "here", 0)
             found[ending, name.is_dir()] = [
                 convert(row, id=f"{shape}-{number + 1}", source="here") for number, row in rows.read(None)
             ]
@@ -142,8 +143,8 @@ def test_every_shape_from_files_and_folders(tmp_path, shape, monkeypatch):
         )
 
 
-def converted(shape: str, row: dict[str, Any], **set_values: list[Any]) -> Item:
-    convert, _ = converter(shape, lambda column: set_values.get(column, [row[column]]), "here")
+def converted(shape: str, row: dict[str, Any]) -> Item:
+    convert, _ = converter(shape, [(1, row)], "here", 0)
     return convert(row, id="x-1", source="here")
 
 
@@ -177,8 +178,16 @@ def test_what_the_shapes_become():
         "health",
         3,
     ) and item.reasoning is None
-    item = converted("medmcqa", shapes_samples.medmcqa(2)[1], cop=[0, 1, 2, 3])
+    item = converted("medmcqa", shapes_samples.medmcqa(2)[1])
     assert (item.id, item.answer_idx, item.subject) == ("row-1", "B", "Pharmacology") and item.reasoning
+
+
+@pytest.mark.parametrize(
+    "answer",
+    ["B", " b ", "(B)", "B.", 1, shapes_samples.drugs(0)[1], shapes_samples.drugs(0)[1].upper(), None, "", " "],
+)
+def test_an_answer_beside_the_index_may_be_written_in_any_way(answer):
+    assert converted("mmlu_pro", shapes_samples.mmlu_pro(1)[0] | {"answer": answer}).answer_idx == "B"
 
 
 MEDREASON = shapes_samples.medreason(1)[0]
@@ -234,7 +243,18 @@ def test_what_names_no_option_is_free_text(shape, row, response):
         ("pubmedqa", shapes_samples.pubmedqa(1)[0] | {"context": {"contexts": []}}, "context: no contexts"),
         ("mmlu_pro", shapes_samples.mmlu_pro(1)[0] | {"answer_index": 7}, "answer 'H' is no letter"),
         ("mmlu_pro", shapes_samples.mmlu_pro(1)[0] | {"options": ["one"]}, "1 options, expected 2 to 10"),
+        (
+            "mmlu_pro",
+            shapes_samples.mmlu_pro(1)[0] | {"answer": "A"},
+            r"answer 'A' and answer_index 1 \(B\) disagree",
+        ),
+        ("mmlu_pro", shapes_samples.mmlu_pro(1)[0] | {"answer": "(C)"}, r"answer '\(C\)' and answer_index 1"),
+        ("mmlu_pro", shapes_samples.mmlu_pro(1)[0] | {"answer": "c"}, "answer 'c' and answer_index 1"),
+        ("mmlu_pro", shapes_samples.mmlu_pro(1)[0] | {"answer": 0}, "answer 0 and answer_index 1"),
+        ("mmlu_pro", shapes_samples.mmlu_pro(1)[0] | {"answer": "J"}, "answer 'J' and answer_index 1"),
+        ("mmlu_pro", shapes_samples.mmlu_pro(1)[0] | {"answer": shapes_samples.drugs(0)[0]}, "and answer_index 1"),
         ("items", {"id": "1", "question": "Q?", "options": '{"A": "x"', "answer_idx": "A"}, "options: not JSON"),
+        ("items", {"id": "1", "question": "Q?", "options": '{"A": "x", "A": "y"}'}, "options: key 'A' is there twice"),
         ("items", {"id": "1", "question": "Q?"}, "options"),
     ],
 )
@@ -262,18 +282,19 @@ def test_an_answer_is_a_letter_or_a_text(answer, key):
     )
 
 
-@pytest.mark.parametrize(
-    ("values", "base"),
-    [([0, 1, 2, 3], 0), ([1, 2, 3, 4], 1), ([1, 2, 3], 1), ([0, 2], 0), ([-1, 4], 1), ([None, 0, -1], 0)],
-)
-def test_where_the_keys_of_medmcqa_count_from(values, base):
-    assert key_base(values) == base
-
-
 @pytest.mark.parametrize("values", [[0, 4], [5], ["a"], [1.5]])
 def test_keys_that_make_no_sense_are_refused(values):
-    with pytest.raises(GazalError, match="here: cop: expected 0 to 3 or 1 to 4"):
-        converter("medmcqa", lambda column: values, "here")
+    with pytest.raises(GazalError, match="here: row [12]: cop: expected 0 to 3 or 1 to 4"):
+        converter("medmcqa", enumerate(({"cop": value} for value in values), 1), "here")
+
+
+def test_a_source_whose_keys_do_not_tell_is_asked_about(tmp_path):
+    path = write_rows(tmp_path / "medmcqa.jsonl", shapes_samples.medmcqa(12)[1:4])
+    with pytest.raises(GazalError, match=r"data.sources.0: .*: row 1: cop: keys 1, 2, 3 fit .*data.key_base"):
+        gathered(tmp_path, source(path, "medmcqa"))
+    for base, letters in ((1, "ABC"), (0, "BCD")):  # another base is another file
+        one = gathered(tmp_path, source(path, "medmcqa"), key_base=base)[0]
+        assert "".join(sorted(item.answer_idx for item in read(one))) == letters
 
 
 @pytest.mark.parametrize("base", [0, 1])
@@ -285,6 +306,19 @@ def test_both_countings_of_medmcqa_give_the_same_items(tmp_path, base):
         f"row-{i}": "ABCD"[i % 4] for i in range(8)
     }.items()
     assert one.report["items"] == 6 and one.report["note"].startswith(f"cop counts from {base} ")
+
+
+@pytest.mark.parametrize("name", ["medqa.jsonl", "medqa.json", "medqa.json.gz", "folder/train.json"])
+def test_a_source_with_a_key_twice_in_an_object_is_refused(tmp_path, name):
+    first, second = (json.dumps(row) for row in shapes_samples.medqa(2))
+    assert '"B": "' in second
+    text = [first, second.replace('"B": "', '"B": "one", "B": "')]
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    whole = "\n".join(text) if name.endswith(".jsonl") else f"[{', '.join(text)}]"
+    path.write_bytes(gzip.compress(whole.encode()) if name.endswith(".gz") else whole.encode())
+    with pytest.raises(GazalError, match=r"(medqa|train)\S*: row 2: key 'B' is there twice in one object$"):
+        gathered(tmp_path, source(path.parent if "/" in name else path, "medqa", "grpo"))
 
 
 def test_white_space_in_options_is_collapsed():

@@ -90,24 +90,25 @@ def benchmark_name(name: str) -> str:
     return name if name in BENCHMARKS else stem(name)
 
 
-def _as_published(name: str, rows: Rows) -> Rows:
+def _as_published(name: str, base: int | None, rows: Rows) -> Rows:
     """Return rows in the item schema, as they are or converted.
 
-    They are converted if the first row is not in the schema and has all columns of one of ``PUBLISHED``.
+    They are converted if the first row is not in the schema and has all columns of one of ``PUBLISHED``. ``base`` is
+    what MedMCQA's keys count from, if they do not tell.
     """
     rows = list(rows)
     columns = rows[0][1].keys()
     shape = next((shape for shape in PUBLISHED if columns >= set(SHAPES[shape].columns)), None)
     if shape is None or columns >= {"options", "answer_idx"}:
         return rows
-    convert, note = converter(shape, lambda column: [row.get(column) for _, row in rows], name)
-    print(f"{name}: read as {shape} is published{note and f'; {note}'}", file=sys.stderr)
+    convert, note = converter(shape, rows, name, base)
     found = []
     for number, row in rows:
         if missing := next((column for column in SHAPES[shape].columns if column not in row), None):
             raise GazalError(f"{name}: row {number}: {missing}: missing, and row {rows[0][0]} has it")
         item = _to_ask(convert, row, f"{name}: row {number}", id=f"row-{number}", source=Path(name).name)
         found.append((number, item.model_dump(exclude_none=True)))
+    print(f"{name}: read as {shape} is published{note and f'; {note}'}", file=sys.stderr)
     return found
 
 
@@ -122,13 +123,16 @@ def _to_ask(convert: Convert, row: dict[str, Any], where: str, **about: str) -> 
         raise GazalError(f"{where}: {item_problem(error)}") from error
 
 
-def items_file(path: str | Path) -> list[Item]:
-    """Return the items of a file in our schema or as one of ``PUBLISHED``; see ``read_items``."""
-    return [tidy(item) for item in read_items(path, ids=False, reshape=partial(_as_published, str(path)))]
+def items_file(path: str | Path, key_base: int | None = None) -> list[Item]:
+    """Return the items of a file in our schema or as one of ``PUBLISHED``; see ``read_items``.
+
+    ``key_base`` is what MedMCQA's keys count from, if they do not tell (see :func:`gazal.data.medmcqa_keys.key_base`).
+    """
+    return [tidy(item) for item in read_items(path, ids=False, reshape=partial(_as_published, str(path), key_base))]
 
 
-def _own_benchmark(name: str) -> list[Item]:
-    items = items_file(name)
+def _own_benchmark(name: str, key_base: int | None) -> list[Item]:
+    items = items_file(name, key_base)
     if BY_ROW.fullmatch(items[0].id):
         print(f"{name}: its items are named by their rows (row-1, …): keep their order", file=sys.stderr)
     # Published sets have such items too (MedMCQA: 21), so they are kept.
@@ -148,16 +152,23 @@ def _own_benchmark(name: str) -> list[Item]:
     return items
 
 
-def load_benchmark(name: str, folder: str | Path | None = None, limit: int | None = None, seed: int = 0) -> list[Item]:
+def load_benchmark(
+    name: str,
+    folder: str | Path | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    key_base: int | None = None,
+) -> list[Item]:
     """Return the items of a benchmark (``BENCHMARKS``; from ``folder``, else from the hub) or of an items file.
 
-    ``limit`` takes a seeded sample, in the order of the set. Raises Unreachable, within seconds, when the set cannot be
-    had. Raises GazalError for a missing folder, an unknown name, a broken file or a wrong count.
+    ``limit`` takes a seeded sample, in the order of the set; for ``key_base`` see :func:`items_file`. Raises
+    Unreachable, within seconds, when the set cannot be had. Raises GazalError for a missing folder, an unknown name, a
+    broken file or a wrong count.
     """
     if name not in BENCHMARKS:
         if not Path(name).exists() and not name.endswith(ENDINGS):
             raise GazalError(f"benchmark {name}: unknown (known: {', '.join(BENCHMARKS)}; or give an items file)")
-        items = _own_benchmark(name)
+        items = _own_benchmark(name, key_base)
     else:
         items = [item for part in PARTS.get(name, (name,)) for item in _whole(part, folder)]
     return sample(items, limit, seed)
@@ -172,7 +183,11 @@ def sample(items: list[Item], limit: int | None, seed: int) -> list[Item]:
 
 
 def load_benchmarks(
-    names: Iterable[str], folder: str | Path | None = None, limit: int | None = None, seed: int = 0
+    names: Iterable[str],
+    folder: str | Path | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    key_base: int | None = None,
 ) -> tuple[dict[str, list[Item]], dict[str, str]]:
     """Return ``({benchmark: items}, {benchmark: why it cannot be had})``; bad files and names still raise."""
     found: dict[str, list[Item]] = {}
@@ -184,7 +199,7 @@ def load_benchmarks(
         if key in found or key in not_run:
             raise GazalError(f"benchmark {name}: {key} is asked for twice; of two files of one name, rename one")
         try:
-            found[key] = load_benchmark(name, folder, limit, seed)
+            found[key] = load_benchmark(name, folder, limit, seed, key_base)
         except Unreachable as error:
             not_run[key] = error.reason
     return found, not_run
@@ -252,7 +267,7 @@ def _from_hub(name: str, source: Source, seed: int | None = None) -> list[Item]:
         rows = load_rows(section, f"benchmark {name}")
     except Unreachable as error:
         raise Unreachable(name, f"{source.hub}: {error.reason}, and no benchmarks folder is given") from error
-    convert, _ = converter(source.shape, rows.distinct, f"benchmark {name}")
+    convert, _ = converter(source.shape, rows.numbered(), f"benchmark {name}")
     tested = official_pubmedqa() if name == "pubmedqa" else set()
     draw = seed is not None and rows.count > DEVELOPMENT_ROWS
     numbers = np.sort(np.random.default_rng(seed).choice(rows.count, DEVELOPMENT_ROWS, replace=False)) if draw else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -18,10 +19,12 @@ from huggingface_hub.hf_api import DatasetInfo
 from gazal.common.errors import GazalError
 from gazal.common.files import read_jsonl
 from gazal.common.hub import Unreachable, first_line, is_hub_id, offline, offline_note, require_hub, within
+from gazal.common.json_text import RepeatedKey
 from gazal.data.shapes import SHAPES
 from gazal.items.reading import ENDINGS, read_rows
 from gazal.recipe.data import SourceSection
 
+JSON_ENDINGS = tuple(ending for ending in ENDINGS if ending != ".parquet")
 FORMATS = {".parquet": "parquet", ".json": "json", ".jsonl": "json", ".gz": "json"}
 INFO_SECONDS = 10.0
 BATCH = 512
@@ -32,13 +35,16 @@ class Rows(NamedTuple):
     """The rows of one source, read from disk only when they are needed.
 
     ``count`` rows of ``revision`` (a hub commit; None for local files). ``read(numbers)`` yields (number, row) of these
-    0-based numbers, or of all rows. ``distinct(column)`` returns all values of a column.
+    0-based numbers, or of all rows; ``numbered()`` yields all of them with numbers from 1.
     """
 
     count: int
     revision: str | None
     read: Callable[[np.ndarray | None], Iterator[tuple[int, Row]]]
-    distinct: Callable[[str], list[Any]]
+
+    def numbered(self) -> Iterator[tuple[int, Row]]:
+        """Yield all rows with their numbers, from 1."""
+        return ((number + 1, row) for number, row in self.read(None))
 
 
 def local_path(source: SourceSection, key: str) -> Path | None:
@@ -65,6 +71,8 @@ def load_rows(source: SourceSection, key: str) -> Rows:
     path = local_path(source, key)
     if path is not None and source.shape == "items":
         return _item_rows(path, source, key)
+    if path is not None:
+        _check_keys(path / source.file if path.is_dir() and source.file else path)
     dataset, revision = (_from_files(path, source, key), None) if path is not None else _from_hub(source, key)
     shape = SHAPES[source.shape]
     missing = [column for column in shape.columns if column not in dataset.column_names]
@@ -83,7 +91,18 @@ def load_rows(source: SourceSection, key: str) -> Rows:
         for start in range(0, len(names), BATCH):
             yield from zip(names[start : start + BATCH], chosen[start : start + BATCH].to_pylist(), strict=True)
 
-    return Rows(len(dataset), revision, read, dataset.unique)
+    return Rows(len(dataset), revision, read)
+
+
+def _check_keys(path: Path) -> None:
+    """Raise GazalError, naming file and row, for a JSON object with a key twice: ``datasets`` may take the last one."""
+    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+        if file.name.endswith(JSON_ENDINGS):
+            try:
+                deque(read_rows(file), maxlen=0)
+            except GazalError as error:  # what else is wrong with it, datasets finds, or does not mind
+                if isinstance(error.__cause__, RepeatedKey):
+                    raise
 
 
 def _from_files(path: Path, source: SourceSection, key: str) -> Any:
@@ -192,7 +211,4 @@ def _item_rows(path: Path, source: SourceSection, key: str) -> Rows:
         rows = (row for file in files for _, row in read_rows(file))
         return ((number, row) for number, row in enumerate(rows) if wanted is None or number in wanted)
 
-    def distinct(column: str) -> list[Any]:
-        raise NotImplementedError(column)  # no item has a key that must be guessed from all
-
-    return Rows(sum(1 for _ in read(None)), None, read, distinct)
+    return Rows(sum(1 for _ in read(None)), None, read)

@@ -6,13 +6,15 @@ cannot be used. White space in option texts is collapsed: some published options
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from functools import partial
 from typing import Any, NamedTuple
 
 from gazal.common.errors import GazalError
+from gazal.common.files import not_json
+from gazal.common.json_text import load_json
+from gazal.data.medmcqa_keys import ORIGIN, key_base
 from gazal.items.options import parse_options
 from gazal.items.schema import LETTERS, Item, TrainingExample
 
@@ -158,18 +160,6 @@ def _medmcqa(row: Row, base: int, **about: str) -> Item:
     )
 
 
-def key_base(values: Collection[Any]) -> int:
-    """Return the number from which MedMCQA's ``cop`` counts, by all its values.
-
-    It is 0 on the hub and 1 in the original files. Raises ValueError when the values include both 0 and 4, or one that
-    is not in -1 to 4.
-    """
-    keys = {value for value in values if value is not None and value != -1}
-    if not all(isinstance(key, int) and 0 <= key <= 4 for key in keys) or {0, 4} <= keys:
-        raise ValueError(f"cop: expected 0 to 3 or 1 to 4, found {', '.join(sorted(map(str, keys))[:8])}")
-    return int(0 not in keys)
-
-
 def _pubmedqa(row: Row, **about: str) -> Item:
     (question,) = _texts(row, "question")
     context = row["context"].get("contexts") if isinstance(row["context"], dict) else None
@@ -195,7 +185,7 @@ def _counted(key: Any) -> Any:
 def _mmlu_pro(row: Row, **about: str) -> Item:
     (question,) = _texts(row, "question")
     about["id"] = f"mmlupro-{row['question_id']}"
-    return _choice(
+    item = _choice(
         question,
         row["options"] if isinstance(row["options"], list) else [],
         _counted(row["answer_index"]),
@@ -204,6 +194,20 @@ def _mmlu_pro(row: Row, **about: str) -> Item:
         reasoning=_optional(row, "cot_content"),
         **about,
     )
+    if not _names(row.get("answer"), item):
+        raise ValueError(
+            f"answer {row['answer']!r:.40} and answer_index {row['answer_index']} ({item.answer_idx}) disagree"
+        )
+    return item
+
+
+def _names(said: Any, item: Item) -> bool:
+    """Return whether ``said`` (a letter, a number from 0, an option's text, or nothing) fits the item's key."""
+    text = "" if said is None else str(_counted(said)).strip()
+    if not text:
+        return True
+    letter = _letter(text.upper() if len(text) < 4 else text, item.options)
+    return letter == item.answer_idx or (letter is None and _normal(text) == _normal(item.options[item.answer_idx]))
 
 
 def _mmlu(row: Row, **about: str) -> Item:
@@ -222,9 +226,9 @@ def _item(row: Row, **about: str) -> Item:
     value["id"] = str(value.get("id", about["id"]))
     if isinstance(value.get("options"), str):
         try:
-            value["options"] = json.loads(value["options"])
-        except json.JSONDecodeError as error:
-            raise ValueError(f"options: not JSON ({error.msg})") from error
+            value["options"] = load_json(value["options"])
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"options: {not_json(error)}") from error
     free_text = "response" in value and not value.get("options")
     if free_text:
         value = {name: field for name, field in value.items() if name not in ("options", "answer_idx")}
@@ -266,23 +270,27 @@ SHAPES = {
     "medmcqa": Shape(("question", "opa", "opb", "opc", "opd", "cop"), ("id", "subject_name", "exp"), _medmcqa),
     "pubmedqa": Shape(("pubid", "question", "context", "final_decision"), ("long_answer",), _pubmedqa),
     "mmlu_pro": Shape(
-        ("question_id", "question", "options", "answer_index", "category"), ("src", "cot_content"), _mmlu_pro
+        ("question_id", "question", "options", "answer_index", "category"),
+        ("answer", "src", "cot_content"),
+        _mmlu_pro,
     ),
     "mmlu": Shape(("question", "choices", "answer"), ("subject",), _mmlu),
     "items": Shape(("question",), (), _item),
 }
 
 
-def converter(shape: str, distinct: Callable[[str], Collection[Any]], where: str) -> tuple[Convert, str]:
+def converter(shape: str, rows: Iterable[tuple[int, Row]], where: str, base: int | None = None) -> tuple[Convert, str]:
     """Return the converter of ``shape``, and a note on the set (empty, or a sentence for the report).
 
-    ``distinct(column)`` returns all values of a column. Raises GazalError, naming ``where``, if the keys make no sense.
+    ``rows`` are all rows with their numbers, from 1; ``base`` is what MedMCQA's keys count from, if they do not
+    tell. Raises GazalError, naming ``where``, if the keys make no sense.
     """
     if shape != "medmcqa":
         return SHAPES[shape].convert, ""
     try:
-        base = key_base(distinct("cop"))
+        found = key_base(rows, base)
     except ValueError as error:
         raise GazalError(f"{where}: {error}") from error
-    origin = "as on the hub" if base == 0 else "as in the original files"
-    return partial(_medmcqa, base=base), f"cop counts from {base} ({origin})"
+    if found is None:  # the converter says of each row that it has no key
+        return partial(_medmcqa, base=0), ""
+    return partial(_medmcqa, base=found), f"cop counts from {found} ({ORIGIN[found]})"

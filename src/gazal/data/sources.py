@@ -63,7 +63,7 @@ def gather(
         source = section.sources[number]
         where, path = f"data.sources.{number}", folder / f"{number}-{source.use}-{source.shape}.jsonl"
         if number in corpora:
-            wanted, made_from = 0, _files(source, where)
+            wanted, made_from = 0, [_files(source, where), section.key_base]
         else:
             known = [done[i].report["items"] if i in done else None for i in range(len(section.sources))]
             wanted = planned_items(section, known)[source.use][number]
@@ -73,7 +73,7 @@ def gather(
         report = _finished(path, key)
         if report is None:
             if number in corpora:
-                report = _corpus(source, number, path, taken, seed, say, benchmarks)
+                report = _corpus(source, number, path, taken, seed, say, benchmarks, section.key_base)
             else:
                 items = synthetic_lines(section, source.use, wanted, seed)
                 report = _report(source, "synth", len(items), len(items), {}, "made here")
@@ -162,11 +162,12 @@ def _corpus(
     seed: int,
     say: Callable[[str], None],
     benchmarks: Path | None,
+    base: int | None,
 ) -> SourceReport:
     """Convert the rows of one source to ``path``; return its report."""
     where = f"data.sources.{number}"
     rows = load_rows(source, where)
-    convert, note = converter(source.shape, rows.distinct, f"{where}: {source.name}")
+    convert, note = converter(source.shape, rows.numbered(), f"{where}: {source.name}", base)
     if source.shape == "pubmedqa":
         tested = official_pubmedqa(benchmarks)
         convert, note = _untested(convert, tested), f"training leaves out the official {len(tested)} test PMIDs"

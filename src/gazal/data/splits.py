@@ -120,7 +120,9 @@ def _benchmarks(
 
     All of a benchmark's items are in its file.
     """
-    found, missing = load_benchmarks(dict.fromkeys([*TESTS, *recipe.evaluation.benchmarks]), folder)
+    found, missing = load_benchmarks(
+        dict.fromkeys([*TESTS, *recipe.evaluation.benchmarks]), folder, key_base=recipe.data.key_base
+    )
     for name, items in found.items():
         write_items_jsonl(work / f"{name}.jsonl", items)
     for name, reason in missing.items():

@@ -81,7 +81,7 @@ def evaluate_stages(
 
     run = Path(run)
     out, settings = run / "eval", recipe.evaluation
-    whole, not_run = load_benchmarks(settings.benchmarks, folder)
+    whole, not_run = load_benchmarks(settings.benchmarks, folder, key_base=recipe.data.key_base)
     for name, reason in not_run.items():
         say(f"{name}: not run: {reason}")
     if training := _training(run / "data"):
@@ -162,7 +162,8 @@ def evaluate_command(
                 "its scores would pass for that: rename it"
             )
     limit = recipe.evaluation.benchmark_limit if limit is None and not benchmarks else limit
-    found, not_run = load_benchmarks(benchmarks or recipe.evaluation.benchmarks, folder, limit, recipe.seed)
+    names = benchmarks or recipe.evaluation.benchmarks
+    found, not_run = load_benchmarks(names, folder, limit, recipe.seed, recipe.data.key_base)
     if not found:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in not_run.items())
         raise GazalError(reasons or "no benchmark is asked for")

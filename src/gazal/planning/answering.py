@@ -75,7 +75,9 @@ def load_of(recipe: Recipe, folder: Path | None) -> Load:
     times = section.samples * (1 + section.permute)
     fixed = len(recipe.model.system + section.instruction) / CHARACTERS + TEMPLATE_TOKENS
     if folder is not None:
-        found, not_run = load_benchmarks(section.benchmarks, folder, section.benchmark_limit, recipe.seed)
+        found, not_run = load_benchmarks(
+            section.benchmarks, folder, section.benchmark_limit, recipe.seed, recipe.data.key_base
+        )
         if not_run:
             raise GazalError("; ".join(f"{name}: {reason}" for name, reason in not_run.items()))
         items = [item for some in found.values() for item in some]

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from gazal.recipe.command_line import BenchmarksOption, RecipeOption, RunOption, SetOption
+from gazal.recipe.command_line import BenchmarksOption, KeyBaseOption, RecipeOption, RunOption, SetOption, with_key_base
 
 
 def plan(
@@ -49,6 +49,7 @@ def plan(
         ),
     ] = [],
     benchmarks: BenchmarksOption = "",
+    key_base: KeyBaseOption = None,
 ) -> None:
     """Predict memory, tokens, hours and cost of a recipe; a recipe that cannot fit is refused with the cheapest change.
 
@@ -57,7 +58,7 @@ def plan(
     from gazal.recipe.load import load_recipe
 
     plan_command(
-        load_recipe(recipe, overrides),
+        load_recipe(recipe, with_key_base(overrides, key_base)),
         devices,
         run,
         price=price,

@@ -154,7 +154,7 @@ def _candidates(
             absent = f"{benchmark or 'the items'} has no development items"
             few_shot = recipe.evaluation.few_shot
             raise GazalError(f"evaluation.few_shot={few_shot}: {absent}: give evaluation.few_shot_items=FILE")
-        return items_file(Path(path).expanduser()), Path(path).name
+        return items_file(Path(path).expanduser(), recipe.data.key_base), Path(path).name
     return _development(benchmark, folder, recipe.seed), f"{benchmark}'s development items"
 
 

@@ -187,6 +187,11 @@ class DataSection(Section):
         min_length=1,
         description="Where training data comes from. source: chosen, because knowledge-derived items need no hub",
     )
+    key_base: Literal[0, 1] | None = Field(
+        default=None,
+        description="What the keys (`cop`) of MedMCQA's files count from, if a file's own keys do not tell; null: "
+        "such a file is refused. source: chosen, because the hub counts from 0 and the original files from 1",
+    )
     curation: CurationSection = Field(default_factory=CurationSection, description="Duplicates, contamination, quality")
 
     @model_validator(mode="after")
