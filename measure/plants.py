@@ -1,4 +1,4 @@
-"""A thousand planted duplicates and real questions that are none, to measure what a duplicate finder finds.
+"""Planted duplicates and real questions that are none, to measure what a duplicate finder finds: a thousand, and HARD ones.
 
 Word edits are those of EDA (Wei and Zou 2019, arXiv:1901.11196) at its rate of 10 %: a word is replaced, inserted, deleted or
 swapped with the next; words come from other stems in place of a thesaurus, which is harder. Numbers and words of polarity stay.
@@ -117,6 +117,26 @@ def change_numbers(text: str, rng: np.random.Generator) -> str:
     return text[: number.start()] + (str(int(value)) if "." not in number[0] else f"{value:.1f}") + text[number.end() :]
 
 
+REMOVED = str.maketrans("", "", ",.;:")
+
+
+def replace_words(text: str, pool: list[str], rng: np.random.Generator) -> str:
+    """``EDIT_RATE`` of the words replaced, at least one, whatever they are: numbers and words of polarity too."""
+    tokens = text.split()
+    for k in rng.choice(len(tokens), max(1, round(EDIT_RATE * len(tokens))), replace=False):
+        tokens[k] = pool[int(rng.integers(len(pool)))]
+    return " ".join(tokens)
+
+
+def move_number(text: str, rng: np.random.Generator) -> str:
+    """One number of the text moved to another place in it."""
+    found = list(NUMBER.finditer(text))
+    number = found[int(rng.integers(len(found)))]
+    tokens = (text[: number.start()] + text[number.end() :]).split()
+    tokens.insert(int(rng.integers(len(tokens) + 1)), number[0])
+    return " ".join(tokens)
+
+
 def has_number(row: dict[str, Any]) -> bool:
     return bool(NUMBER.search(row["question"])) and len(row["question"].split()) > SHORT
 
@@ -183,6 +203,22 @@ class Maker:
     def numbers_changed(self, row: dict[str, Any]) -> dict[str, Any]:
         return self._row(row, question=change_numbers(row["question"], self.rng))
 
+    def punctuation_removed(self, row: dict[str, Any]) -> dict[str, Any]:
+        options = {letter: text.translate(REMOVED) for letter, text in row["options"].items()}
+        return self._row(row, question=row["question"].translate(REMOVED), options=options)
+
+    def words_replaced(self, row: dict[str, Any]) -> dict[str, Any]:
+        return self._row(row, question=replace_words(row["question"], self.pool, self.rng))
+
+    def words_replaced_in_a_case(self, row: dict[str, Any]) -> dict[str, Any]:
+        return self.words_replaced(row) | {"options": reordered(row["options"], self.rng)}
+
+    def numbers_changed_in_a_case(self, row: dict[str, Any]) -> dict[str, Any]:
+        return self.numbers_changed(row)
+
+    def numbers_moved(self, row: dict[str, Any]) -> dict[str, Any]:
+        return self._row(row, question=move_number(row["question"], self.rng))
+
 
 def _short(row: dict[str, Any]) -> bool:
     return len(re.findall(r"\w+", row["question"])) <= SHORT
@@ -190,6 +226,23 @@ def _short(row: dict[str, Any]) -> bool:
 
 def _multiple_choice(row: dict[str, Any]) -> bool:
     return not _short(row) and len(row["options"]) > 1 and "context" not in row
+
+
+def _case(row: dict[str, Any]) -> bool:
+    """A long question with a number, whose options are not numbers: they give its answer away."""
+    computed = sum(bool(re.search(r"\d", text)) for text in row["options"].values())
+    return (
+        _multiple_choice(row)
+        and bool(NUMBER.search(row["question"]))
+        and len(row["question"].split()) >= 25
+        and not computed
+    )
+
+
+def _asks_by_number(row: dict[str, Any]) -> bool:
+    """A question that another number makes another one: it is short, or its options are numbers."""
+    quantities = all(re.match(r"\W*\d", text) for text in row["options"].values())
+    return has_number(row) and "context" not in row and (quantities or len(row["question"].split()) <= 12)
 
 
 # kind: (number, which test items serve, duplicate). "words edited, open" needs a stem that means something alone.
@@ -203,12 +256,29 @@ KINDS: dict[str, tuple[int, Callable[[dict[str, Any]], bool], bool]] = {
     "short stem": (80, lambda row: _short(row) and "context" not in row, True),
     "abstract in rationale": (80, lambda row: "context" in row, True),
     "same pmid": (20, lambda row: "context" in row, True),
-    "numbers changed": (160, lambda row: has_number(row) and "context" not in row, False),
+    "numbers changed": (160, _asks_by_number, False),
 }
+# What used to be missed; each has a stream of its own.
+HARD: dict[str, tuple[int, Callable[[dict[str, Any]], bool], bool]] = {
+    "punctuation removed": (200, lambda row: len(row["options"]) > 1 and "context" not in row, True),
+    "words replaced": (200, _multiple_choice, True),
+    "words replaced in a case": (200, _case, True),
+    "numbers changed in a case": (200, _case, True),
+    "numbers moved": (200, _case, True),
+}
+ALL_KINDS = KINDS | HARD
 
 
-def make_plants(folder: Path, seed: int = 0, filler: Callable[[], str] = lambda: "") -> list[Plant]:
-    """1,000 plants in the shares of ``KINDS``, from test items drawn without replacement; same seed, same plants."""
+def make_plants(
+    folder: Path,
+    seed: int = 0,
+    filler: Callable[[], str] = lambda: "",
+    kinds: dict[str, tuple[int, Callable[[dict[str, Any]], bool], bool]] = KINDS,
+) -> list[Plant]:
+    """Plants in the shares of ``kinds``; same seed, same plants.
+
+    Test items are drawn without replacement: for ``KINDS`` over all kinds, else anew for each.
+    """
     rng = np.random.default_rng([seed, 41])
     tests = [(name, row) for name, stem in TESTS.items() for row in rows(folder, stem)]
     pool = sorted(
@@ -222,12 +292,16 @@ def make_plants(folder: Path, seed: int = 0, filler: Callable[[], str] = lambda:
     maker = Maker(pool, filler, rng)
     free = [tests[k] for k in rng.permutation(len(tests))]
     plants: list[Plant] = []
-    for kind, (count, fits, duplicate) in KINDS.items():
+    for number, (kind, (count, fits, duplicate)) in enumerate(kinds.items()):
+        if kinds is not KINDS:
+            maker.rng = np.random.default_rng([seed, 43, number])
+            free = [tests[k] for k in maker.rng.permutation(len(tests))]
         chosen = list(islice((k for k, (_, row) in enumerate(free) if fits(row)), count))
         for k in chosen:
             name, row = free[k]
             made = getattr(maker, kind.replace(" ", "_"))(row)
-            plants.append(Plant(kind, {"id": f"plant-{len(plants)}"} | made, name, str(row["id"]), duplicate))
+            word = "plant" if kinds is KINDS else "hard"
+            plants.append(Plant(kind, {"id": f"{word}-{len(plants)}"} | made, name, str(row["id"]), duplicate))
         taken = set(chosen)
         free = [pair for k, pair in enumerate(free) if k not in taken]
     return plants

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,8 @@ from gazal.curation import digest as digesting
 from gazal.curation.compare import Corpus
 from gazal.curation.digest import digest
 from gazal.curation.duplicates import Match, find_duplicates, find_within
-from gazal.curation.minhash import NEAREST, Ragged, band_keys, distinct, keep, pairs, shared
-from gazal.curation.text import asked, enumeration, normal, words
+from gazal.curation.minhash import FIRST, NEAREST, Ragged, band_keys, crossing, distinct, keep, pairs, shared
+from gazal.curation.text import asked, computed, enumeration, normal, squeezed, words
 from gazal.items.types import REASONING_TYPES
 from gazal.items.writing import write_items_jsonl
 from gazal.knowledge.generate import draw
@@ -56,6 +57,22 @@ SHORT = {
         "D": "Iodine is lost in sweat",
     },
     "answer_idx": "A",
+}
+MEASURED = {
+    "id": "t3",
+    "question": "A labourer of 80 kg, with a temperature of 37.5, a pH of 7.40 and a pressure of 1,250 units, needs fluid: "
+    "how much Ringer lactate is given before surgery, e.g. by pump?",
+    "options": {"A": "0.5 L", "B": "1.5 L", "C": "2.5 L", "D": "3.0 L"},
+}
+ACID = {
+    "id": "t4",
+    "question": "Normal pH, i.e. 7.4, is",
+    "options": ["Alkaline", "Neutral", "Acid", "Any of 2.5 kinds"],
+}
+VITAMIN = {
+    "id": "t5",
+    "question": "Which vitamin is lacking in a man of 17 with scurvy?",
+    "options": ["Ascorbic acid", "Retinol", "Thiamine", "Folate"],
 }
 STUDY = {
     "id": "21645374",
@@ -101,9 +118,9 @@ def write(path: Path, rows: Iterable[dict[str, Any]]) -> Path:
 
 @pytest.fixture
 def find(tmp_path: Path) -> Callable[..., list[Match]]:
-    """Matches of training rows (lists of rows, a file each) against the three test items, with unrelated rows about."""
+    """Matches of training rows (lists of rows, a file each) against the test items, with unrelated rows about."""
     tests = {
-        "exam": write(tmp_path / "exam.jsonl", [TEST, SHORT]),
+        "exam": write(tmp_path / "exam.jsonl", [TEST, SHORT, MEASURED, ACID, VITAMIN]),
         "studies": write(tmp_path / "studies.jsonl", [STUDY]),
     }
 
@@ -166,6 +183,44 @@ FOUND = {
     "units written together": ({"question": STEM.replace("7 kg", "7kg"), "options": OPTIONS}, "t1", "exact"),
     "words edited": ({"question": WORDS_EDITED, "options": OPTIONS}, "t1", "near"),
     "words edited, open": ({"question": WORDS_EDITED, "reasoning": "Think.", "response": "CT."}, "t1", "near"),
+    "a number changed": ({"question": STEM.replace("45", "54"), "options": OPTIONS}, "t1", "near"),
+    "a number changed, options appended": (
+        {"question": APPENDED.replace("7 kg", "9 kg"), "response": "A"},
+        "t1",
+        "near",
+    ),
+    "numbers swapped": ({"question": STEM.replace("7 kg over 3", "3 kg over 7"), "options": OPTIONS}, "t1", "near"),
+    "a number gone, words edited": (
+        {"question": WORDS_EDITED.replace("45-year-old", "young"), "options": OPTIONS},
+        "t1",
+        "near",
+    ),
+    "no punctuation": (
+        {
+            "question": re.sub("[,.;:]", "", MEASURED["question"]),
+            "options": {letter: re.sub("[,.;:]", "", text) for letter, text in MEASURED["options"].items()},
+        },
+        "t3",
+        "near",
+    ),
+    "no punctuation, words edited": (
+        {
+            "question": edited(MEASURED["question"], {"37.5": "375", "labourer": "farmer"}),
+            "options": MEASURED["options"],
+        },
+        "t3",
+        "near",
+    ),
+    "short and without punctuation": (
+        {"question": "Normal pH ie 74 is", "options": ["Acid", "Alkaline", "Neutral", "Any of 25 kinds"]},
+        "t4",
+        "near",
+    ),
+    "a word of few replaced, all options the same": (
+        {"question": "Which hormone is lacking in a man of 17 with scurvy?", "options": VITAMIN["options"][::-1]},
+        "t5",
+        "near",
+    ),
     "behind an instruction": (
         {
             "question": "You are a careful doctor; answer the examination question in one line and no more than that, please. "
@@ -223,9 +278,19 @@ FOUND = {
     ),
 }
 STAYS = {
-    "a number changed": {"question": STEM.replace("45", "54"), "options": OPTIONS},
-    "a number changed, options appended": {"question": APPENDED.replace("7 kg", "9 kg"), "response": "A"},
-    "numbers swapped": {"question": STEM.replace("7 kg over 3", "3 kg over 7"), "options": OPTIONS},
+    "a number changed, other options": {
+        "question": STEM.replace("45", "54"),
+        "options": OPTIONS | {"C": "Watchful waiting", "D": "Laparoscopy"},
+    },
+    "a number changed, no options": {"question": STEM.replace("45", "54"), "response": "CT."},
+    "a number changed, the options are numbers": {
+        "question": MEASURED["question"].replace("80 kg", "40 kg"),
+        "options": MEASURED["options"],
+    },
+    "a number changed in a short stem": {
+        "question": "Which vitamin is lacking in a man of 71 with scurvy?",
+        "options": VITAMIN["options"],
+    },
     "a number changed inside a text": {
         "question": "Make up a case.",
         "reasoning": f"Here is one. {STEM.replace('45', '54')} That will do.",
@@ -322,6 +387,27 @@ def test_the_first_one_wins_over_files_and_rows(find: Callable[..., list[Match]]
     ] == [("b1", "a2")]
 
 
+def test_inside_training_data_other_numbers_are_another_question(find: Callable[..., list[Match]]) -> None:
+    """Only against tests they are not: of two training rows neither is the other's key."""
+    mine = {
+        "question": "Sudden painless loss of vision, with a cherry red spot and a pale retina, in a man of 71.5 years "
+        "with atrial fibrillation is due to what?",
+        "options": ["Embolus", "Bleed", "Tear", "Drug"],
+    }
+    other = mine | {"id": "b", "question": mine["question"].replace("71", "17")}
+    plain = mine | {"id": "c", "question": re.sub("[,.]", "", mine["question"])}
+    matches = find([mine | {"id": "a"}, other, plain])
+    assert [(match.id, match.match_id, match.kind) for match in matches] == [("c", "a", "near")]
+
+
+def test_of_a_generators_test_items_other_numbers_are_another_question(tmp_path: Path) -> None:
+    exam = write(tmp_path / "exam.jsonl", [TEST | {"bucket": 3}])
+    train = write(
+        tmp_path / "train.jsonl", [{"id": "p", "question": STEM.replace("45", "54"), "options": OPTIONS}, *FILLER]
+    )
+    assert find_duplicates([train], {"exam": exam}, SETTINGS, say=lambda line: None) == []
+
+
 def test_any_file_form_gives_the_same(find: Callable[..., list[Match]], tmp_path: Path) -> None:
     rows = [{"id": f"p{n}", "question": row["question"], "options": json.dumps(row["options"]) if isinstance(row.get("options"), dict) else None, "reasoning": row.get("reasoning"), "pmid": row.get("pmid")}
             for n, (row, _, _) in enumerate(FOUND.values())]  # fmt: skip
@@ -349,7 +435,11 @@ def test_two_processes_find_the_same(find: Callable[..., list[Match]], monkeypat
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [('{"id": "a", "question": "x"}\n{"id": ', "row 2: not JSON"), ("[1]\n", "row 1: expected an object, found list")],
+    [
+        ('{"id": "a", "question": "x"}\n{"id": ', "row 2: not JSON"),
+        ("[1]\n", "row 1: expected an object, found list"),
+        ('{"id": "a", "question": "x", "id": "b"}\n', "row 1: key 'id' is there twice in one object"),
+    ],
 )
 def test_broken_files_are_named(tmp_path: Path, content: str, message: str) -> None:
     path = tmp_path / "broken.jsonl"
@@ -438,7 +528,7 @@ def test_removed_only_with_a_match_that_stands(
     whole = write(tmp_path / "whole.jsonl", train)
     found = find_duplicates([whole], {"exam": exam}, SETTINGS, say=lambda line: None)
     removed = {match.id for match in found}
-    corpus = Corpus([digest(asked(row) for row in [*tests, *train])], SETTINGS)
+    corpus = Corpus([digest(asked(row) for row in [*tests, *train])], SETTINGS, len(tests))
     for match in found:
         at = int(match.match_id[1:]) + (len(tests) if match.against == "train" else 0)
         judged = corpus.judge(np.array([[at, len(tests) + match.row]]))
@@ -480,6 +570,16 @@ def test_pairs_of_one_huge_bucket_stay_linear() -> None:
     assert len(found) <= 5000 * 2 * NEAREST and {j for _, j in found.tolist()} == set(range(1, 5000))
 
 
+@given(st.lists(st.integers(0, 9), max_size=40), st.lists(st.integers(0, 9), max_size=40))
+def test_crossing_pairs_are_those_of_equal_keys(first: list[int], second: list[int]) -> None:
+    i, j = crossing(np.array(first, np.uint64), np.array(second, np.uint64))
+    found = list(zip(i.tolist(), j.tolist(), strict=True))
+    assert len(found) == len(set(found)) and all(first[a] == second[b] for a, b in found)
+    assert [sum(b == at for _, b in found) for at in range(len(second))] == [
+        min(first.count(key), FIRST) for key in second
+    ]
+
+
 @given(st.lists(st.sets(st.integers(0, 50)), max_size=12), st.lists(st.sets(st.integers(0, 50)), max_size=12))
 def test_shared_weighs_sets_pairwise(first: list[set[int]], second: list[set[int]]) -> None:
     n = min(len(first), len(second))
@@ -509,7 +609,7 @@ def test_signatures_meet_as_often_as_theory_says() -> None:
         ]
         sets = Ragged(np.concatenate(rows).astype(np.uint32), np.full(2000, 40))
         met = np.zeros(1000, bool)
-        for keys in band_keys(sets, np.arange(2000), np.zeros(2000, np.uint64), 24, 5, 0):
+        for keys in band_keys(sets, np.arange(2000), 24, 5, 0):
             met |= keys[::2] == keys[1::2]
         assert abs(met.mean() - (1 - (1 - jaccard**5) ** 24)) < 0.04
 
@@ -528,6 +628,31 @@ def test_distinct_sorts(values: list[int]) -> None:
 @given(st.text(max_size=60))
 def test_normal_is_settled(text: str) -> None:
     assert words(normal(text)) == words(text)
+
+
+@pytest.mark.parametrize(
+    ("options", "is_computed"),
+    [
+        (["5 mg", "10 mg", "15 mg", "20 mg"], True),
+        (["0.5", "1/3", "-2", "$ 7"], True),
+        (["Stage 1", "Stage 2"], True),
+        (["5 mg/kg", "10 mg/kg", "none of the usual doses", "it depends on the weight"], True),
+        (["10 mL/kg of saline by a pump", "20 mL/kg of plasma by hand"], True),
+        (["Ampicillin", "Insulin"], False),
+        (["Give 5 mg of haloperidol at once", "Wait for 2 hours and see"], False),
+        ([], False),
+    ],
+)
+def test_options_that_are_numbers(options: list[str], is_computed: bool) -> None:
+    assert computed([words(option) for option in options]) == is_computed
+
+
+@given(st.text(max_size=60))
+def test_squeezed_is_the_same_without_punctuation(text: str) -> None:
+    assert (
+        squeezed(words("99.5 %, pH 7.40: i.e. 1,250;")) == squeezed(words("995 % pH 740 ie 1250")) == "995ph740ie1250"
+    )
+    assert squeezed(words(text)) == squeezed(words(text.replace(" ", "  ")))
 
 
 def test_words_and_lists() -> None:

@@ -24,11 +24,13 @@ from gazal.curation.text import (
     VAGUE,
     Question,
     asked,
+    computed,
     enumeration,
     is_number,
     normal,
     number,
     plain_words,
+    squeezed,
     words,
 )
 
@@ -53,7 +55,7 @@ class Digest(NamedTuple):
     """A batch of rows in numbers: one value a row, or (…_sizes, …) ragged. A hash of 0 means there is none."""
 
     stem: np.ndarray  # uint64, the words in order
-    numbers: np.ndarray  # uint64, the multiset of numbers in the stem
+    numbers: np.ndarray  # uint64, the multiset of numbers in the stem, without their points
     ordered: np.ndarray  # uint64, the numbers in order
     polarity: np.ndarray  # uint64, which of "not", "more", "left" and so on a short stem says
     listed: np.ndarray  # uint64, the elements of its "a; b; c" lists
@@ -62,7 +64,10 @@ class Digest(NamedTuple):
     context: np.ndarray  # uint64
     asks: np.ndarray  # uint64, a generator's key
     pmid: np.ndarray  # int64
-    option_numbers: np.ndarray  # uint64, the set of numbers in the options
+    option_numbers: np.ndarray  # uint64, the set of numbers in the options, without their points
+    squeezed: np.ndarray  # uint64, the stem's letters and digits
+    option_set: np.ndarray  # uint64, all the options, if there are two or more
+    computed: np.ndarray  # bool, whether the options are numbers
     word_sizes: np.ndarray  # uint16
     word: np.ndarray  # uint32, sorted set of the stem's words, a row after another
     option_sizes: np.ndarray  # uint8
@@ -73,7 +78,8 @@ class Digest(NamedTuple):
     share: np.ndarray  # float32 [n], share of the owner's shingles that the row's body holds
 
 
-KINDS = [*[np.uint64] * 5, *[np.uint16] * 2, *[np.uint64] * 2, np.int64, np.uint64]  # of the values one a row
+# Of the values one a row.
+KINDS = [*[np.uint64] * 5, *[np.uint16] * 2, *[np.uint64] * 2, np.int64, *[np.uint64] * 3, np.bool_]
 SET_KINDS = ((np.uint16, np.uint32), (np.uint8, np.uint64), (np.uint16, np.uint32))  # of the sets: sizes, values
 NO_HITS = np.zeros((0, 2), np.int64), np.zeros(0, np.float32)
 
@@ -184,15 +190,17 @@ def digest(rows: Iterable[Question], index: Index | None = None) -> Digest:
     bodies = []
     for row in rows:
         stem = words(row.stem)
-        numbers = [number(word) for word in stem if is_number(word)]
+        letters = squeezed(stem)
+        numbers = [number(word).replace(".", "") for word in stem if is_number(word)]
         if numbers:
             stem = [number(word) if is_number(word) else word for word in stem]
         listed = enumeration(row.stem)
         polar = sorted({POLARITY[word] for word in stem if word in POLARITY}) if len(stem) <= POLAR_WORDS else []
-        context = words(row.context) if row.context else ()
+        context = squeezed(words(row.context)) if row.context else ""
         spoken = [said for said in (words(text) for text in row.options) if " ".join(said) not in VAGUE]
         if not spoken and row.options and len({normal(text).strip() for text in row.options} - VAGUE) > 1:
             spoken = [[normal(text).strip()] for text in row.options]  # signs only, such as + and ++
+        options = sorted({hashed((squeezed(said),)) for said in spoken})[:255]
         values.append(
             (
                 hashed(stem),
@@ -202,14 +210,17 @@ def digest(rows: Iterable[Question], index: Index | None = None) -> Digest:
                 hashed("; ".join(elements) for elements in listed),
                 sum(map(len, listed)),
                 min(len(stem), 65535),
-                hashed(context),
+                hashed((context,)),
                 _asks(row.asks),
                 row.pmid,
-                hashed(sorted({number(word) for said in spoken for word in said if is_number(word)})),
+                hashed(sorted({number(word).replace(".", "") for said in spoken for word in said if is_number(word)})),
+                hashed((letters,)),
+                hashed(options) if len(options) > 1 else 0,
+                computed(spoken),
             )
         )
-        ragged[0].append(sorted({WORDS[word] >> 32 for word in stem})[:65535])
-        ragged[1].append(sorted({hashed(said) for said in spoken})[:255])
+        ragged[0].append(sorted({WORDS[word.replace(".", "")] >> 32 for word in stem})[:65535])
+        ragged[1].append(options)
         ragged[2].append(sorted({WORDS[word] >> 32 for said in spoken for word in said})[:65535])
         bodies.append(row.body)
     columns = list(zip(*values, strict=True)) if values else [()] * len(KINDS)

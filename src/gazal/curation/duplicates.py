@@ -2,8 +2,11 @@
 
 Stems are compared with stems, option sets with option sets, a test item's context with whole training texts, and
 PMIDs with PMIDs. Candidates come from MinHash LSH. Each is then judged on the words themselves, weighted by how rare
-they are, so that a template's words weigh next to nothing. Whatever the similarity, other numbers or other listed
-elements make another question.
+they are, so that a template's words weigh next to nothing. Other numbers or other listed elements make another
+question, whatever the similarity. Separators of numbers do not count: 99.5 is 995. There is one exception, against
+test sets only. A long stem with the same words and options gives the answer away, also if some of its numbers differ;
+not so if the stem is short or the options are numbers. And a stem whose options are all those of a test item needs
+fewer words in common, with the same numbers.
 """
 
 from __future__ import annotations
@@ -80,10 +83,10 @@ def find_duplicates(
         if time.monotonic() - told > 10:
             told = time.monotonic()
             say(f"read {n - n_tests} training items ({told - began:.0f} s)")
-    corpus = Corpus(digests, settings)
+    corpus = Corpus(digests, settings, n_tests)
     file_of, row_of = (np.concatenate(parts) if parts else np.zeros(0, np.int64) for parts in (files, rows))
     read = time.monotonic()
-    pair = corpus.candidates(n_tests)
+    pair = corpus.candidates()
     paired = time.monotonic()
     found = _join([corpus.judge(pair), _from_hits(hits, shares, n_tests), _same_pmid(corpus, n_tests)])
     chosen = _choose(found, n_tests, set_of, len(corpus))
@@ -231,7 +234,7 @@ def find_within(path: Path | Sequence[Path], settings: CurationSection) -> list[
     paths = [Path(path)] if isinstance(path, str | Path) else [Path(part) for part in path]
     rows = [asked(row) for part in paths for batch in batches(part) for row in parse(batch)]
     corpus = Corpus([digest(rows)], settings)
-    found = corpus.judge(corpus.candidates(0))
+    found = corpus.judge(corpus.candidates())
     sets = [{tuple(words(text)) for text in row.options} for row in rows]
     pairs = []
     for i, j, kind, score in zip(found.i, found.j, found.kind, found.score, strict=True):

@@ -55,18 +55,16 @@ def keep(sets: Ragged, mask: np.ndarray) -> Ragged:
     return Ragged(sets.values[mask], sets.count(mask))
 
 
-def band_keys(
-    sets: Ragged, rows: np.ndarray, salt: np.ndarray, bands: int, size: int, seed: int
-) -> Iterator[np.ndarray]:
+def band_keys(sets: Ragged, rows: np.ndarray, bands: int, size: int, seed: int) -> Iterator[np.ndarray]:
     """Yield for each band uint64 keys of ``rows``, none of which may be empty.
 
-    A key mixes the ``size`` minima of the row's set with the row's ``salt``.
+    A key mixes the ``size`` minima of the row's set.
     """
     rng = generator(seed, Stream.MINHASH)
     a = rng.integers(0, 1 << 63, (bands, size), dtype=np.uint64) * np.uint64(2) + np.uint64(1)
     b = rng.integers(0, 1 << 63, (bands, size), dtype=np.uint64)
     for band in range(bands):
-        keys = salt.copy()
+        keys = np.zeros(len(rows), np.uint64)
         for at in range(0, len(rows), CHUNK):
             values, sizes = sets.rows(rows[at : at + CHUNK])
             starts = np.cumsum(sizes) - sizes
@@ -105,6 +103,15 @@ def pairs(keys: np.ndarray, rows: np.ndarray, first_pairable: int) -> np.ndarray
         found.append(np.stack([rows[order[start[at] + first]], rows[order[at]]], 1))
     both = np.concatenate(found)
     return both[both[:, 1] >= first_pairable]
+
+
+def crossing(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the places i and j at which ``first[i]`` equals ``second[j]``, for each j at most the ``FIRST`` ones."""
+    order = np.argsort(first, kind="stable")
+    start = np.searchsorted(first[order], second, "left")
+    counts = np.minimum(np.searchsorted(first[order], second, "right") - start, FIRST)
+    within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    return order[np.repeat(start, counts) + within], np.repeat(np.arange(len(second)), counts)
 
 
 def shared(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from gazal.items.options import parse_options
@@ -92,7 +92,7 @@ def plain_words(text: str) -> list[str]:
 
 
 def is_number(word: str) -> bool:
-    return word[0] <= "9"  # of what WORD finds
+    return word[:1] <= "9"  # of what WORD finds
 
 
 def number(word: str) -> str:
@@ -100,6 +100,20 @@ def number(word: str) -> str:
     whole, point, part = word.partition(".")
     part = part.rstrip("0")
     return (whole.lstrip("0") or "0") + (point + part if part else "")
+
+
+def squeezed(spoken: Iterable[str]) -> str:
+    """Return words and numbers without anything between them, so that no comma, point or space counts."""
+    return "".join(spoken).replace(".", "")
+
+
+def computed(options: Sequence[Sequence[str]]) -> bool:
+    """Return whether half of the options or more are numbers, such as doses, scores and stages.
+
+    Such an option begins with a number, or a third of its words are numbers.
+    """
+    numeric = sum(is_number(said[0]) or 3 * sum(map(is_number, said)) >= len(said) for said in options if said)
+    return 2 * numeric >= len(options) > 0
 
 
 def enumeration(text: str) -> list[list[str]]:
@@ -114,7 +128,7 @@ def enumeration(text: str) -> list[list[str]]:
     for chunk in re.split(r"[\n:?]|\.(?=\s|$)", text):
         parts = re.split(r"[;|]", chunk)
         if len(parts) > 1:
-            elements = {" ".join(sorted(WORD.findall(part))) for part in parts} - {""}
+            elements = {" ".join(sorted(WORD.findall(part))).replace(".", "") for part in parts} - {""}
             if len(elements) > 1:
                 lists.append(sorted(elements))
     return sorted(lists)
