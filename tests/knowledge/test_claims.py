@@ -239,3 +239,18 @@ def test_each_fault_breaks_its_part_of_the_structure(old: str, new: str, lost: s
     whole = f"{CARD}\n\n**Answer:** C"
     assert old in whole
     assert {part for part, kept in structure(whole.replace(old, new)).items() if not kept} == lost
+
+
+@pytest.mark.parametrize(
+    "text, trace",
+    [
+        ("<think>a\n<think>\nb\n</think>c</think>d", "a\n<think>\nb\n"),  # to the first closing mark
+        ("First <think>a</think>b", "a"),
+        ("[THINK]a\nb[/THINK]c", "a\nb"),
+        ("<thinking>a\n## Clinical Assessment\nb", "a\n"),
+        ("a\n## Clinical Assessment\nb", "a\n"),
+        ("<think>a<|im_end|>b</think>c", "a"),
+    ],
+)
+def test_the_trace_in_any_marks(text, trace):
+    assert trace_text(text) == trace

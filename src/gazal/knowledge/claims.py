@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from gazal.answers.extract import has_think_block
-from gazal.answers.markup import part
+from gazal.answers.markup import OWN, part
 from gazal.items.prompts import HEADING, SECTIONS
 from gazal.knowledge.hpo import LEVEL_NAMES
 
@@ -115,11 +115,13 @@ def trace_text(completion: str, think_open: bool = False) -> str:
     ``think_open`` says that the prompt has opened the block.
     """
     parted = part(completion, think_open)
-    text = parted.answer or "" if parted.thought is None else parted.thought
+    if parted.thought is not None and parted.markup is not OWN:
+        return parted.thought if parted.answer is not None else parted.thought.partition(HEADING)[0]
+    text = completion[: parted.end]
     if not think_open and "<think>" in text:
         text = text.partition("<think>")[2]
-    closed = parted.thought is not None and parted.answer is not None
-    return text.partition("</think>")[0] if closed else text.partition(HEADING)[0]
+    inside, closed, _ = text.partition("</think>")
+    return inside if closed else inside.partition(HEADING)[0]
 
 
 def read_steps(completion: str, think_open: bool = False) -> list[Step]:
