@@ -120,6 +120,7 @@ def test_what_follows_the_answer_is_cut_and_not_made(monkeypatch):
     base = load_engine("embedded", "float32")
     base.tokenizer.eos_token = "<|endoftext|>"
     base.model.generation_config.eos_token_id = base.tokenizer.eos_token_id
+    monkeypatch.setattr("gazal.models.generation._template_end", lambda tokenizer: None)
     prompts = Prompts(ITEMS[:8], 1, Prompting(SYSTEM))
     forward, rows = base.model.forward, []
     monkeypatch.setattr(
